@@ -1,0 +1,81 @@
+# The one interface for people and CI. Everything runs inside .venv, which is made here and needs only a
+# Python 3.11, 3.12 or 3.13 on the PATH; choose another with `make PYTHON=/path/to/python <target>`.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test lint train bench clean
+
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+WORKERS ?= 2
+ARGS ?=
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip install -q --disable-pip-version-check
+SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+CHECKED := harness methods metrics datasets run.py
+
+# A stamp's name carries its file's checksum: an edit of the requirements, not a newer date, reinstalls.
+stamp = .venv/.$(1)-$(shell cksum < $(2) | cut -d ' ' -f 1)
+RUNTIME := $(call stamp,runtime,requirements.txt)
+TEST := $(call stamp,test,requirements-test.txt)
+BENCH := $(call stamp,bench,requirements-bench.txt)
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(RUNTIME)  ## Create .venv with what `make run` needs (the other targets add what they need)
+
+run: $(RUNTIME)  ## Evaluate the embedded benchmark end to end; write tables and an HTML report to results/
+	$(PY) run.py experiment=embedded
+	$(PY) run.py experiment=embedded_cue
+	$(PY) -m harness report
+
+test: $(TEST)  ## Run the tests but the slow ones (WORKERS=0: one process; ARGS="-k rap": passed to pytest)
+	$(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1 )$(PY) -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+
+lint: $(TEST)  ## Check style, formatting and types (ruff, mypy)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy $(CHECKED)
+
+train: $(RUNTIME)  ## Train the two embedded networks anew (seeded; minutes on two cores)
+	$(PY) -m harness train
+
+bench: $(BENCH)  ## Time our methods and metrics against their peers
+	$(PY) -m bench
+
+clean:  ## Remove results/{store,tidy,runs,report} and caches; keep .venv and the committed results
+	rm -rf $(addprefix results/,store tidy runs report) .pytest_cache .ruff_cache .mypy_cache
+	find . \( -path ./.venv -o -path ./.git \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A candidate must run, not merely be found: the shims of version managers exist and fail.
+$(PY):
+	@for python in $(PYTHON); do \
+	    if "$$python" -c '$(SUPPORTED)' 2>/dev/null; then \
+	        echo "setup: creating .venv with $$("$$python" --version) ($$python)"; \
+	        exec "$$python" -m venv --clear .venv; \
+	    fi; \
+	done; \
+	echo 'setup: no working Python 3.11, 3.12 or 3.13 with its venv module among: $(PYTHON)' >&2; \
+	echo 'setup: install one (on Debian and Ubuntu also python3-venv), or: make PYTHON=/path/to/python setup' >&2; \
+	exit 1
+
+$(RUNTIME): $(PY)
+	@echo 'setup: installing requirements.txt into .venv (about 2 minutes the first time)'
+	@rm -f .venv/.runtime-*
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+# Each stamp waits for the one before it, so that under `make -j` two installs never meet in one .venv.
+$(TEST): $(RUNTIME)
+	@echo 'setup: installing requirements-test.txt into .venv (under a minute the first time)'
+	@rm -f .venv/.test-*
+	@$(PIP) -r requirements-test.txt
+	@touch $@
+
+$(BENCH): $(TEST)
+	@echo 'setup: installing requirements-bench.txt into .venv (under a minute the first time)'
+	@rm -f .venv/.bench-*
+	@$(PIP) -r requirements-bench.txt
+	@touch $@

@@ -1,0 +1,137 @@
+"""An ImageNet folder (one sub-folder a class) with ILSVRC XML boxes."""
+
+import csv
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datasets.annotations import difficult_flags
+from datasets.images import DataError, Transform, files_fingerprint, image_files, read_image
+from harness.types import Sample
+
+CLASS_COUNT = 1000
+
+WHERE = (
+    "Put the images at <root>/<images>/<wnid>/*.JPEG, the annotations of the ILSVRC localization task at "
+    "<root>/<annotations>/*.xml, and the 1000 wnids (one a line, sorted) at <root>/wnids.txt; then "
+    "dataset.root=/path/to/root. ImageNet is obtained from its owners; its licence forbids us to ship it."
+)
+
+
+class ImageNet:
+    """ImageNet images, by default those with boxes; a class index is the rank of its wnid.
+
+    Args:
+        root: folder that holds `images` and `annotations`.
+        images: folder of class folders, relative to root.
+        annotations: folder of XML files named as the images, relative to root, or null for no boxes.
+        split: name of the split in tables.
+        transform: settings of `datasets.images.Transform`.
+        box_origin: index of the first pixel column in the XML files (0, or 1 as in PASCAL); both ends inclusive.
+
+    Raises:
+        DataError: the folder, the class list or an image's annotation is missing.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        images: str = "val",
+        annotations: str | None = "bbox/val",
+        split: str = "val",
+        transform: Mapping[str, str | int] | None = None,
+        box_origin: int = 0,
+    ) -> None:
+        self.root, self.split = Path(root).expanduser(), split
+        self.folder = self.root / images
+        self.annotations = self.root / annotations if annotations else None
+        self.transform = Transform(**(transform or {}))  # type: ignore[arg-type]
+        self.box_origin = box_origin
+        if not self.folder.is_dir():
+            raise DataError(f"no ImageNet images at {self.folder.absolute()}. {WHERE}")
+        self.files = [path for path in image_files(self.folder) if path.parent.name in self.index_of]
+
+    @cached_property
+    def wnids(self) -> list[str]:
+        """The 1000 class identifiers, in the order of the network's outputs."""
+        listed = self.root / "wnids.txt"
+        names = listed.read_text().split() if listed.is_file() else [p.name for p in self.folder.iterdir() if p.is_dir()]
+        if len(names) != CLASS_COUNT:
+            raise DataError(f"{len(names)} classes at {self.folder} and no {listed}, so a class index is unknown. {WHERE}")
+        return sorted(names)
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """wnid -> class index."""
+        return {wnid: index for index, wnid in enumerate(self.wnids)}
+
+    @cached_property
+    def classes(self) -> Sequence[str]:
+        """Class names from <root>/classes.csv (columns wnid, name) where it exists, wnids otherwise."""
+        path = self.root / "classes.csv"
+        if not path.is_file():
+            return self.wnids
+        with path.open(newline="") as file:
+            names = {row["wnid"]: row["name"] for row in csv.DictReader(file)}
+        return [names.get(wnid, wnid) for wnid in self.wnids]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.files[index]
+        framed = self.transform(read_image(path))
+        label = self.index_of[path.parent.name]
+        boxes = {c: framed.boxes(b) for c, b in self._boxes(path).items()}
+        boxes = {c: b for c, b in boxes.items() if len(b)}
+        return Sample(
+            f"{path.parent.name}/{path.stem}",
+            framed.image,
+            (label,),
+            framed.size0,
+            boxes,
+            difficult=difficult_flags(boxes, framed.size0),
+        )
+
+    def _boxes(self, path: Path) -> dict[int, Tensor]:
+        if self.annotations is None:
+            return {}
+        file = self.annotations / f"{path.stem}.xml"
+        if not file.is_file():
+            raise DataError(f"{path} has no annotation at {file}. {WHERE}")
+        return read_voc_xml(file, self.index_of, self.box_origin)
+
+    def fingerprint(self) -> str:
+        """Names and sizes of images and annotations."""
+        annotated = sorted(self.annotations.glob("*.xml")) if self.annotations else []
+        return files_fingerprint(self.root, [*self.files, *annotated])
+
+
+def read_voc_xml(path: Path, index_of: Mapping[str, int], origin: int) -> dict[int, Tensor]:
+    """Boxes of a PASCAL/ILSVRC XML file: class -> [N,4] half-open pixel edges; unknown names are left out.
+
+    origin: index of the first pixel in the file; its boxes include both ends.
+    """
+    try:
+        objects = ElementTree.parse(path).getroot().iter("object")
+        found = defaultdict(list)
+        for element in objects:
+            name = element.findtext("name", "")
+            if name in index_of:
+                found[index_of[name]].append(_edges(element, origin))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path} is no annotation in PASCAL/ILSVRC XML ({error})") from error
+    return {label: torch.tensor(boxes) for label, boxes in found.items()}
+
+
+def _edges(element: ElementTree.Element, origin: int) -> list[float]:
+    x0, y0, x1, y1 = (float(element.findtext(f"bndbox/{key}", "nan")) for key in ("xmin", "ymin", "xmax", "ymax"))
+    edges = [x0 - origin, y0 - origin, x1 - origin + 1, y1 - origin + 1]
+    if any(edge != edge for edge in edges):
+        raise ValueError("an object has no bndbox")
+    return edges

@@ -1,0 +1,1 @@
+"""The machinery of Assay: it imports no particular method, metric or dataset."""

@@ -1,0 +1,260 @@
+"""`python -m harness`: everything but computing - list, describe, plan, collect, compare, draw, clean up."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness import config as configs
+from harness.config import ConfigError, compose_config, groups, suggest, take_allow_flag
+
+EXAMPLES = """examples:
+  python -m harness ls                                  every group and its choices
+  python -m harness describe gradcam                    a config file, or the class behind it; or a cell key
+  python -m harness plan experiment=embedded            what a run would compute, and how long it would take
+  python -m harness compare gradcam center              paired differences with intervals
+  python -m harness gallery model=scenes_vgg --images 10
+
+Computing is done by the other command: python run.py --help"""
+
+
+def list_groups(arguments: argparse.Namespace) -> int:
+    """Print the groups and their choices."""
+    known = groups()
+    if arguments.group and arguments.group not in known:
+        raise ConfigError(suggest(arguments.group, known, "group"))
+    for group, choices in known.items():
+        if arguments.group in (None, group):
+            print(f"{group}: {', '.join(choices)}")
+    return 0
+
+
+def describe(arguments: argparse.Namespace) -> int:
+    """Print a config file with the documentation of its class, or a stored cell's identity."""
+    name = arguments.name
+    found = [configs.CONF / group / f"{name}.yaml" for group, choices in groups().items() if name in choices]
+    for path in found:
+        text = path.read_text()
+        print(f"# {path.relative_to(configs.CONF.parent)}\n{text}")
+        print(_documentation(text))
+    if not found:
+        _describe_cell(name, Path(arguments.results) / "store")
+    return 0
+
+
+def _documentation(text: str) -> str:
+    """The docstring of the config's `_target_`, read from its source without importing it."""
+    import ast
+
+    target = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("_target_:")), "")
+    module, _, name = target.rpartition(".")
+    source = configs.CONF.parent / (module.replace(".", "/") + ".py")
+    if not source.is_file():
+        return ""
+    nodes = ast.parse(source.read_text()).body
+    made = [n for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name]
+    return f"{target}\n\n{ast.get_docstring(made[0]) or ''}\n" if made else ""
+
+
+def _describe_cell(prefix: str, root: Path) -> None:
+    from harness import store
+
+    found = [cell for cell in store.cells(root) if len(prefix) >= 4 and cell.key.startswith(prefix)]
+    if not found:
+        known = {choice for choices in groups().values() for choice in choices}
+        raise ConfigError(suggest(prefix, known, "config name, nor the beginning of a cell key"))
+    for cell in found:
+        print((cell.path / "cell.json").read_text())
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """Compose and build a config without computing; without overrides, compose every choice of every group."""
+    if arguments.overrides:
+        from harness.plan import build_job
+
+        config = compose_config([*arguments.overrides, "dry_run=true"])
+        print(*build_job(config, Path(config.results) / "store").describe(), sep="\n")
+        return 0
+    count = 0
+    for group, choices in groups().items():
+        for choice in choices:
+            value = f"[{choice}]" if group in configs.LIST_GROUPS else choice
+            configs.validate(compose_config([f"{group}={value}"]))
+            count += 1
+    print(f"{count} configs compose")
+    return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Print the cells, what is missing of them, and a time estimate."""
+    from harness.estimate import estimate
+    from harness.launch import process_count
+    from harness.plan import build_job
+    from harness.repro import make_deterministic
+
+    config = compose_config([*arguments.overrides, "dry_run=true"])
+    make_deterministic(config.compute.threads)
+    job = build_job(config, Path(config.results) / "store")
+    print(*job.describe(), sep="\n")
+    parts = estimate(job, Path(config.results) / "runs")
+    for part in parts:
+        each = 1000 * part.seconds_per_image
+        print(f"  {part.method:<22} {part.images:>6} images x {each:8.1f} ms = {part.seconds:8.1f} s  ({part.source})")
+    processes = process_count(job, len(job.missing()))
+    total = sum(part.seconds for part in parts) / processes
+    print(f"about {total:.0f} s with {processes} process{'es' * (processes > 1)}, and start-up")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print what the store holds: a line a metric of each cell."""
+    from harness import store
+
+    for cell in store.cells(Path(arguments.results) / "store"):
+        labels = cell.cell()["labels"]
+        for key in cell.groups():
+            group = cell.group(key)
+            done = [int(path.stem.split("-")[1]) for path in sorted(group.path.glob("DONE-*.json"))]
+            state = "FAILED" if group.failed.exists() else f"done {done}" if done else "incomplete"
+            name = store.read_json(group.path / "group.json")["name"]
+            print(
+                f"{cell.key}  {labels['model']} {labels['dataset']} {labels['method']} {name}: "
+                f"{len(group.shards())} shards, {state}"
+            )
+    return 0
+
+
+def collect_tables(arguments: argparse.Namespace) -> int:
+    """Rebuild the tidy tables from the store."""
+    from harness.collect import collect
+
+    results = Path(arguments.results)
+    frame = collect(results)
+    print(f"{len(frame)} rows: {(results / 'tidy' / 'results.csv').absolute()}")
+    return 0
+
+
+def compare_methods(arguments: argparse.Namespace) -> int:
+    """Print paired differences of two methods."""
+    from harness.compare import compare
+
+    frame = compare(Path(arguments.results) / "store", arguments.first, arguments.second)
+    print(f"{arguments.first} - {arguments.second}, 95 % intervals:")
+    print(frame.to_string(index=False, float_format="{:.3f}".format))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Draw charts and one page from the tidy table."""
+    from harness.collect import collect
+    from harness.report import write_report
+
+    results = Path(arguments.results)
+    frame = collect(results)
+    if frame.empty:
+        raise ConfigError(f"no results below {results.absolute()}: compute some with python run.py")
+    print(f"report: {write_report(frame, results / 'report').absolute()}")
+    return 0
+
+
+def gallery(arguments: argparse.Namespace) -> int:
+    """Draw maps over images."""
+    from harness.gallery import draw_gallery
+    from harness.plan import build_job
+    from harness.repro import make_deterministic
+
+    config = compose_config([*arguments.overrides, "dry_run=true"])
+    make_deterministic(config.compute.threads)
+    job = build_job(config, Path(config.results) / "store")
+    name = f"gallery-{config.model.name}-{config.dataset.name}.png"
+    path = Path(arguments.out or Path(config.results) / "report" / name)
+    print(f"{draw_gallery(job, path, arguments.images)} images: {path.absolute()}")
+    return 0
+
+
+def collect_garbage(arguments: argparse.Namespace) -> int:
+    """Remove leftovers of killed runs, and cells without a finished metric."""
+    import shutil
+
+    from harness import store
+
+    root = Path(arguments.results) / "store"
+    horizon = time.time() - 86400 * arguments.older_than if arguments.older_than is not None else None
+    doomed = [cell for cell in store.cells(root) if _is_garbage(cell.path, horizon)]
+    for cell in doomed:
+        print(f"{'removing' if arguments.yes else 'would remove'} {cell.key} ({cell.cell()['labels']['method']})")
+        if arguments.yes:
+            shutil.rmtree(cell.path)
+    leftovers = store.remove_leftovers(root) if arguments.yes else 0
+    print(f"{len(doomed)} cells, {leftovers} leftovers" + ("" if arguments.yes else "; nothing removed: add --yes"))
+    return 0
+
+
+def _is_garbage(path: Path, horizon: float | None) -> bool:
+    finished = list(path.glob("*/DONE-*.json"))
+    return not finished or (horizon is not None and max(p.stat().st_mtime for p in finished) < horizon)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train the embedded networks and write their weights."""
+    from harness.train import train_embedded
+
+    train_embedded(arguments.networks, Path(arguments.out))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m harness", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        summary = (function.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("--results", default="results", help="results folder (default: results)")
+        command.set_defaults(function=function)
+        return command
+
+    def with_overrides(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for run.py")
+        return command
+
+    add("ls", list_groups).add_argument("group", nargs="?", help="only this group")
+    add("describe", describe).add_argument("name", help="a choice of any group, or the beginning of a cell key")
+    with_overrides(add("validate", validate))
+    with_overrides(add("plan", plan))
+    add("status", status)
+    add("collect", collect_tables)
+    comparison = add("compare", compare_methods)
+    comparison.add_argument("first", help="method, or beginning of a cell key")
+    comparison.add_argument("second", help="method, or beginning of a cell key")
+    add("report", report)
+    drawing = with_overrides(add("gallery", gallery))
+    drawing.add_argument("--images", type=int, default=10, help="how many (default: 10)")
+    drawing.add_argument("--out", help="PNG file (default: <results>/report/gallery-MODEL-DATASET.png)")
+    cleaning = add("gc", collect_garbage)
+    cleaning.add_argument("--yes", action="store_true", help="really remove")
+    cleaning.add_argument("--older-than", type=float, metavar="DAYS", help="also cells finished longer ago")
+    training = add("train", train)
+    training.add_argument("--networks", nargs="+", default=["scenes_vgg", "scenes_resnet"], help="default: both")
+    training.add_argument("--out", default="harness/weights", help="folder of the weights")
+    return top
+
+
+def main() -> int:
+    """Entry point; the exit code is 2 for a request that cannot be run."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is not an error
+    arguments = parser().parse_args(take_allow_flag(sys.argv[1:]))
+    try:
+        return int(arguments.function(arguments))
+    except (ConfigError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The composed configuration: its schema, and errors that name the nearest valid key. Imports no torch."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+CACHE_MODES = ("missing", "refresh", "off", "only")
+LIST_GROUPS = ("method", "metric")  # selectable as a list; each file is packaged as <group>.<name>
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message says what to change."""
+
+
+@dataclass
+class Protocol:
+    """Conventions between method and metric.
+
+    targets: which (image, class) pairs are explained: `labels` (every annotated class), `predicted`
+        (annotated and predicted), `top1` (the highest logit, annotated or not).
+    smooth: method -> Gaussian sigma as a share of the map's longer side (0 = none).
+    """
+
+    name: str = MISSING
+    targets: str = "labels"
+    smooth: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Compute:
+    """Where and how a run computes; nothing here is part of a result's identity.
+
+    device: auto, cpu or cuda. batch_size: images a pass. workers: loader processes. threads: CPU threads
+    of each process. processes: auto, or how many share one device's shards. shard_size: images a shard.
+    """
+
+    device: str = "auto"
+    batch_size: int = 16
+    workers: int = 0
+    threads: int = 1
+    processes: Any = "auto"
+    shard_size: int = 32
+
+
+@dataclass
+class RunConfig:
+    """One run: model x dataset x methods x metrics under a protocol."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    protocol: Protocol = field(default_factory=Protocol)
+    compute: Compute = field(default_factory=Compute)
+    seed: int = 0
+    precision: str = "float32"
+    limit: int | None = None
+    subset_seed: int | None = None
+    cache: str = "missing"
+    dry_run: bool = False
+    results: str = "results"
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra, so that an unknown top-level key is refused."""
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+
+def groups() -> dict[str, list[str]]:
+    """Every config group and its choices: what is in conf/ exists, what is not does not."""
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir())
+    return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose a RunConfig outside of `hydra.main`, with the same errors."""
+    check_overrides(overrides)
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return compose("config", overrides=list(overrides))
+        except HydraException as error:
+            raise ConfigError(str(error)) from error
+
+
+def suggest(word: str, choices: Iterable[str], what: str) -> str:
+    """`word is not a <what>; did you mean ...? Valid: ...`."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(word, choices, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"{word!r} is not a {what}.{hint} Valid: {', '.join(choices)}"
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse overrides whose key or group choice does not exist, with a suggestion."""
+    known = groups()
+    for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
+        key = (override.key_or_group or "").split("@")[0]
+        if key.startswith("hydra") or override.is_add():
+            continue
+        if key in known:
+            _check_choices(key, override, known[key])
+        else:
+            _check_key(key, known)
+
+
+def _check_choices(group: str, override: Override, choices: list[str]) -> None:
+    value = override.value()
+    if override.is_sweep_override():
+        chosen = [element for v in _sweep_values(override) for element in (v if isinstance(v, list) else [v])]
+    else:
+        chosen = value if isinstance(value, list) else [value]
+    for choice in chosen:
+        if isinstance(choice, str) and choice not in choices:
+            raise ConfigError(suggest(choice, choices, group))
+        if isinstance(value, list) and group not in LIST_GROUPS and not override.is_sweep_override():
+            raise ConfigError(f"{group}=[...]: only {' and '.join(LIST_GROUPS)} take a list; sweep with -m {group}=a,b")
+
+
+def _sweep_values(override: Override) -> list[Any]:
+    from hydra.core.override_parser.types import Transformer
+
+    return list(override.sweep_iterator(transformer=Transformer.identity))
+
+
+def _check_key(key: str, known: dict[str, list[str]]) -> None:
+    top, *rest = key.split(".")
+    names = {f.name for f in fields(RunConfig)} | set(known)
+    if top not in names:
+        raise ConfigError(suggest(top, names, "top-level key"))
+    if top in LIST_GROUPS and len(rest) > 1:
+        if rest[0] not in known[top]:
+            raise ConfigError(suggest(rest[0], known[top], top))
+        _check_setting(key, rest[1], OmegaConf.load(CONF / top / f"{rest[0]}.yaml"))
+    elif top in ("protocol", "compute") and rest:
+        schema = {"protocol": Protocol, "compute": Compute}[top]
+        _check_setting(key, rest[0], {f.name: None for f in fields(schema)})
+
+
+def _check_setting(key: str, name: str, settings: Any) -> None:
+    valid = [str(k) for k in settings if not str(k).startswith("_")]
+    if name not in valid:
+        raise ConfigError(f"{key}: " + suggest(name, valid, "setting"))
+
+
+def validate(config: DictConfig) -> None:
+    """Checks that the schema cannot express."""
+    _choice("cache", config.cache, CACHE_MODES)
+    _choice("precision", config.precision, ("float32", "float64"))
+    _choice("protocol.targets", config.protocol.targets, ("labels", "predicted", "top1"))
+    for key in ("batch_size", "threads", "shard_size"):
+        _at_least(f"compute.{key}", config.compute[key], 1)
+    _at_least("compute.workers", config.compute.workers, 0)
+    if config.limit is not None:
+        _at_least("limit", config.limit, 1)
+    if config.compute.processes != "auto":
+        _at_least("compute.processes", config.compute.processes, 1)
+    for group in LIST_GROUPS:
+        if not config[group]:
+            raise ConfigError(f"no {group} chosen: {group}=[{','.join(groups()[group][:2])},...]")
+
+
+def _choice(name: str, value: Any, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise ConfigError(f"{name}={value}: choose one of {', '.join(valid)}")
+
+
+def _at_least(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value}: give a whole number of at least {least}")
+
+
+def take_allow_flag(arguments: list[str]) -> list[str]:
+    """Strip `--allow-target PREFIX` from a command line; it lets configs name classes of your own package."""
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument.split("=")[0] != "--allow-target":
+            rest.append(argument)
+            continue
+        prefix = argument.partition("=")[2] or next(waiting, "")
+        if not prefix:
+            sys.exit("--allow-target needs a package prefix, for example --allow-target my_methods.")
+        os.environ["ASSAY_ALLOW_TARGET"] = ",".join(filter(None, [os.environ.get("ASSAY_ALLOW_TARGET"), prefix]))
+    return rest

@@ -1,0 +1,352 @@
+"""The loop: the missing shards of all requested cells, in one pass over the data.
+
+For each shard: load its images, and for each micro-batch make one forward pass, attribute with every
+method that lacks columns, measure every metric that lacks them; then put the columns. A shard is always
+cut into the same micro-batches, so its numbers do not depend on who computes it, or when.
+"""
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from harness.frames import gaussian_blur
+from harness.network import ForwardPass, Passes
+from harness.plan import Cell, Job
+from harness.store import SAMPLES, Lock, Shard, write_json
+from harness.types import Batch, FramedMaps, Sample, SampleRng, columns_to_numpy
+
+Columns = dict[str, np.ndarray]
+Wanted = dict[str, set[str]]  # method -> metrics
+Report = Callable[[int], None]
+
+POLL_S = 0.2
+SHARED = "(shared)"  # timing of what all methods of a call share: loading, forward pass, targets
+
+
+@dataclass
+class Cost:
+    """What one method took in this process."""
+
+    wall_s: float = 0.0
+    images: int = 0
+    pairs: int = 0
+    passes: Passes = field(default_factory=Passes)
+
+
+@dataclass
+class Outcome:
+    """What one process did: costs a method, failures a method, shards written."""
+
+    costs: dict[str, Cost] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    shards: int = 0
+    batch_size: int = 0
+
+
+class _Clock:
+    """Adds wall time and passes of a block to a method's cost; waits for the GPU at both ends."""
+
+    def __init__(self, job: Job, outcome: Outcome, name: str, images: int = 0, pairs: int = 0) -> None:
+        self.job, self.cost = job, outcome.costs.setdefault(name, Cost())
+        self.cost.images += images
+        self.cost.pairs += pairs
+
+    def _now(self) -> float:
+        if self.job.device.type == "cuda":
+            torch.cuda.synchronize(self.job.device)
+        return time.perf_counter()
+
+    def __enter__(self) -> None:
+        self.passes, self.start = replace(self.job.network.passes), self._now()
+
+    def __exit__(self, *_: object) -> None:
+        self.cost.wall_s += self._now() - self.start
+        self.cost.passes += self.job.network.passes - self.passes
+
+
+def evaluate(job: Job, first: int = 0, report: Report = lambda images: None, parent: int | None = None) -> Outcome:
+    """Compute every missing shard, sharing them with other processes through locks.
+
+    Args:
+        first: where in the list of missing shards to begin; gives each process of a run its own part.
+        report: called with the number of images after each shard.
+        parent: stop when this process is no longer our parent.
+
+    Shards that another process holds are waited for and taken over if it dies.
+    """
+    outcome = Outcome(batch_size=job.config.compute.batch_size)
+    while wanted := _open_work(job, outcome):
+        turn = list(wanted)
+        pivot = first % len(turn)
+        before = outcome.shards
+        for shard, samples, locks in _load(job, outcome, turn[pivot:] + turn[:pivot]):
+            if parent is not None and os.getppid() != parent:
+                return outcome
+            try:
+                _compute(job, shard, samples, _still_missing(job, shard, locks, outcome), outcome)
+            finally:
+                for lock in locks.values():
+                    lock.release()
+            report(len(shard_range(shard)))
+        if outcome.shards == before:
+            time.sleep(POLL_S)  # all that is left is in other hands
+        first = 0
+    return outcome
+
+
+def shard_range(shard: Shard) -> range:
+    """The positions of a shard."""
+    return range(shard.start, shard.stop)
+
+
+def _open_work(job: Job, outcome: Outcome) -> dict[Shard, Wanted]:
+    """Missing shards without those that failed, in this process or in another one of this run."""
+    return {shard: wanted for shard, names in job.missing().items() if (wanted := _alive(job, names, outcome))}
+
+
+def _alive(job: Job, wanted: Wanted, outcome: Outcome) -> Wanted:
+    cells = {cell.name: cell for cell in job.cells}
+    alive = {
+        name: {m for m in metrics if not cells[name].group(m).failed.exists()}
+        for name, metrics in wanted.items()
+        if name not in outcome.failures
+    }
+    return {name: metrics for name, metrics in alive.items() if metrics}
+
+
+def _still_missing(job: Job, shard: Shard, locks: dict[str, Lock], outcome: Outcome) -> Wanted:
+    """What is missing now that the locks are ours: another process may have finished since we looked."""
+    wanted = {c.name: {m for m in c.groups if c.group(m).missing([shard])} for c in job.cells if c.name in locks}
+    return _alive(job, wanted, outcome)
+
+
+def _load(job: Job, outcome: Outcome, turn: list[Shard]) -> Iterator[tuple[Shard, list[Sample], dict[str, Lock]]]:
+    """Load shards whose locks can be had now; loader processes read ahead."""
+    taken: list[tuple[Shard, dict[str, Lock]]] = []
+
+    def take() -> Iterator[list[int]]:
+        for shard in turn:
+            locks = {cell.name: cell.store.lock(shard) for cell in job.cells}
+            held = {name: lock for name, lock in locks.items() if lock.acquire()}
+            if _still_missing(job, shard, held, outcome):
+                taken.append((shard, held))
+                yield [int(index) for index in job.order[shard.start : shard.stop]]
+            else:
+                for lock in held.values():
+                    lock.release()
+
+    loader: DataLoader[Sample] = DataLoader(
+        job.dataset,  # type: ignore[arg-type]  # any object with __len__ and __getitem__
+        batch_sampler=take(),  # type: ignore[arg-type]  # lazily: a lock is taken when its shard is read
+        num_workers=job.config.compute.workers,
+        collate_fn=list,
+    )
+    try:
+        for samples in _timed(job, outcome, loader):
+            shard, locks = taken.pop(0)
+            yield shard, samples, locks
+    finally:
+        for _, locks in taken:
+            for lock in locks.values():
+                lock.release()
+
+
+def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample]") -> Iterator[list[Sample]]:
+    """The loader's batches; waiting for them counts as shared time."""
+    batches = iter(loader)
+    while True:
+        with _Clock(job, outcome, SHARED):
+            samples = next(batches, None)
+        if samples is None:
+            return
+        yield samples
+
+
+def _compute(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outcome: Outcome) -> None:
+    """One shard, halving the micro-batch when memory runs out, then written group by group."""
+    while True:
+        try:
+            tables = _measure_shard(job, shard, samples, wanted, outcome)
+            break
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or outcome.batch_size == 1:
+                raise
+            outcome.batch_size //= 2
+            torch.cuda.empty_cache()
+            print(f"out of memory: going on with compute.batch_size={outcome.batch_size}", flush=True)
+    for cell in job.cells:
+        for metric, parts in tables.get(cell.name, {}).items():
+            if cell.name not in outcome.failures and not cell.group(metric).failed.exists():
+                cell.group(metric).write(shard, _joined(parts))
+    outcome.shards += 1
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+Tables = dict[str, dict[str, list[Columns]]]  # method -> metric -> columns of each micro-batch
+
+
+def _measure_shard(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outcome: Outcome) -> Tables:
+    tables: Tables = {name: {metric: [] for metric in metrics} for name, metrics in wanted.items()}
+    cells = [cell for cell in job.cells if cell.name in wanted]
+    needs = [cell.attributor.needs() for cell in cells]
+    layers = tuple(sorted({layer for need in needs for layer in need.layers}))
+    for rows in _micro_batches(samples, outcome.batch_size):
+        chosen = [samples[row] for row in rows]
+        try:
+            with _Clock(job, outcome, SHARED, len(rows)):
+                batch, forward = _share(job, chosen, layers, any(n.input_graph for n in needs), outcome.batch_size)
+        except Exception as error:
+            for cell in cells:
+                _fail(job, cell, sorted(cell.groups), error, outcome)
+            return {}
+        positions = np.array([shard.start + rows[i] for i in batch.targets.image.tolist()], dtype=np.int64)
+        for cell in cells:
+            if batch.pairs and cell.name not in outcome.failures:
+                for metric, columns in _measure_cell(job, cell, batch, forward, wanted[cell.name], outcome):
+                    tables[cell.name][metric].append({"position": positions, **columns})
+    return tables
+
+
+def _share(
+    job: Job, samples: list[Sample], layers: tuple[str, ...], input_graph: bool, max_rows: int
+) -> tuple[Batch, ForwardPass]:
+    """The batch on the device, its targets under the protocol, and the forward pass that all methods share."""
+    batch = Batch.of(samples, job.device)
+    forward = ForwardPass(job.network, batch.images, layers, input_graph, max_rows)
+    forward.probabilities  # noqa: B018  # the pass itself, on the shared clock
+    return TARGETS[job.config.protocol.targets](batch, forward), forward
+
+
+def _micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:
+    """Row numbers of images of equal shape, in order, at most `size` together."""
+    buckets: dict[torch.Size, list[int]] = {}
+    for row, sample in enumerate(samples):
+        buckets.setdefault(sample.image.shape, []).append(row)
+    for rows in buckets.values():
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+
+def _measure_cell(
+    job: Job, cell: Cell, batch: Batch, forward: ForwardPass, wanted: set[str], outcome: Outcome
+) -> Iterator[tuple[str, Columns]]:
+    """Columns of each wanted metric for one micro-batch; a failure ends the method or the metric, not the run."""
+    if SAMPLES in wanted:
+        yield SAMPLES, _sample_columns(batch, forward)
+    metrics = sorted(wanted - {SAMPLES})
+    if not metrics:
+        return
+    try:
+        with _Clock(job, outcome, cell.name, len(batch.samples), len(batch.pairs)):
+            maps = attribute(job, cell, batch, forward)
+    except Exception as error:
+        _fail(job, cell, sorted(cell.groups), error, outcome)
+        return
+    for metric in metrics:
+        if cell.group(metric).failed.exists():
+            continue
+        try:
+            with _Clock(job, outcome, f"metric {metric}", len(batch.samples), len(batch.pairs)):
+                columns = columns_to_numpy(job.metrics[metric].measure(batch, maps, forward).items())
+            yield metric, {"sample_id": np.array(batch.sample_ids, dtype=object), **columns}
+        except Exception as error:
+            _fail(job, cell, [metric], error, outcome)
+
+
+def attribute(job: Job, cell: Cell, batch: Batch, forward: ForwardPass) -> FramedMaps:
+    """The method's maps under the protocol's smoothing, in the frames of the batch."""
+    rng = SampleRng.of(job.config.seed, cell.name, batch)
+    made = cell.attributor.attribute(forward, batch.targets, rng)
+    values = made.values.float()
+    if values.ndim != 3 or len(values) != len(batch.pairs):
+        raise ValueError(f"{cell.name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{cell.name} returned values that are not finite for {_not_finite(batch, values)}")
+    if cell.smooth:
+        values = gaussian_blur(values, cell.smooth * max(values.shape[1:]))
+    return FramedMaps.of(replace(made, values=values), batch)
+
+
+def _not_finite(batch: Batch, values: Tensor) -> str:
+    bad = (~values.isfinite()).flatten(1).any(1).tolist()
+    return ", ".join([name for name, is_bad in zip(batch.sample_ids, bad, strict=True) if is_bad][:5])
+
+
+def _fail(job: Job, cell: Cell, metrics: list[str], error: Exception, outcome: Outcome) -> None:
+    """Mark groups as failed, keep the reason and the traceback; memory shortage goes up to be retried."""
+    if isinstance(error, RuntimeError) and _is_out_of_memory(error) and outcome.batch_size > 1:
+        raise error
+    why = f"{type(error).__name__}: {error}"
+    for metric in metrics:
+        write_json(cell.group(metric).failed, {"why": why, "traceback": traceback.format_exc()})
+    if SAMPLES in metrics:
+        outcome.failures[cell.name] = why
+    else:
+        outcome.failures.update({f"{cell.name} x {metric}": why for metric in metrics})
+
+
+def _sample_columns(batch: Batch, forward: ForwardPass) -> Columns:
+    """Who each pair is and what the network says of it."""
+    image, label = batch.targets
+    probability = forward.probabilities[image, label]
+    top = forward.logits.argmax(1)[image]
+    predicted = top == label if forward.network.activation == "softmax" else probability >= 0.5
+    columns = {
+        "label": label,
+        "top": top,
+        "predicted": predicted,
+        "logit": forward.logits[image, label],
+        "probability": probability,
+    }
+    return {
+        "sample_id": np.array(batch.sample_ids, dtype=object),
+        "image_id": np.array([sample.id for sample, _ in batch.pairs], dtype=object),
+        **columns_to_numpy(columns.items()),
+    }
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    """Micro-batches as one table in the order of positions; images without targets leave an empty one."""
+    parts = parts or [{"position": np.zeros(0, np.int64), "sample_id": np.zeros(0, object)}]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(joined["position"], kind="stable")
+    return {name: column[order] for name, column in joined.items()}
+
+
+def _with_labels(batch: Batch, labels: list[tuple[int, ...]]) -> Batch:
+    samples = [replace(sample, targets=chosen) for sample, chosen in zip(batch.samples, labels, strict=True)]
+    return Batch.of(samples, batch.images.device)
+
+
+def _annotated(batch: Batch, forward: ForwardPass) -> Batch:
+    return batch
+
+
+def _top1(batch: Batch, forward: ForwardPass) -> Batch:
+    return _with_labels(batch, [(int(label),) for label in forward.logits.argmax(1)])
+
+
+def _annotated_and_predicted(batch: Batch, forward: ForwardPass) -> Batch:
+    if forward.network.activation == "softmax":
+        predicted = [{int(label)} for label in forward.logits.argmax(1)]
+    else:
+        predicted = [set(row.nonzero()[:, 0].tolist()) for row in forward.probabilities >= 0.5]
+    pairs = zip(batch.samples, predicted, strict=True)
+    return _with_labels(batch, [tuple(c for c in sample.targets if c in chosen) for sample, chosen in pairs])
+
+
+TARGETS: dict[str, Callable[[Batch, ForwardPass], Batch]] = {
+    "labels": _annotated,
+    "predicted": _annotated_and_predicted,
+    "top1": _top1,
+}

@@ -1,0 +1,96 @@
+"""Geometry of maps: every function works on a whole batch whose images may have different sizes.
+
+A *frame* is the pixel grid in which an image's boxes, masks and tolerances are measured: (height, width),
+usually the original image. A batch of frames is padded to its largest height H and width W, and
+`valid_pixels` tells the padding apart. All arithmetic is element-wise or a gather, so that a sample's
+numbers do not depend on its neighbours in the batch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def valid_pixels(frames: Tensor) -> Tensor:
+    """Pixels that belong to each frame: frames [P,2] (height, width) -> bool [P,H,W], H and W the largest."""
+    height, width = (int(v) for v in frames.max(0).values)
+    rows = torch.arange(height, device=frames.device) < frames[:, :1]  # [P,H]
+    columns = torch.arange(width, device=frames.device) < frames[:, 1:]  # [P,W]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _lerp_axis(values: Tensor, sizes: Tensor, axis: int) -> Tensor:
+    """Linear resize of one axis of [P,h,w] to `sizes` [P] (pixel centres aligned at the borders' halves)."""
+    source, target = values.shape[axis], int(sizes.max())
+    centre = torch.arange(target, device=values.device, dtype=torch.float32) + 0.5
+    position = (centre * (source / sizes[:, None].float()) - 0.5).clamp(0, source - 1)  # [P,target]
+    low = position.floor()
+    weight = (position - low).to(values.dtype)
+    low_index = low.long()
+    high_index = (low_index + 1).clamp(max=source - 1)
+    shape = [-1, target, 1] if axis == 1 else [-1, 1, target]
+    expand = [-1, -1, values.shape[2]] if axis == 1 else [-1, values.shape[1], -1]
+    below = values.gather(axis, low_index.view(shape).expand(expand))
+    above = values.gather(axis, high_index.view(shape).expand(expand))
+    return below + (above - below) * weight.view(shape)
+
+
+def resize_to_frames(values: Tensor, frames: Tensor) -> Tensor:
+    """Bilinear resize of maps [P,h,w] to their frames [P,2], padded with zeros to [P,H,W].
+
+    The same sampling grid as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`,
+    for frames of unequal sizes in one call.
+    """
+    if bool((frames == frames.new_tensor(values.shape[1:])).all()):
+        return values
+    resized = _lerp_axis(_lerp_axis(values, frames[:, 0], 1), frames[:, 1], 2)
+    return resized * valid_pixels(frames)
+
+
+def gaussian_blur(values: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of maps [P,h,w], sigma in pixels, half-width ceil(4 sigma), borders replicated."""
+    half = math.ceil(4 * sigma)
+    offsets = torch.arange(-half, half + 1, dtype=values.dtype, device=values.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)
+    padded = F.pad(values[:, None], (half, half, half, half), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))[:, 0]
+
+
+def rasterise_boxes(boxes: Tensor, frames: Tensor) -> Tensor:
+    """Union of boxes as pixels: boxes [P,N,4] (x0, y0, x1, y1; half-open, pixel edges) -> bool [P,H,W].
+
+    Pixel i belongs to [x0, x1) when x0 <= i < x1, so integer boxes are exact; rows of zeros are padding
+    (an empty box covers nothing).
+    """
+    height, width = (int(v) for v in frames.max(0).values)
+    y = torch.arange(height, device=boxes.device)
+    x = torch.arange(width, device=boxes.device)
+    rows = (y >= boxes[..., 1:2]) & (y < boxes[..., 3:4])  # [P,N,H]
+    columns = (x >= boxes[..., 0:1]) & (x < boxes[..., 2:3])  # [P,N,W]
+    inside = (rows[..., :, None] & columns[..., None, :]).any(1)
+    return inside & valid_pixels(frames)
+
+
+def argmax_points(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest valid pixel of each map [P,H,W]: points [P,2] as (x, y), and how many pixels share it [P].
+
+    On ties the first pixel in reading order is taken, as the pointing game's reference code does.
+    """
+    flat = maps.masked_fill(~valid, -math.inf).flatten(1)
+    highest = flat.amax(1, keepdim=True)
+    at_highest = flat == highest
+    index = at_highest.int().argmax(1)
+    points = torch.stack([index % maps.shape[2], index // maps.shape[2]], 1)
+    return points, at_highest.sum(1)
+
+
+def distance_to_region(points: Tensor, region: Tensor) -> Tensor:
+    """Distance in pixels [P] from points [P,2] (x, y) to the nearest pixel of region [P,H,W]; inf when empty."""
+    y = torch.arange(region.shape[1], device=region.device, dtype=torch.float32)
+    x = torch.arange(region.shape[2], device=region.device, dtype=torch.float32)
+    points = points.to(torch.float32)
+    squared = (y - points[:, 1:]).square()[:, :, None] + (x - points[:, :1]).square()[:, None, :]
+    return squared.masked_fill(~region, math.inf).flatten(1).amin(1).sqrt()

@@ -1,0 +1,95 @@
+"""Pictures of maps: one row an image, one column a method, with boxes and the arg-max, hit or miss."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.evaluate import attribute
+from harness.network import ForwardPass
+from harness.plan import Job
+from harness.types import Batch, FramedMaps
+
+
+def draw_gallery(job: Job, path: Path, count: int) -> int:
+    """Draw the first `count` images with every method of the job; returns how many were drawn.
+
+    Each image shows its first target. The map is drawn over the image in its frame: red where positive,
+    blue where negative, full colour at its largest modulus; a circle marks the arg-max, green inside the
+    ground truth (within the data set's tolerance), red outside.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = min(count, job.stop)
+    columns = 1 + len(job.cells)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.75 * rows), squeeze=False)
+    for row in range(rows):
+        batch = _first_target(job, int(job.order[row]))
+        _draw_truth(job, axes[row, 0], batch)
+        for axis, (name, maps) in zip(axes[row, 1:], _maps(job, batch).items(), strict=True):
+            _draw_map(job, axis, batch, maps)
+            if row == 0:
+                axis.set_title(name, fontsize=8)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    return rows
+
+
+def _first_target(job: Job, index: int) -> Batch:
+    from dataclasses import replace
+
+    sample = job.dataset[index]
+    return Batch.of([replace(sample, targets=sample.targets[:1] or (0,))], job.device)
+
+
+def _maps(job: Job, batch: Batch) -> dict[str, FramedMaps]:
+    needs = [cell.attributor.needs() for cell in job.cells]
+    layers = tuple(sorted({layer for need in needs for layer in need.layers}))
+    forward = ForwardPass(
+        job.network, batch.images, layers, any(n.input_graph for n in needs), job.config.compute.batch_size
+    )
+    return {cell.name: attribute(job, cell, batch, forward) for cell in job.cells}
+
+
+def _frame_image(batch: Batch) -> np.ndarray:
+    height, width = (int(v) for v in batch.frames[0])
+    image = torch.nn.functional.interpolate(batch.images[:1], (height, width), mode="bilinear", antialias=True)
+    return image[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+
+
+def _draw_boxes(axis: Any, batch: Batch) -> None:
+    from matplotlib.patches import Rectangle
+
+    for x0, y0, x1, y1 in batch.boxes[0].tolist():
+        if x1 > x0:
+            axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="yellow", linewidth=1))
+
+
+def _draw_truth(job: Job, axis: Any, batch: Batch) -> None:
+    axis.imshow(_frame_image(batch))
+    _draw_boxes(axis, batch)
+    axis.set_title(str(job.dataset.classes[int(batch.targets.label[0])])[:18], fontsize=7)
+
+
+def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
+    values = maps.maps[0].cpu().numpy()
+    scale = float(np.abs(values).max()) or 1.0
+    strength = np.abs(values)[..., None] / scale
+    grey = _frame_image(batch).mean(2, keepdims=True).repeat(3, 2) * 0.5 + 0.5
+    colour = np.where(values[..., None] >= 0, [0.85, 0.0, 0.0], [0.0, 0.1, 0.85])
+    axis.imshow(np.clip(grey * (1 - strength) + colour * strength, 0, 1))
+    _draw_boxes(axis, batch)
+    x, y = maps.peak[0][0].tolist()
+    hit = float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.get("tolerance_px") or 1)
+    radius = 0.03 * max(values.shape)
+    from matplotlib.patches import Circle
+
+    axis.add_patch(Circle((x, y), radius, fill=False, color="lime" if hit else "red", linewidth=1.6))

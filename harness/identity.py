@@ -1,0 +1,67 @@
+"""What a result's key covers: everything that changes the numbers, and nothing else.
+
+Two levels. A *cell* is (model, dataset, protocol, method, seed, precision); inside it each *metric* has
+a key of its own. Both are sha256 digests of canonical JSON, so a key can be traced back by reading it.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+SCHEMA = 1
+
+# Where a file lies does not change what is in it: weights and data enter by their fingerprints.
+PLACES = frozenset({"weights", "sha256", "root", "download"})
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """First 20 hex digits of the sha256 of the canonical JSON (80 bits)."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:20]
+
+
+def content(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the places of files."""
+    return {key: value for key, value in settings.items() if key not in PLACES}
+
+
+def cell_identity(
+    *,
+    model: dict[str, Any],
+    weights: str,
+    dataset: dict[str, Any],
+    data: str,
+    order: int | None,
+    protocol: dict[str, Any],
+    method: dict[str, Any],
+    version: int,
+    seed: int,
+    precision: str,
+) -> dict[str, Any]:
+    """The identity of a cell, as stored beside its results.
+
+    Args:
+        model, dataset, method: settings including `_target_`.
+        weights, data: fingerprints.
+        order: seed of the order of images, None for the dataset's own.
+        protocol: the conventions that reach this method.
+        version: the method's VERSION.
+    """
+    return {
+        "schema": SCHEMA,
+        "model": content(model) | {"fingerprint": weights},
+        "dataset": content(dataset) | {"fingerprint": data, "order": order},
+        "protocol": protocol,
+        "method": method | {"version": version},
+        "seed": seed,
+        "precision": precision,
+    }
+
+
+def metric_identity(metric: dict[str, Any], version: int) -> dict[str, Any]:
+    """The identity of a metric inside a cell."""
+    return {"schema": SCHEMA, "metric": metric | {"version": version}}

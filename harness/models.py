@@ -1,0 +1,163 @@
+"""Building networks and loading their weights: embedded, torchvision by name, or a local file."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from harness import small_networks
+from harness.network import Activation, Network
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def scenes_network(architecture: str, weights: str | None, sha256: str | None = None) -> Network:
+    """One of the embedded networks (`ScenesVGG`, `ScenesResNet`): 11 sigmoid logits of 64x64 images.
+
+    weights: a file, or null for a seeded random network.
+    """
+    names = ("ScenesVGG", "ScenesResNet")
+    if architecture not in names:
+        raise ValueError(f"architecture={architecture!r}: choose one of {', '.join(names)}")
+    module = _seeded(lambda: getattr(small_networks, architecture)())
+    return _network(module, weights, sha256, small_networks.MEAN, small_networks.STD, "sigmoid")
+
+
+def torchvision_network(
+    architecture: str,
+    weights: str | None = "DEFAULT",
+    sha256: str | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    activation: Activation = "softmax",
+) -> Network:
+    """Any torchvision classifier by name.
+
+    Args:
+        architecture: a name of `torchvision.models.list_models()`.
+        weights: a local .safetensors / .pth file, the name of a torchvision weights enum entry
+            (downloaded on first use), or null for a seeded random network.
+        sha256: checked against the file when given.
+    """
+    models = _torchvision_models()
+    known = models.list_models(module=models)
+    if architecture not in known:
+        raise ValueError(f"architecture={architecture!r} is not in torchvision; choose one of {', '.join(known)}")
+    if weights is None or _is_file_name(weights):
+        module = _seeded(lambda: models.get_model(architecture, weights=None, **_no_extra_heads(architecture)))
+        return _network(module, weights, sha256, mean, std, activation)
+    entries = [entry.name for entry in models.get_model_weights(architecture)]
+    if weights not in ("DEFAULT", *entries):
+        raise ValueError(
+            f"weights={weights!r} of {architecture}: give a .safetensors or .pth file, one of DEFAULT, "
+            f"{', '.join(entries)}, or null for random weights"
+        )
+    return _network(_download(models, architecture, weights), None, sha256, mean, std, activation)
+
+
+def _download(models: Any, architecture: str, weights: str) -> nn.Module:
+    try:
+        return models.get_model(architecture, weights=weights)
+    except OSError as error:
+        raise ValueError(
+            f"could not download {architecture} weights {weights} ({error}). Without a connection, give a local file: "
+            f"model.weights=/path/to/{architecture}.safetensors"
+        ) from error
+
+
+def _no_extra_heads(architecture: str) -> dict[str, Any]:
+    """GoogLeNet and Inception initialise slowly and keep auxiliary heads that eval mode never uses."""
+    return {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+
+
+def _torchvision_models() -> Any:
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise ImportError(
+            f"torchvision cannot be imported beside torch {torch.__version__} ({error}). The two must be a matching "
+            "pair: pip install torch==2.14.0 torchvision==0.29.2 (or 2.6.0 with 0.21.0)"
+        ) from error
+    return models
+
+
+def _is_file_name(weights: str) -> bool:
+    return Path(weights).suffix in (".safetensors", ".pth", ".pt", ".tar")
+
+
+def _seeded(build: Any) -> nn.Module:
+    """Build with a fixed seed, so that a network without weights is the same network every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = build()
+    return module
+
+
+def _network(
+    module: nn.Module,
+    weights: str | None,
+    sha256: str | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    activation: Activation,
+) -> Network:
+    if weights is not None:
+        load_weights(module, weights, sha256)
+    return Network(module, mean, std, activation, fingerprint(module.state_dict()))
+
+
+def find_weights(weights: str) -> Path:
+    """The file as given, or below the checkout; FileNotFoundError says where it was looked for."""
+    candidates = [Path(weights).expanduser(), ROOT / weights]
+    for path in candidates:
+        if path.is_file():
+            return path
+    tried = " and ".join(str(path) for path in dict.fromkeys(map(Path.absolute, candidates)))
+    raise FileNotFoundError(
+        f"weights file {weights!r} not found (looked at {tried}). Name a .safetensors or .pth file: "
+        "model.weights=/path/to/file.safetensors"
+    )
+
+
+def load_weights(module: nn.Module, weights: str, sha256: str | None = None) -> None:
+    """Load a state dict strictly (num_batches_tracked may be absent), after checking its digest if one is given."""
+    path = find_weights(weights)
+    if sha256 is not None and (found := file_sha256(path)) != sha256:
+        raise ValueError(f"sha256 of {path} is {found}, expected {sha256}: another file, or a damaged one")
+    state = {name: value.float() if value.is_floating_point() else value for name, value in _read_state(path).items()}
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__}: missing {missing[:5] or 'nothing'}, "
+            f"unexpected {unexpected[:5] or 'nothing'}. Is model.architecture the one the file was saved from?"
+        )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    return loaded.get("state_dict", loaded)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Digest of a state dict's names, types, shapes and bytes: the same whatever file it came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,380 @@
+"""A classifier seen from its layers: activations by name, and the head from a layer to the logits.
+
+The module is traced once with `torch.fx`. The output of each module path's *last* call, and every
+functional op by its graph name, is a layer. The head of a layer is the part of the graph that depends on
+it; other live values that cross the cut become constant inputs of the head. In-place operations are
+replaced by their pure forms in the traced graph, so a kept activation is never overwritten.
+"""
+
+import difflib
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, fx, nn
+
+Activation = Literal["softmax", "sigmoid"]
+
+_PURE_OPERATORS: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+class Targets(NamedTuple):
+    """P pairs to be explained: `image` [P] is the row in the batch, `label` [P] the class; both int64."""
+
+    image: Tensor
+    label: Tensor
+
+    def rounds(self) -> list[Tensor]:
+        """Pair indices split so that each round holds an image at most once (one backward pass a round)."""
+        image = self.image.cpu().numpy()
+        rank = pd.Series(image).groupby(image).cumcount().to_numpy()
+        return [
+            torch.from_numpy(np.flatnonzero(rank == r)).to(self.image.device) for r in range(rank.max(initial=-1) + 1)
+        ]
+
+
+@dataclass
+class Passes:
+    """Images sent through the network: whole forwards, whole backwards, and head passes of either kind."""
+
+    forward: int = 0
+    backward: int = 0
+    head: int = 0
+
+    def __sub__(self, other: "Passes") -> "Passes":
+        return Passes(self.forward - other.forward, self.backward - other.backward, self.head - other.head)
+
+    def __add__(self, other: "Passes") -> "Passes":
+        return Passes(self.forward + other.forward, self.backward + other.backward, self.head + other.head)
+
+
+class LayerValues(NamedTuple):
+    """A layer's activation and the other values that its head reads."""
+
+    activation: Tensor
+    constants: tuple[Any, ...]
+
+
+class _LayerTracer(fx.Tracer):
+    """Remembers which node is the output of each module path (the last call wins)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, fx.Node] = {}
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        result = super().call_module(m, forward, args, kwargs)
+        if isinstance(result, fx.Proxy):
+            self.outputs[path] = result.node
+        return result
+
+
+def _pure_function(target: Any) -> Any:
+    """The out-of-place form of a function such as `torch.relu_`, or the function itself."""
+    name = getattr(target, "__name__", "")
+    if target in _PURE_OPERATORS or not name.endswith("_") or name.endswith("__"):
+        return _PURE_OPERATORS.get(target, target)
+    return getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], target)
+
+
+def _is_mutation(node: fx.Node) -> bool:
+    """Whether the node writes into its first argument (an in-place operator, method or function)."""
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return node.op == "call_function" and _pure_function(node.target) is not node.target
+
+
+def _remove_mutation(graph: fx.Graph) -> None:
+    """Replace in-place nodes by pure ones; later readers of the written value read the new one."""
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+        if not _is_mutation(node):
+            continue
+        node.target = node.target[:-1] if node.op == "call_method" else _pure_function(node.target)
+        written = node.args[0]
+        for user in [u for u in written.users if order[u] > order[node]]:
+            user.replace_input_with(written, node)
+
+
+class _Cut(NamedTuple):
+    """A layer in the graph: its node, the other nodes that its head reads, and the head."""
+
+    node: fx.Node
+    crossing: tuple[fx.Node, ...]
+    head: fx.GraphModule
+
+
+def _target_gradients(
+    outputs: Tensor, wrt: Tensor, targets: Targets, copies: int = 1, keep_graph: bool = False
+) -> Tensor:
+    """Gradient of each pair's logit with respect to `wrt`: one backward pass for each round of targets.
+
+    Args:
+        outputs: logits [S*B,C] with a graph back to `wrt` [S*B,...]: S stacked copies of the batch.
+        targets: P pairs that index the B images.
+        copies: S.
+        keep_graph: keep the graph for another call.
+
+    Returns:
+        [S,P,...], copy by copy and pair by pair.
+    """
+    batch = len(outputs) // copies
+    gradients = wrt.new_zeros(copies, len(targets.image), *wrt.shape[1:])
+    rounds = targets.rounds()
+    for number, pairs in enumerate(rounds):
+        start = torch.zeros_like(outputs).view(copies, batch, -1)
+        start[:, targets.image[pairs], targets.label[pairs]] = 1
+        keep = keep_graph or number + 1 < len(rounds)
+        (gradient,) = torch.autograd.grad(outputs, wrt, start.view_as(outputs), retain_graph=keep)
+        gradients[:, pairs] = gradient.view(copies, batch, *wrt.shape[1:])[:, targets.image[pairs]]
+    return gradients
+
+
+class Head:
+    """The sub-network from a layer's activation to the logits, for one batch.
+
+    `rows` picks the image that each activation row belongs to, when an image has several rows.
+    """
+
+    def __init__(self, module: fx.GraphModule, constants: tuple[Any, ...], batch: int, passes: Passes) -> None:
+        self.module, self.constants, self.batch, self.passes = module, constants, batch, passes
+
+    def __call__(self, activation: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits [R,C] of activations [R,...]."""
+        self.passes.head += len(activation)
+        constants = [self._pick(value, rows) for value in self.constants]
+        return self.module(activation, *constants)
+
+    def gradient(self, activation: Tensor, targets: Targets) -> Tensor:
+        """Gradient of each pair's logit with respect to the activation [B,...]: [P,...]."""
+        leaf = activation.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self(leaf)
+        self.passes.head += len(activation) * len(targets.rounds())
+        return _target_gradients(logits, leaf, targets)[0]
+
+    def _pick(self, value: Any, rows: Tensor | None) -> Any:
+        per_image = isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.batch
+        return value[rows] if rows is not None and per_image else value
+
+
+class Network:
+    """A frozen classifier in eval mode with its input normalisation and its output activation.
+
+    Args:
+        module: logits [B,C] from normalised images [B,3,H,W].
+        mean, std: per-channel normalisation of images in [0,1].
+        activation: softmax (one class an image) or sigmoid (several).
+        fingerprint: digest of the weights, part of a cell's identity.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        activation: Activation = "softmax",
+        fingerprint: str = "",
+    ) -> None:
+        if activation not in ("softmax", "sigmoid"):
+            raise ValueError(f"activation={activation!r}: choose softmax or sigmoid")
+        self.module = module.eval().requires_grad_(False)
+        for layer in self.module.modules():
+            if getattr(layer, "inplace", False):
+                layer.inplace = False  # type: ignore[assignment]  # a kept activation must survive
+        self.mean, self.std = (torch.tensor(list(v)).view(1, -1, 1, 1) for v in (mean, std))
+        self.activation: Activation = activation
+        self.fingerprint = fingerprint
+        self.passes = Passes()
+        self._cuts: dict[str, _Cut] = {}
+        self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Network":
+        """Move the network to a device and a floating-point type."""
+        self.module.to(device=device, dtype=dtype)
+        self.mean, self.std = (v.to(device=device, dtype=dtype) for v in (self.mean, self.std))
+        self._cuts.clear()
+        self._tapped.clear()
+        self.__dict__.pop("_traced", None)
+        return self
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images [B,3,H,W] in [0,1] -> normalised network input."""
+        return (images.to(self.mean) - self.mean) / self.std
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Logits [B,C] of normalised inputs, through the module itself."""
+        self.passes.forward += len(inputs)
+        return self.module(inputs)
+
+    def gradient(self, inputs: Tensor, targets: Targets, copies: int = 1) -> Tensor:
+        """Gradient of each pair's logit at normalised inputs [S*B,3,H,W], S copies of the batch: [S,P,3,H,W]."""
+        leaf = inputs.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self(leaf)
+        self.passes.backward += len(inputs) * len(targets.rounds())
+        return _target_gradients(logits, leaf, targets, copies)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities [B,C] under the network's output activation."""
+        return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+
+    @cached_property
+    def _traced(self) -> tuple[fx.Graph, dict[str, fx.Node]]:
+        tracer = _LayerTracer()
+        try:
+            graph = tracer.trace(self.module)
+        except Exception as error:
+            raise ValueError(
+                f"{type(self.module).__name__} cannot be traced by torch.fx ({error}): methods that read a layer "
+                "(gradcam, ...) need a traceable network; methods on the input gradient work without"
+            ) from error
+        _remove_mutation(graph)
+        return graph, {node.name: node for node in graph.nodes if node.op.startswith("call")} | tracer.outputs
+
+    def layers(self) -> list[str]:
+        """Names of all layers: module paths and functional ops."""
+        return list(self._traced[1])
+
+    def check_layer(self, layer: str) -> None:
+        """Raise ValueError, with near names, unless the layer exists and leads to the logits."""
+        self._cut(layer)
+
+    def _cut(self, layer: str) -> _Cut:
+        if layer not in self._cuts:
+            graph, nodes = self._traced
+            if layer not in nodes:
+                near = difflib.get_close_matches(layer, nodes, n=3, cutoff=0.4)
+                hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+                some = ", ".join([name for name in nodes if "." not in name][:30])
+                raise ValueError(f"layer {layer!r} is not in {type(self.module).__name__}: {hint}Top-level: {some}")
+            self._cuts[layer] = _cut_at(graph, nodes[layer], self.module)
+        return self._cuts[layer]
+
+    def run(self, inputs: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, LayerValues]]:
+        """One forward pass: logits [B,C], and the values at each named layer."""
+        if not layers:
+            return self(inputs), {}
+        if layers not in self._tapped:
+            self._tapped[layers] = _with_outputs(self._traced[0], [self._cut(name) for name in layers], self.module)
+        self.passes.forward += len(inputs)
+        logits, values = self._tapped[layers](inputs)
+        return logits, {
+            name: LayerValues(kept[0], tuple(kept[1:])) for name, kept in zip(layers, values, strict=True)
+        }
+
+    def head(self, layer: str, constants: tuple[Any, ...], batch: int) -> Head:
+        """The head from `layer`, for a batch whose crossing values are `constants`."""
+        return Head(self._cut(layer).head, constants, batch, self.passes)
+
+
+def _cut_at(graph: fx.Graph, node: fx.Node, root: nn.Module) -> _Cut:
+    """Split the graph at a node: everything that depends on it becomes the head."""
+    after: dict[fx.Node, None] = {node: None}
+    for other in graph.nodes:
+        if any(parent in after for parent in other.all_input_nodes):
+            after.setdefault(other)
+    inside = [n for n in after if n is not node]
+    if not any(n.op == "output" for n in inside):
+        raise ValueError(f"layer {node.name!r} does not reach the logits")
+    outside = {p: None for n in inside for p in n.all_input_nodes if p not in after}
+    crossing = tuple(p for p in outside if p.op != "get_attr")
+    head = fx.Graph()
+    copies = {n: head.placeholder(f"value_{n.name}") for n in (node, *crossing)}
+    for n in [*(p for p in outside if p.op == "get_attr"), *inside]:
+        if n.op == "output":
+            head.output(copies[n.args[0]] if isinstance(n.args[0], fx.Node) else n.args[0])
+        else:
+            copies[n] = head.node_copy(n, copies.__getitem__)
+    module = fx.GraphModule(root, head)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return _Cut(node, crossing, module)
+
+
+def _with_outputs(graph: fx.Graph, cuts: Sequence[_Cut], root: nn.Module) -> fx.GraphModule:
+    """The whole graph, returning (logits, ((activation, *crossing) of each cut))."""
+    tapped, copies = fx.Graph(), {}
+    logits = tapped.graph_copy(graph, copies)
+    tapped.output((logits, tuple(tuple(copies[n] for n in (cut.node, *cut.crossing)) for cut in cuts)))
+    return fx.GraphModule(root, tapped)
+
+
+class ForwardPass:
+    """What the methods of one batch share: inputs, logits, activations, heads, the input gradient's graph.
+
+    One forward pass serves all of them; it keeps the layers (and the graph, if asked) declared by
+    `Attributor.needs`.
+
+    Args:
+        images: [B,3,H,W] in [0,1].
+        layers: names whose activations are kept.
+        input_graph: whether `input_gradient` will be asked for.
+        max_rows: how many images a method may send through the network at once.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        images: Tensor,
+        layers: tuple[str, ...] = (),
+        input_graph: bool = False,
+        max_rows: int | None = None,
+    ) -> None:
+        self.network, self.images = network, images
+        self.layers, self.input_graph = layers, input_graph
+        self.max_rows = max(len(images), max_rows or 0)
+        self.inputs = network.normalise(images)  # [B,3,H,W]
+
+    @cached_property
+    def _run(self) -> tuple[Tensor, Tensor, dict[str, LayerValues]]:
+        leaf = self.inputs.detach().requires_grad_(self.input_graph)
+        with torch.set_grad_enabled(self.input_graph):
+            return leaf, *self.network.run(leaf, self.layers)
+
+    @property
+    def logits(self) -> Tensor:
+        """[B,C]."""
+        return self._run[1].detach()
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """[B,C], softmax or sigmoid as the network says."""
+        return self.network.probabilities(self.logits)
+
+    def activation(self, layer: str) -> Tensor:
+        """The layer's output [B,...], without a graph."""
+        return self._values(layer).activation.detach()
+
+    def head(self, layer: str) -> Head:
+        """The head from the layer, its constants bound to this batch."""
+        constants = tuple(v.detach() if isinstance(v, Tensor) else v for v in self._values(layer).constants)
+        return self.network.head(layer, constants, len(self.images))
+
+    def _values(self, layer: str) -> LayerValues:
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer!r} was not kept: name it in the method's needs(); kept: {self.layers}")
+        return self._run[2][layer]
+
+    def input_gradient(self, targets: Targets) -> Tensor:
+        """Gradient of each pair's logit with respect to the normalised input: [P,3,H,W]."""
+        if not self.input_graph:
+            raise ValueError("the graph to the input was not kept: set input_graph in the method's needs()")
+        leaf, logits, _ = self._run
+        self.network.passes.backward += len(leaf) * len(targets.rounds())
+        return _target_gradients(logits, leaf, targets, keep_graph=True)[0]

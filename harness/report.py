@@ -1,0 +1,117 @@
+"""From the tidy table to something to look at: a chart a data set, and one page with all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from harness.store import write_atomically
+
+# The rows that a reader wants first: means with an interval. Counts, medians and class means stay in the CSV.
+HEADLINES = ("mean", "peak_in_cue", "mass_in_cue")
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay results</title>
+<style>
+ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #222 }
+ table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
+ th { border-bottom: 1px solid #999; text-align: right } td:first-child, th:first-child { text-align: left }
+ tr:nth-child(even) { background: #f5f5f5 } small { color: #777 } img { max-width: 100% } .failed { color: #b00 }
+</style>
+<h1>Assay results</h1>
+<p>Means over (image, class) pairs with 95&nbsp;% intervals. Every number, with its conventions, is in
+<code>tidy/results.csv</code>; what it took is in <code>tidy/runs.csv</code>.</p>
+{% for section in sections %}
+<h2>{{ section.title }}</h2>
+<img src="{{ section.picture }}" alt="{{ section.title }}: means with 95 % intervals">
+<table><tr><th>method</th>{% for column in section.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for method, cells in section.rows %}<tr><td>{{ method }}</td>
+{% for cell in cells %}<td>{% if cell %}{{ "%.3f"|format(cell.value) }}
+ <small>[{{ "%.3f"|format(cell.ci_low) }}, {{ "%.3f"|format(cell.ci_high) }}]</small>{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% for failure in section.failures %}<p class="failed">{{ failure }}</p>{% endfor %}
+{% endfor %}
+</html>
+"""
+
+
+def column_name(row: Any) -> str:
+    """A result row's metric with what tells it apart from its neighbours."""
+    stat = "" if row.stat == "mean" else row.stat
+    subset = "" if row.subset == "all" else row.subset
+    return " ".join(filter(None, [row.metric, row.variant, subset, stat]))
+
+
+def headlines(results: pd.DataFrame) -> pd.DataFrame:
+    """Rows that charts and pages show, with a `column` that names the quantity."""
+    chosen = results[results["stat"].isin(HEADLINES) & results["value"].notna()].copy()
+    chosen["column"] = [column_name(row) for row in chosen.itertuples()]
+    return chosen
+
+
+def terminal_table(results: pd.DataFrame) -> str:
+    """Means with their intervals, a line a method and a column a quantity; failures below."""
+    shown = headlines(results)
+    shown["cell"] = [f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" for row in shown.itertuples()]
+    table = shown.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
+    lines = [table.fillna("").to_string()] if len(table) else []
+    return "\n".join([*lines, *_failures(results)]) or "no rows"
+
+
+def _failures(results: pd.DataFrame) -> list[str]:
+    failed = results[results["status"].str.startswith("failed")]
+    return [f"{row.method} x {row.metric}: {row.status}" for row in failed.itertuples()]
+
+
+def write_report(results: pd.DataFrame, folder: Path) -> Path:
+    """Charts (PNG) and `index.html` of a tidy result table; returns the page's path."""
+    sections = []
+    for (dataset, split), part in results[results["split"] != ""].groupby(["dataset", "split"], sort=True):
+        picture = f"{dataset}-{split}.png".translate(str.maketrans("[]:@", "____"))
+        _draw(headlines(part), folder / picture)
+        for model, rows in part.groupby("model", sort=True):
+            sections.append(_section(f"{model} on {dataset} {split}", rows, picture))
+    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(sections=sections)
+    write_atomically(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def _section(title: str, results: pd.DataFrame, picture: str) -> dict[str, Any]:
+    shown = headlines(results)
+    columns = list(dict.fromkeys(shown["column"]))
+    cells = {(row.method, row.column): row for row in shown.itertuples()}
+    methods = sorted(set(shown["method"]))
+    rows = [(method, [cells.get((method, column)) for column in columns]) for method in methods]
+    return {"title": title, "picture": picture, "columns": columns, "rows": rows, "failures": _failures(results)}
+
+
+def _draw(shown: pd.DataFrame, path: Path) -> None:
+    """One panel a quantity: a point with its interval for each method, a colour for each model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    columns, methods = list(dict.fromkeys(shown["column"])), sorted(set(shown["method"]), reverse=True)
+    models = sorted(set(shown["model"]))
+    height = 1.2 + 0.24 * len(methods) * max(1, len(models) / 2)
+    figure, axes = plt.subplots(1, len(columns), figsize=(2.2 + 2.6 * len(columns), height), sharey=True, squeeze=False)
+    for axis, column in zip(axes[0], columns, strict=True):
+        for number, model in enumerate(models):
+            part = shown[(shown["column"] == column) & (shown["model"] == model)]
+            offset = (number - (len(models) - 1) / 2) * 0.25
+            y = np.array([methods.index(name) for name in part["method"]]) - offset
+            value = part["value"].to_numpy(float)
+            spread = np.abs(np.stack([value - part["ci_low"].astype(float), part["ci_high"].astype(float) - value]))
+            axis.errorbar(value, y, xerr=spread, fmt="o", markersize=4, capsize=2, label=model)
+        axis.set_title(column.replace(" ", "\n", 1), fontsize=8)
+        axis.set_xlim(-0.03, 1.03)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].set_yticks(range(len(methods)), methods)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(models), frameon=False)
+    figure.tight_layout(rect=(0, 0.25 / height, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

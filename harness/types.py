@@ -1,0 +1,270 @@
+"""What flows through a run: samples, batches, attributions and result rows, and who makes them.
+
+Everything here is data and Protocols. Shapes: B images in a batch, P pairs (image, target class) to be
+explained, H x W the frame (see `harness.frames`), h x w a map's native resolution.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from harness.frames import argmax_points, distance_to_region, rasterise_boxes, resize_to_frames, valid_pixels
+from harness.network import ForwardPass, Targets
+
+Region = Literal["box", "mask"]
+Per = Literal["image", "pair"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its ground truth.
+
+    image: [3,H,W] float32 in [0,1], not normalised. size0: (height, width) of the frame in which boxes,
+    masks and tolerances are measured (the original image, unless the transform crops). boxes: class ->
+    [N,4] as x0, y0, x1, y1, half-open pixel edges in the frame. mask: bool [size0], one for every class or
+    one a class. difficult: the pointing game's flag of each class.
+    """
+
+    id: str
+    image: Tensor
+    targets: tuple[int, ...]
+    size0: tuple[int, int]
+    boxes: Mapping[int, Tensor] = field(default_factory=dict)
+    mask: Tensor | Mapping[int, Tensor] | None = None
+    difficult: Mapping[int, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images of one shape and the (image, class) pairs to be explained in them."""
+
+    samples: tuple[Sample, ...]
+    images: Tensor  # [B,3,h,w]
+    targets: Targets
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> "Batch":
+        """Stack samples of equal image shape; the pairs are each sample's targets, in order."""
+        rows = [(row, label) for row, sample in enumerate(samples) for label in sample.targets]
+        pairs = torch.tensor(rows, dtype=torch.int64).view(-1, 2).to(device)
+        images = torch.stack([s.image for s in samples]).to(device)
+        return cls(tuple(samples), images, Targets(pairs[:, 0], pairs[:, 1]))
+
+    @cached_property
+    def pairs(self) -> list[tuple[Sample, int]]:
+        """The P pairs as (sample, class)."""
+        return [(sample, label) for sample in self.samples for label in sample.targets]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """B names of images."""
+        return [sample.id for sample in self.samples]
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """P names `image_id#class`: the unit of evaluation."""
+        return [f"{sample.id}#{label}" for sample, label in self.pairs]
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """Frame of each pair: int64 [P,2], (height, width)."""
+        sizes = [sample.size0 for sample, _ in self.pairs]
+        return torch.tensor(sizes, dtype=torch.int64).view(-1, 2).to(self.images.device)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Pixels inside each pair's frame: bool [P,H,W]."""
+        return valid_pixels(self.frames)
+
+    @cached_property
+    def difficult(self) -> Tensor:
+        """The pointing game's difficult flag of each pair: bool [P]."""
+        return torch.tensor([bool(s.difficult.get(c, False)) for s, c in self.pairs]).to(self.images.device)
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """Boxes of each pair's class: float32 [P,N,4], padded with empty boxes (zeros)."""
+        each = [torch.as_tensor(s.boxes.get(c, torch.zeros(0, 4)), dtype=torch.float32) for s, c in self.pairs]
+        return torch.nn.utils.rnn.pad_sequence([*each, torch.zeros(1, 4)], batch_first=True)[:-1].to(self.images.device)
+
+    @cached_property
+    def _masks(self) -> Tensor:
+        stacked = torch.zeros(self.valid.shape, dtype=torch.bool)
+        for row, (sample, label) in enumerate(self.pairs):
+            mask = sample.mask.get(label) if isinstance(sample.mask, Mapping) else sample.mask
+            if mask is None:
+                raise ValueError(
+                    f"sample {sample.id!r} has no mask of class {label}: use region=box, or a dataset with masks"
+                )
+            stacked[row, : mask.shape[0], : mask.shape[1]] = mask
+        return stacked.to(self.images.device)
+
+    @cached_property
+    def _box_pixels(self) -> Tensor:
+        return rasterise_boxes(self.boxes, self.frames)
+
+    def region(self, kind: Region) -> Tensor:
+        """Ground-truth pixels of each pair's class: bool [P,H,W], from its boxes or its mask."""
+        return self._masks if kind == "mask" else self._box_pixels
+
+    def distance(self, points: Tensor, kind: Region) -> Tensor:
+        """Distance in pixels [P] of points [P,2] (x, y) to the pair's region; inf where there is none."""
+        return distance_to_region(points, self.region(kind))
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A 63-bit seed from any sequence of names and numbers, the same on every machine."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class SampleRng:
+    """Random numbers that depend on (seed, stream, sample) alone, whatever the batch, shard or process.
+
+    Drawn on the CPU, so that CPU and GPU runs see the same noise.
+    """
+
+    def __init__(self, seed: int, stream: str, image_ids: Sequence[str], pair_ids: Sequence[str]) -> None:
+        self._seed, self._stream = seed, stream
+        self._ids: dict[Per, Sequence[str]] = {"image": image_ids, "pair": pair_ids}
+
+    @classmethod
+    def of(cls, seed: int, stream: str, batch: Batch) -> "SampleRng":
+        """The generator of one batch; `stream` keeps two methods' draws apart."""
+        return cls(seed, stream, batch.image_ids, batch.sample_ids)
+
+    def _generators(self, per: Per) -> list[torch.Generator]:
+        seeds = [derive_seed(self._seed, self._stream, per, name) for name in self._ids[per]]
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def normal(self, shape: Sequence[int], per: Per = "image") -> Tensor:
+        """Standard normal numbers [B or P, *shape]."""
+        draws = [torch.randn(tuple(shape), generator=g) for g in self._generators(per)]
+        return torch.stack(draws) if draws else torch.zeros(0, *shape)
+
+    def uniform(self, shape: Sequence[int], per: Per = "image") -> Tensor:
+        """Uniform numbers in [0,1), [B or P, *shape]."""
+        draws = [torch.rand(tuple(shape), generator=g) for g in self._generators(per)]
+        return torch.stack(draws) if draws else torch.zeros(0, *shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """P maps: values float32 [P,h,w] at the method's native resolution, signed unless the method clamps.
+
+    coefficients: [P,K] channel weights and their layer, where the method is a class-activation map.
+    """
+
+    values: Tensor
+    coefficients: Tensor | None = None
+    layer: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FramedMaps:
+    """An attribution resized once to the frames of its batch, for all metrics."""
+
+    maps: Tensor  # [P,H,W], zero outside the frame
+    valid: Tensor  # [P,H,W]
+
+    @classmethod
+    def of(cls, attribution: Attribution, batch: Batch) -> "FramedMaps":
+        """Bilinear resize of the native maps to the frames of the batch."""
+        return cls(resize_to_frames(attribution.values, batch.frames), batch.valid)
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """max(map, 0), [P,H,W]."""
+        return self.maps.clamp(min=0)
+
+    @cached_property
+    def peak(self) -> tuple[Tensor, Tensor]:
+        """Arg-max (x, y) [P,2] and the number of pixels that share the maximum [P]."""
+        return argmax_points(self.maps, self.valid)
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One aggregate of a sample table; what a metric's `summarize` returns.
+
+    value is a fraction or a raw unit, never percent; None when undefined, and then status says why.
+    subset names the part of the samples ("all", "difficult"); variant the convention ("tol=15px").
+    """
+
+    variant: str
+    stat: str
+    value: float | None
+    n: int
+    subset: str = "all"
+    x: float | None = None
+    unit: str = "fraction"
+    higher_is_better: bool | None = None
+    stderr: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    ci_method: str = ""
+    status: str = "ok"
+
+    def undefined(self, why: str) -> "ResultRow":
+        """The same row without a value."""
+        return replace(
+            self, value=None, stderr=None, ci_low=None, ci_high=None, ci_method="", status=f"undefined:{why}"
+        )
+
+
+class Needs(NamedTuple):
+    """What a method reads of the shared forward pass: activations by layer, the graph back to the input."""
+
+    layers: tuple[str, ...] = ()
+    input_graph: bool = False
+
+
+class Attributor(Protocol):
+    """An attribution method: a small frozen class with its settings as fields."""
+
+    VERSION: ClassVar[int]
+
+    def needs(self) -> Needs:
+        """What the shared forward pass must keep for this method."""
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """Maps of the P pairs in `targets`, at native resolution."""
+
+
+class Metric(Protocol):
+    """A metric in two halves: `measure` on the device, per sample; `summarize` on the CPU, from the table."""
+
+    VERSION: ClassVar[int]
+    PAIRED: ClassVar[tuple[str, ...]]  # columns in which two methods can be compared sample by sample
+
+    def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
+        """Columns [P] or curves [P,K] of one batch."""
+
+    def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
+        """Aggregates of the sample table (this metric's columns, sample_id, image_id, label, predicted)."""
+
+
+class Dataset(Protocol):
+    """Samples by index, in a fixed order; a fingerprint that changes when the data does."""
+
+    classes: Sequence[str]
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def fingerprint(self) -> str:
+        """Short digest of everything that decides the samples."""
+
+
+def columns_to_numpy(columns: Iterable[tuple[str, Tensor]]) -> dict[str, np.ndarray]:
+    """Device columns as CPU arrays."""
+    return {name: column.detach().cpu().numpy() for name, column in columns}

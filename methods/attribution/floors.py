@@ -1,0 +1,68 @@
+"""Floors that every table needs: maps that do not look at the network."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from harness.network import ForwardPass, Targets
+from harness.types import Attribution, Needs, SampleRng
+
+
+@dataclass(frozen=True)
+class Random:
+    """Independent uniform numbers in [0,1) at each pixel of the input, from (seed, sample)."""
+
+    VERSION: ClassVar[int] = 1
+
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]."""
+        return Attribution(rng.uniform(forward.images.shape[2:], per="pair").to(forward.images))
+
+
+@dataclass(frozen=True)
+class Center:
+    """A Gaussian at the centre of the image; its arg-max is the centre point.
+
+    sigma: standard deviation as a share of each side.
+    """
+
+    sigma: float = 0.25
+    VERSION: ClassVar[int] = 1
+
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]."""
+        profiles = []
+        for side in forward.images.shape[2:]:
+            offset = (torch.arange(side, device=forward.images.device) + 0.5) / side - 0.5
+            profiles.append(torch.exp(-0.5 * (offset / self.sigma) ** 2))
+        values = profiles[0][:, None] * profiles[1][None, :]
+        return Attribution(values.expand(len(targets.image), -1, -1))
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Sobel gradient magnitude of the grey image (mean of the channels), borders replicated."""
+
+    VERSION: ClassVar[int] = 1
+
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]."""
+        grey = F.pad(forward.images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        smooth, difference = grey.new_tensor([1.0, 2.0, 1.0]), grey.new_tensor([-1.0, 0.0, 1.0])
+        kernels = torch.stack([smooth[:, None] * difference, difference[:, None] * smooth])[:, None]
+        magnitude = F.conv2d(grey, kernels).square().sum(1).sqrt()  # [B,H,W]
+        return Attribution(magnitude[targets.image])

@@ -1,0 +1,100 @@
+"""Guided backpropagation and the deconvnet: the gradient with another backward rule at every ReLU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from harness.network import ForwardPass, Targets
+from harness.types import Attribution, Needs, SampleRng
+from methods.attribution.gradient import Reduce, reduce_channels
+
+RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6}
+
+
+def _is_relu(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """A rectifier; `hardtanh` is one when its lower bound is 0 (as in ReLU6)."""
+    if function in (F.hardtanh, F.hardtanh_):
+        return (args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)) == 0
+    return function in RELUS
+
+
+class _ReluRule(torch.autograd.Function):
+    """Any rectifier with `rule(gradient, active)` as its backward, active = where the gradient would pass."""
+
+    @staticmethod
+    def forward(ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], output: Tensor, x: Tensor) -> Tensor:
+        ctx.rule = rule
+        ctx.save_for_backward((output == x) & (x != 0))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
+        (active,) = ctx.saved_tensors
+        return None, None, ctx.rule(gradients[0], active)
+
+
+class _ReluMode(TorchFunctionMode):
+    """Sees each ReLU that any module or functional code calls; counts them."""
+
+    def __init__(self, rule: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.rule, self.seen = rule, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not _is_relu(func, args, kwargs):
+            return func(*args, **kwargs)
+        self.seen += 1
+        x = args[0]
+        with torch.no_grad():
+            output = func(x.detach().clone(), *args[1:], **kwargs)
+        return _ReluRule.apply(self.rule, output, x)
+
+
+def _rectified_gradient(
+    forward: ForwardPass, targets: Targets, rule: Callable[[Tensor, Tensor], Tensor], name: str
+) -> Tensor:
+    with _ReluMode(rule) as mode:
+        gradient = forward.network.gradient(forward.inputs, targets)[0]
+    if mode.seen == 0:
+        raise ValueError(f"{name} changes the backward pass of ReLUs, and this network has none: use gradient")
+    return gradient
+
+
+@dataclass(frozen=True)
+class GuidedBackprop:
+    """At each ReLU only positive gradients at active units pass (Springenberg et al. 2015)."""
+
+    reduce: Reduce = "max_abs"
+    VERSION: ClassVar[int] = 1
+
+    def needs(self) -> Needs:
+        """Nothing shared: the graph has other ReLUs."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]."""
+        gradient = _rectified_gradient(forward, targets, lambda g, active: g.clamp(min=0) * active, "guided_backprop")
+        return Attribution(reduce_channels(gradient, self.reduce))
+
+
+@dataclass(frozen=True)
+class Deconvnet:
+    """At each ReLU only positive gradients pass, active unit or not (Zeiler and Fergus 2014)."""
+
+    reduce: Reduce = "max_abs"
+    VERSION: ClassVar[int] = 1
+
+    def needs(self) -> Needs:
+        """Nothing shared: the graph has other ReLUs."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]."""
+        gradient = _rectified_gradient(forward, targets, lambda g, active: g.clamp(min=0), "deconvnet")
+        return Attribution(reduce_channels(gradient, self.reduce))

@@ -1,0 +1,160 @@
+"""Does the map lie on the object? Pointing game, energy pointing game, positive ratio.
+
+All read the map resized once to the sample's frame, and the ground-truth region of the pair's class.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from harness import stats
+from harness.network import ForwardPass
+from harness.stats import Estimate
+from harness.types import Batch, FramedMaps, Region, ResultRow
+
+SUBSETS = ("all", "difficult")
+
+
+def tolerance_px(absolute: float | None, relative: float | None, frames: Tensor) -> Tensor:
+    """Tolerance of each pair in pixels [P]: absolute, or a share of the frame's longer side."""
+    if relative is not None:
+        return relative * frames.amax(1).float()
+    return torch.full((len(frames),), float(absolute or 0.0), device=frames.device)
+
+
+def check_tolerance(absolute: float | None, relative: float | None) -> None:
+    """Exactly one of the two must be given, and it must not be negative."""
+    if (absolute is None) == (relative is None):
+        raise ValueError(
+            f"tolerance_px={absolute}, tolerance_rel={relative}: give one of them and set the other to null"
+        )
+    if (absolute if absolute is not None else relative or 0.0) < 0:
+        raise ValueError("a pointing tolerance cannot be negative")
+
+
+def tolerance_name(absolute: float | None, relative: float | None) -> str:
+    """As it stands in the variant column."""
+    return f"tol={absolute:g}px" if absolute is not None else f"tol={relative:g}rel"
+
+
+def is_hit(distance: Tensor, tolerance: Tensor) -> Tensor:
+    """On the region itself, or strictly nearer than the tolerance: distance 15 misses at 15 px."""
+    return (distance == 0) | (distance < tolerance)
+
+
+@dataclass(frozen=True)
+class PointingGame:
+    """Share of pairs whose highest pixel lies on the object (Zhang et al. 2018, as TorchRay computes it).
+
+    A hit: the distance from the arg-max (first one on ties) to the nearest pixel of the class' region is
+    below the tolerance (strictly). Reported over pairs (`mean`) and as the mean over classes of each class'
+    share (`class_mean`, classes without pairs left out), for all pairs and for the difficult ones.
+
+    tolerance_px: pixels of the frame; tolerance_rel: share of its longer side; give one, null the other.
+    region: box (union of the class' boxes) or mask.
+    """
+
+    tolerance_px: float | None = 15
+    tolerance_rel: float | None = None
+    region: Region = "box"
+    VERSION: ClassVar[int] = 1
+    PAIRED: ClassVar[tuple[str, ...]] = ("hit",)
+
+    def __post_init__(self) -> None:
+        check_tolerance(self.tolerance_px, self.tolerance_rel)
+
+    def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
+        """hit [P], point_x, point_y, distance_px, ties (pixels that share the maximum), difficult, has_region."""
+        points, ties = maps.peak
+        distance = batch.distance(points, self.region)
+        return {
+            "hit": is_hit(distance, tolerance_px(self.tolerance_px, self.tolerance_rel, batch.frames)),
+            "point_x": points[:, 0],
+            "point_y": points[:, 1],
+            "distance_px": distance,
+            "ties": ties,
+            "difficult": batch.difficult,
+            "has_region": distance.isfinite(),
+        }
+
+    def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
+        """mean and class_mean of hit, for all and for difficult pairs; pairs without a region are left out."""
+        variant = f"{tolerance_name(self.tolerance_px, self.tolerance_rel)},{self.region}"
+        annotated = frame[frame["has_region"]]
+        rows = []
+        for subset in SUBSETS:
+            part = annotated if subset == "all" else annotated[annotated["difficult"]]
+            hits = part["hit"].to_numpy(float)
+            estimates = {
+                "mean": stats.proportion(hits, part["image_id"]),
+                "class_mean": stats.cluster_bootstrap(hits, part["image_id"], part["label"]),
+            }
+            rows += [_row(variant, stat, estimate, subset, True) for stat, estimate in estimates.items()]
+        return rows
+
+
+@dataclass(frozen=True)
+class EnergyPointingGame:
+    """Share of the positive map that lies inside the object (Wang et al. 2020, Score-CAM, Sect. 4.3).
+
+    Sum over the region of max(m, 0), divided by its sum over the frame; undefined where the map has no
+    positive value (counted).
+    """
+
+    region: Region = "box"
+    VERSION: ClassVar[int] = 1
+    PAIRED: ClassVar[tuple[str, ...]] = ("inside_share",)
+
+    def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
+        """inside_share [P] in [0,1], nan where the positive mass is zero."""
+        return {"inside_share": positive_share(maps, batch.region(self.region))}
+
+    def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
+        """Mean over pairs, median, and the number of undefined pairs."""
+        return _share_rows(frame, "inside_share", self.region, True)
+
+
+@dataclass(frozen=True)
+class PositiveRatio:
+    """Share of the frame's pixels whose map is above zero (Gradient Hedging, Sect. 4), before any clamp.
+
+    Small is sparse: a method that marks everything reaches 1. No direction is better on its own account.
+    """
+
+    VERSION: ClassVar[int] = 1
+    PAIRED: ClassVar[tuple[str, ...]] = ("positive_ratio",)
+
+    def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
+        """positive_ratio [P] in [0,1]."""
+        above = ((maps.maps > 0) & maps.valid).flatten(1).sum(1)
+        return {"positive_ratio": above / maps.valid.flatten(1).sum(1)}
+
+    def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
+        """Mean over pairs and median."""
+        return _share_rows(frame, "positive_ratio", "map>0", None)
+
+
+def positive_share(maps: FramedMaps, region: Tensor) -> Tensor:
+    """Sum of max(map, 0) inside the region over its whole sum: [P], nan where the latter is zero."""
+    inside = (maps.positive * region).flatten(1).sum(1)
+    total = maps.positive.flatten(1).sum(1)
+    return torch.where(total > 0, inside / total, torch.nan)
+
+
+def _row(variant: str, stat: str, estimate: Estimate, subset: str, higher: bool | None) -> ResultRow:
+    row = ResultRow(variant, stat, **estimate.fields(), subset=subset, higher_is_better=higher)
+    return row if estimate.n else row.undefined(f"no {subset} pairs")
+
+
+def _share_rows(frame: pd.DataFrame, column: str, variant: str, higher: bool | None) -> list[ResultRow]:
+    values = frame[column].to_numpy(float)
+    defined = frame.loc[frame[column].notna(), column]
+    median = ResultRow(variant, "median", float(defined.median()), len(defined), higher_is_better=higher)
+    return [
+        _row(variant, "mean", stats.mean(values, frame["image_id"]), "all", higher),
+        median if len(defined) else median.undefined("no pair has a value"),
+        ResultRow(variant, "undefined_pairs", float(len(frame) - len(defined)), len(frame), unit="count"),
+    ]

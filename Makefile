@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint train bench clean
+.PHONY: help setup run test lint train tables check bench clean
 
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 WORKERS ?= 2
@@ -13,7 +13,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip install -q --disable-pip-version-check
 SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-CHECKED := harness methods metrics datasets run.py
+CHECKED := harness methods metrics datasets bench run.py
 
 # A stamp's name carries its file's checksum: an edit of the requirements, not a newer date, reinstalls.
 stamp = .venv/.$(1)-$(shell cksum < $(2) | cut -d ' ' -f 1)
@@ -42,11 +42,19 @@ lint: $(TEST)  ## Check style, formatting and types (ruff, mypy)
 train: $(RUNTIME)  ## Train the two embedded networks anew (seeded; minutes on two cores)
 	$(PY) -m harness train
 
+tables: $(RUNTIME)  ## Regenerate results/tables/ from the results: ours | reported | difference | n
+	$(PY) -m harness table $(ARGS)
+
+check: $(RUNTIME)  ## Compare a fresh embedded run with results/baselines/ (ARGS="--junit FILE": passed on)
+	rm -rf results/check
+	-$(PY) run.py experiment=ci_embedded
+	$(PY) -m harness check $(ARGS)
+
 bench: $(BENCH)  ## Time our methods and metrics against their peers
 	$(PY) -m bench
 
-clean:  ## Remove results/{store,tidy,runs,report} and caches; keep .venv and the committed results
-	rm -rf $(addprefix results/,store tidy runs report) .pytest_cache .ruff_cache .mypy_cache
+clean:  ## Remove results/{store,tidy,runs,report,check} and caches; keep .venv and the committed results
+	rm -rf $(addprefix results/,store tidy runs report check) .pytest_cache .ruff_cache .mypy_cache
 	find . \( -path ./.venv -o -path ./.git \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run, not merely be found: the shims of version managers exist and fail.

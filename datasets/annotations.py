@@ -1,10 +1,15 @@
-"""Ground truth that follows from other ground truth."""
+"""Ground truth: reading annotation files, and what follows from them."""
 
-from collections.abc import Mapping
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from datasets.images import DataError
 from harness.frames import rasterise_boxes
 
 
@@ -20,5 +25,56 @@ def difficult_flags(boxes: Mapping[int, Tensor], size: tuple[int, int]) -> dict[
     the class's boxes cover less than a quarter of the image, and there is at least one other category.
     boxes: class -> [N,4] as x0, y0, x1, y1, half-open pixel edges; size: height and width of the image.
     """
-    image_area = size[0] * size[1]
-    return {label: len(boxes) > 1 and 4 * union_area(each, size) < image_area for label, each in boxes.items()}
+    return difficult_by_area({label: union_area(each, size) for label, each in boxes.items()}, size)
+
+
+def difficult_by_area(areas: Mapping[int, int], size: tuple[int, int]) -> dict[int, bool]:
+    """The same flags from the pixels that each class covers, for data sets with segmentations (COCO)."""
+    return {label: len(areas) > 1 and 4 * area < size[0] * size[1] for label, area in areas.items()}
+
+
+class BoxedObject(NamedTuple):
+    """One object of an XML file; edges are x0, y0, x1, y1, half-open; difficult is PASCAL's flag."""
+
+    name: str
+    edges: list[float]
+    difficult: bool
+
+
+def read_objects(path: Path, origin: int, names: Container[str] | None = None) -> list[BoxedObject]:
+    """Objects of a PASCAL/ILSVRC XML file, in its order.
+
+    origin: index of the first pixel in the file (1 in PASCAL); its boxes include both ends.
+    names: leave out objects of other classes; None keeps all.
+    """
+    try:
+        elements = [e for e in ElementTree.parse(path).getroot().iter("object") if _named(e, names)]
+        return [
+            BoxedObject(e.findtext("name", ""), _edges(e, origin), e.findtext("difficult", "0").strip() == "1")
+            for e in elements
+        ]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path} is no annotation in PASCAL/ILSVRC XML ({error})") from error
+
+
+def read_voc_xml(path: Path, index_of: Mapping[str, int], origin: int) -> dict[int, Tensor]:
+    """Boxes of a PASCAL/ILSVRC XML file: class -> [N,4] half-open pixel edges; unknown names are left out.
+
+    origin: index of the first pixel in the file; its boxes include both ends.
+    """
+    found = defaultdict(list)
+    for each in read_objects(path, origin, index_of):
+        found[index_of[each.name]].append(each.edges)
+    return {label: torch.tensor(boxes) for label, boxes in found.items()}
+
+
+def _named(element: ElementTree.Element, names: Container[str] | None) -> bool:
+    return names is None or element.findtext("name", "") in names
+
+
+def _edges(element: ElementTree.Element, origin: int) -> list[float]:
+    x0, y0, x1, y1 = (float(element.findtext(f"bndbox/{key}", "nan")) for key in ("xmin", "ymin", "xmax", "ymax"))
+    edges = [x0 - origin, y0 - origin, x1 - origin + 1, y1 - origin + 1]
+    if any(edge != edge for edge in edges):
+        raise ValueError("an object has no bndbox")
+    return edges

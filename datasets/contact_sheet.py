@@ -50,7 +50,7 @@ def draw(path: Path) -> None:
     drawn = BytesIO()
     figure.savefig(drawn, dpi=80)
     plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)  # a palette: noise compresses badly
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)  # a palette: noise compresses badly
 
 
 if __name__ == "__main__":

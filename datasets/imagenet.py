@@ -1,16 +1,13 @@
 """An ImageNet folder (one sub-folder a class) with ILSVRC XML boxes."""
 
 import csv
-import xml.etree.ElementTree as ElementTree
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from datasets.annotations import difficult_flags
+from datasets.annotations import difficult_flags, read_voc_xml
 from datasets.images import DataError, Transform, files_fingerprint, image_files, read_image
 from harness.types import Sample
 
@@ -60,9 +57,13 @@ class ImageNet:
     def wnids(self) -> list[str]:
         """The 1000 class identifiers, in the order of the network's outputs."""
         listed = self.root / "wnids.txt"
-        names = listed.read_text().split() if listed.is_file() else [p.name for p in self.folder.iterdir() if p.is_dir()]
+        names = (
+            listed.read_text().split() if listed.is_file() else [p.name for p in self.folder.iterdir() if p.is_dir()]
+        )
         if len(names) != CLASS_COUNT:
-            raise DataError(f"{len(names)} classes at {self.folder} and no {listed}, so a class index is unknown. {WHERE}")
+            raise DataError(
+                f"{len(names)} classes at {self.folder} and no {listed}, so a class index is unknown. {WHERE}"
+            )
         return sorted(names)
 
     @cached_property
@@ -112,26 +113,11 @@ class ImageNet:
         return files_fingerprint(self.root, [*self.files, *annotated])
 
 
-def read_voc_xml(path: Path, index_of: Mapping[str, int], origin: int) -> dict[int, Tensor]:
-    """Boxes of a PASCAL/ILSVRC XML file: class -> [N,4] half-open pixel edges; unknown names are left out.
-
-    origin: index of the first pixel in the file; its boxes include both ends.
-    """
-    try:
-        objects = ElementTree.parse(path).getroot().iter("object")
-        found = defaultdict(list)
-        for element in objects:
-            name = element.findtext("name", "")
-            if name in index_of:
-                found[index_of[name]].append(_edges(element, origin))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"{path} is no annotation in PASCAL/ILSVRC XML ({error})") from error
-    return {label: torch.tensor(boxes) for label, boxes in found.items()}
-
-
-def _edges(element: ElementTree.Element, origin: int) -> list[float]:
-    x0, y0, x1, y1 = (float(element.findtext(f"bndbox/{key}", "nan")) for key in ("xmin", "ymin", "xmax", "ymax"))
-    edges = [x0 - origin, y0 - origin, x1 - origin + 1, y1 - origin + 1]
-    if any(edge != edge for edge in edges):
-        raise ValueError("an object has no bndbox")
-    return edges
+def read_wnids(path: Path) -> list[str]:
+    """ImageNet's 1000 class identifiers from a text file, in the order of the network's outputs."""
+    if not path.is_file():
+        raise DataError(f"no list of ImageNet's wnids at {path.absolute()}: put the {CLASS_COUNT} there, one a line")
+    names = path.read_text().split()
+    if len(set(names)) != CLASS_COUNT:
+        raise DataError(f"{path} lists {len(set(names))} wnids, ImageNet has {CLASS_COUNT}: put one a line")
+    return sorted(names)

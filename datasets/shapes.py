@@ -207,7 +207,7 @@ class Look(NamedTuple):
 
 
 NORMAL = Look(contrast=(0.7, 1.0), clearance=0.75, occluders=0, clutter=(0, 6), blur=0.0, noise=0.02)
-HARD = Look(contrast=(0.3, 0.6), clearance=0.5, occluders=2, clutter=(4, 10), blur=1.2, noise=0.06)
+HARD = Look(contrast=(0.4, 0.7), clearance=0.5, occluders=4, clutter=(4, 10), blur=1.0, noise=0.05)
 
 RADIUS = (7.0, 16.0)  # px
 MIN_VISIBLE = 0.4  # an object is not placed where it or an earlier one would show less of its area

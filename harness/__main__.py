@@ -15,6 +15,8 @@ EXAMPLES = """examples:
   python -m harness describe gradcam                    a config file, or the class behind it; or a cell key
   python -m harness plan experiment=embedded            what a run would compute, and how long it would take
   python -m harness compare gradcam center              paired differences with intervals
+  python -m harness table hedging_table1 --format md    a paper's table: ours | reported | difference | n
+  python -m harness check                               an embedded run against the committed baseline
   python -m harness gallery model=scenes_vgg --images 10
 
 Computing is done by the other command: python run.py --help"""
@@ -146,6 +148,33 @@ def compare_methods(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def paper_tables(arguments: argparse.Namespace) -> int:
+    """Regenerate the papers' tables: ours ± interval | reported | difference | n."""
+    from harness import tables
+
+    results = Path(arguments.results)
+    for table in tables.regenerate(arguments.names, results):
+        print(tables.render(table, arguments.format) if arguments.format else tables.summary(table, results))
+    return 0
+
+
+def check_baseline(arguments: argparse.Namespace) -> int:
+    """Compare an embedded run with the committed baseline, and name what changed."""
+    from harness import check
+    from harness.store import write_atomically
+
+    baseline, results = Path(arguments.baseline), Path(arguments.results)
+    if arguments.update:
+        print(check.update(baseline, results))
+        return check.SAME
+    made = check.check(baseline, results)
+    for path, text in [(arguments.junit, check.junit(made)), (arguments.markdown, check.markdown(made).encode())]:
+        if path:
+            write_atomically(Path(path), text)
+    print(*check.lines(made), sep="\n")
+    return made.code
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Draw charts and one page from the tidy table."""
     from harness.collect import collect
@@ -199,9 +228,17 @@ def _is_garbage(path: Path, horizon: float | None) -> bool:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train the embedded networks and write their weights."""
-    from harness.train import train_embedded
+    from harness.build import build
+    from harness.train import RECIPES, train_embedded
 
-    train_embedded(arguments.networks, Path(arguments.out))
+    data = {}
+    for split, size in (("train", 16000), ("val", 2000)):
+        overrides = ["dataset=scenes_train", f"dataset.split={split}", f"dataset.size={size}"]
+        data[split] = build(compose_config(overrides).dataset, "dataset", "scenes_train")
+    for name in arguments.networks:
+        if name not in RECIPES:
+            raise ConfigError(suggest(name, RECIPES, "embedded network"))
+        train_embedded(name, data["train"], data["val"], Path(arguments.out))
     return 0
 
 
@@ -212,10 +249,12 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], results: str = "results"
+    ) -> argparse.ArgumentParser:
         summary = (function.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("--results", default="results", help="results folder (default: results)")
+        command.add_argument("--results", default=results, help=f"results folder (default: {results})")
         command.set_defaults(function=function)
         return command
 
@@ -232,6 +271,17 @@ def parser() -> argparse.ArgumentParser:
     comparison = add("compare", compare_methods)
     comparison.add_argument("first", help="method, or beginning of a cell key")
     comparison.add_argument("second", help="method, or beginning of a cell key")
+    table = add("table", paper_tables)
+    table.add_argument("names", nargs="*", metavar="NAME", help="files of conf/table (default: all)")
+    table.add_argument("--format", choices=["md", "csv", "tex"], help="also print them")
+    gate = add("check", check_baseline, "results/check")
+    gate.epilog = "exit codes: 0 same, 1 changed (better is a change too), 2 cannot compare, 3 missing or failed rows"
+    gate.add_argument(
+        "--baseline", default="results/baselines/embedded.csv", metavar="FILE", help="default: %(default)s"
+    )
+    gate.add_argument("--update", action="store_true", help="make the results the baseline; refuses failed rows")
+    gate.add_argument("--junit", metavar="FILE", help="write a JUnit XML report")
+    gate.add_argument("--markdown", metavar="FILE", help="write a Markdown summary")
     add("report", report)
     drawing = with_overrides(add("gallery", gallery))
     drawing.add_argument("--images", type=int, default=10, help="how many (default: 10)")

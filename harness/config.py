@@ -1,5 +1,6 @@
 """The composed configuration: its schema, and errors that name the nearest valid key. Imports no torch."""
 
+import argparse
 import difflib
 import os
 import sys
@@ -17,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CACHE_MODES = ("missing", "refresh", "off", "only")
+OTHER_FOLDERS = ("table",)  # of conf/: read by `python -m harness table`, no part of a run
 LIST_GROUPS = ("method", "metric")  # selectable as a list; each file is packaged as <group>.<name>
 
 
@@ -78,10 +80,19 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 
-def groups() -> dict[str, list[str]]:
-    """Every config group and its choices: what is in conf/ exists, what is not does not."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir())
-    return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
+def groups(folders: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
+    """Every config group of a run and its choices: what is in conf/ exists, what is not does not."""
+    files = sorted(file for folder in folders for file in folder.glob("*/*.yaml"))
+    names = sorted({file.parent.name for file in files} - set(OTHER_FOLDERS))
+    return {name: sorted({file.stem for file in files if file.parent.name == name}) for name in names}
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """conf/, and the folder that `--config-dir FOLDER` adds to it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    added = parser.parse_known_args(list(arguments))[0].config_dir
+    return [CONF, *([added] if added else [])]
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -105,15 +116,17 @@ def suggest(word: str, choices: Iterable[str], what: str) -> str:
 
 def check_overrides(arguments: Sequence[str]) -> None:
     """Refuse overrides whose key or group choice does not exist, with a suggestion."""
-    known = groups()
-    for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
+    folders = config_folders(arguments)
+    known = groups(folders)
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    for override in OverridesParser.create().parse_overrides(overrides):
         key = (override.key_or_group or "").split("@")[0]
         if key.startswith("hydra") or override.is_add():
             continue
         if key in known:
             _check_choices(key, override, known[key])
         else:
-            _check_key(key, known)
+            _check_key(key, known, folders)
 
 
 def _check_choices(group: str, override: Override, choices: list[str]) -> None:
@@ -135,7 +148,7 @@ def _sweep_values(override: Override) -> list[Any]:
     return list(override.sweep_iterator(transformer=Transformer.identity))
 
 
-def _check_key(key: str, known: dict[str, list[str]]) -> None:
+def _check_key(key: str, known: dict[str, list[str]], folders: Sequence[Path]) -> None:
     top, *rest = key.split(".")
     names = {f.name for f in fields(RunConfig)} | set(known)
     if top not in names:
@@ -143,7 +156,8 @@ def _check_key(key: str, known: dict[str, list[str]]) -> None:
     if top in LIST_GROUPS and len(rest) > 1:
         if rest[0] not in known[top]:
             raise ConfigError(suggest(rest[0], known[top], top))
-        _check_setting(key, rest[1], OmegaConf.load(CONF / top / f"{rest[0]}.yaml"))
+        file = next(path for path in (folder / top / f"{rest[0]}.yaml" for folder in folders) if path.is_file())
+        _check_setting(key, rest[1], OmegaConf.load(file))
     elif top in ("protocol", "compute") and rest:
         schema = {"protocol": Protocol, "compute": Compute}[top]
         _check_setting(key, rest[0], {f.name: None for f in fields(schema)})

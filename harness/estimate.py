@@ -7,11 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from harness.collect import runs_table
-from harness.evaluate import SHARED, attribute
-from harness.network import ForwardPass
+from harness.evaluate import SHARED, attribute, share
 from harness.plan import Cell, Job
 from harness.repro import environment
-from harness.types import Batch
 
 PROBE_IMAGES = 2
 
@@ -68,12 +66,11 @@ def _history(job: Job, runs: pd.DataFrame) -> dict[str, float]:
 def _probe(job: Job, cells: list[Cell]) -> dict[str, float]:
     """Seconds an image of each cell, timed on the first images that have targets."""
     samples = [job.dataset[int(index)] for index in job.order[:PROBE_IMAGES]]
-    batch = Batch.of([s for s in samples if s.image.shape == samples[0].image.shape], job.device)
+    alike = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
     seconds = {}
     for cell in cells:
-        need = cell.attributor.needs()
         start = time.perf_counter()
-        forward = ForwardPass(job.network, batch.images, need.layers, need.input_graph)
+        batch, forward = share(job, alike, [cell], job.config.compute.batch_size)
         attribute(job, cell, batch, forward)
-        seconds[cell.name] = (time.perf_counter() - start) / len(batch.samples)
+        seconds[cell.name] = (time.perf_counter() - start) / len(alike)
     return seconds

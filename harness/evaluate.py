@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -83,27 +84,20 @@ def evaluate(job: Job, first: int = 0, report: Report = lambda images: None, par
     """
     outcome = Outcome(batch_size=job.config.compute.batch_size)
     while wanted := _open_work(job, outcome):
-        turn = list(wanted)
-        pivot = first % len(turn)
-        before = outcome.shards
-        for shard, samples, locks in _load(job, outcome, turn[pivot:] + turn[:pivot]):
+        before, pivot = outcome.shards, first % len(wanted)
+        turn = [*list(wanted)[pivot:], *list(wanted)[:pivot]]
+        for task, samples in _load(job, outcome, {shard: wanted[shard] for shard in turn}):
             if parent is not None and os.getppid() != parent:
                 return outcome
             try:
-                _compute(job, shard, samples, _still_missing(job, shard, locks, outcome), outcome)
+                _compute(job, task.shard, samples, _alive(job, task.wanted, outcome), outcome)
             finally:
-                for lock in locks.values():
-                    lock.release()
-            report(len(shard_range(shard)))
+                task.release()
+            report(task.shard.stop - task.shard.start)
         if outcome.shards == before:
             time.sleep(POLL_S)  # all that is left is in other hands
         first = 0
     return outcome
-
-
-def shard_range(shard: Shard) -> range:
-    """The positions of a shard."""
-    return range(shard.start, shard.stop)
 
 
 def _open_work(job: Job, outcome: Outcome) -> dict[Shard, Wanted]:
@@ -121,41 +115,56 @@ def _alive(job: Job, wanted: Wanted, outcome: Outcome) -> Wanted:
     return {name: metrics for name, metrics in alive.items() if metrics}
 
 
-def _still_missing(job: Job, shard: Shard, locks: dict[str, Lock], outcome: Outcome) -> Wanted:
+def _still_missing(job: Job, shard: Shard, wanted: Wanted, locks: dict[str, Lock]) -> Wanted:
     """What is missing now that the locks are ours: another process may have finished since we looked."""
-    wanted = {c.name: {m for m in c.groups if c.group(m).missing([shard])} for c in job.cells if c.name in locks}
-    return _alive(job, wanted, outcome)
+    held = {cell.name: cell for cell in job.cells if cell.name in locks}
+    absent = {
+        name: {m for m in metrics if not held[name].group(m).has(shard)}
+        for name, metrics in wanted.items()
+        if name in held
+    }
+    return {name: metrics for name, metrics in absent.items() if metrics}
 
 
-def _load(job: Job, outcome: Outcome, turn: list[Shard]) -> Iterator[tuple[Shard, list[Sample], dict[str, Lock]]]:
+class _Task(NamedTuple):
+    """A shard whose locks are held, and what is to be computed in it."""
+
+    shard: Shard
+    wanted: Wanted
+    locks: dict[str, Lock]
+
+    def release(self) -> None:
+        for lock in self.locks.values():
+            lock.release()
+
+
+def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tuple[_Task, list[Sample]]]:
     """Load shards whose locks can be had now; loader processes read ahead."""
-    taken: list[tuple[Shard, dict[str, Lock]]] = []
+    taken: list[_Task] = []
 
     def take() -> Iterator[list[int]]:
-        for shard in turn:
-            locks = {cell.name: cell.store.lock(shard) for cell in job.cells}
+        for shard, wanted in turn.items():
+            locks = {cell.name: cell.store.lock(shard) for cell in job.cells if cell.name in wanted}
             held = {name: lock for name, lock in locks.items() if lock.acquire()}
-            if _still_missing(job, shard, held, outcome):
-                taken.append((shard, held))
+            task = _Task(shard, _still_missing(job, shard, wanted, held), held)
+            if task.wanted:
+                taken.append(task)
                 yield [int(index) for index in job.order[shard.start : shard.stop]]
             else:
-                for lock in held.values():
-                    lock.release()
+                task.release()
 
     loader: DataLoader[Sample] = DataLoader(
-        job.dataset,  # type: ignore[arg-type]  # any object with __len__ and __getitem__
-        batch_sampler=take(),  # type: ignore[arg-type]  # lazily: a lock is taken when its shard is read
+        cast(Any, job.dataset),  # any object with __len__ and __getitem__
+        batch_sampler=cast(Any, take()),  # lazily: a lock is taken when its shard is about to be read
         num_workers=job.config.compute.workers,
         collate_fn=list,
     )
     try:
         for samples in _timed(job, outcome, loader):
-            shard, locks = taken.pop(0)
-            yield shard, samples, locks
+            yield taken.pop(0), samples
     finally:
-        for _, locks in taken:
-            for lock in locks.values():
-                lock.release()
+        for task in taken:
+            task.release()
 
 
 def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample]") -> Iterator[list[Sample]]:
@@ -170,22 +179,25 @@ def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample]") -> Iterator
 
 
 def _compute(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outcome: Outcome) -> None:
-    """One shard, halving the micro-batch when memory runs out, then written group by group."""
-    while True:
-        try:
-            tables = _measure_shard(job, shard, samples, wanted, outcome)
-            break
-        except RuntimeError as error:
-            if not _is_out_of_memory(error) or outcome.batch_size == 1:
-                raise
-            outcome.batch_size //= 2
-            torch.cuda.empty_cache()
-            print(f"out of memory: going on with compute.batch_size={outcome.batch_size}", flush=True)
+    """One shard, written group by group; the micro-batch is halved when memory runs out."""
+    tables = _measure_within_memory(job, shard, samples, wanted, outcome)
     for cell in job.cells:
         for metric, parts in tables.get(cell.name, {}).items():
             if cell.name not in outcome.failures and not cell.group(metric).failed.exists():
                 cell.group(metric).write(shard, _joined(parts))
     outcome.shards += 1
+
+
+def _measure_within_memory(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outcome: Outcome) -> "Tables":
+    while True:
+        try:
+            return _measure_shard(job, shard, samples, wanted, outcome)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or outcome.batch_size == 1:
+                raise
+        outcome.batch_size //= 2
+        torch.cuda.empty_cache()
+        print(f"out of memory: going on with compute.batch_size={outcome.batch_size}", flush=True)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -198,13 +210,11 @@ Tables = dict[str, dict[str, list[Columns]]]  # method -> metric -> columns of e
 def _measure_shard(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outcome: Outcome) -> Tables:
     tables: Tables = {name: {metric: [] for metric in metrics} for name, metrics in wanted.items()}
     cells = [cell for cell in job.cells if cell.name in wanted]
-    needs = [cell.attributor.needs() for cell in cells]
-    layers = tuple(sorted({layer for need in needs for layer in need.layers}))
     for rows in _micro_batches(samples, outcome.batch_size):
         chosen = [samples[row] for row in rows]
         try:
             with _Clock(job, outcome, SHARED, len(rows)):
-                batch, forward = _share(job, chosen, layers, any(n.input_graph for n in needs), outcome.batch_size)
+                batch, forward = share(job, chosen, cells, outcome.batch_size)
         except Exception as error:
             for cell in cells:
                 _fail(job, cell, sorted(cell.groups), error, outcome)
@@ -217,13 +227,13 @@ def _measure_shard(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted
     return tables
 
 
-def _share(
-    job: Job, samples: list[Sample], layers: tuple[str, ...], input_graph: bool, max_rows: int
-) -> tuple[Batch, ForwardPass]:
-    """The batch on the device, its targets under the protocol, and the forward pass that all methods share."""
+def share(job: Job, samples: list[Sample], cells: list[Cell], max_rows: int) -> tuple[Batch, ForwardPass]:
+    """The batch on the device, its targets under the protocol, and the forward pass that the cells share."""
+    needs = [cell.attributor.needs() for cell in cells]
+    layers = tuple(sorted({layer for need in needs for layer in need.layers}))
     batch = Batch.of(samples, job.device)
-    forward = ForwardPass(job.network, batch.images, layers, input_graph, max_rows)
-    forward.probabilities  # noqa: B018  # the pass itself, on the shared clock
+    forward = ForwardPass(job.network, batch.images, layers, any(need.input_graph for need in needs), max_rows)
+    forward.logits  # noqa: B018  # the pass itself, on the clock of the caller
     return TARGETS[job.config.protocol.targets](batch, forward), forward
 
 
@@ -266,7 +276,7 @@ def _measure_cell(
 def attribute(job: Job, cell: Cell, batch: Batch, forward: ForwardPass) -> FramedMaps:
     """The method's maps under the protocol's smoothing, in the frames of the batch."""
     rng = SampleRng.of(job.config.seed, cell.name, batch)
-    made = cell.attributor.attribute(forward, batch.targets, rng)
+    made = cell.attributor.attribute(forward, job.network.outputs_of(batch.targets, forward.logits), rng)
     values = made.values.float()
     if values.ndim != 3 or len(values) != len(batch.pairs):
         raise ValueError(f"{cell.name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")
@@ -299,13 +309,12 @@ def _sample_columns(batch: Batch, forward: ForwardPass) -> Columns:
     """Who each pair is and what the network says of it."""
     image, label = batch.targets
     probability = forward.probabilities[image, label]
-    top = forward.logits.argmax(1)[image]
-    predicted = top == label if forward.network.activation == "softmax" else probability >= 0.5
+    top = forward.scores.argmax(1)[image]
     columns = {
         "label": label,
         "top": top,
-        "predicted": predicted,
-        "logit": forward.logits[image, label],
+        "predicted": _predicted(forward)[image, label],
+        "logit": forward.scores[image, label],
         "probability": probability,
     }
     return {
@@ -328,21 +337,33 @@ def _with_labels(batch: Batch, labels: list[tuple[int, ...]]) -> Batch:
     return Batch.of(samples, batch.images.device)
 
 
+def _predicted(forward: ForwardPass) -> Tensor:
+    """Which classes the network predicts, bool [B,C]: the best one (softmax), those of at least 0.5 (sigmoid).
+
+    Grouped outputs are not exclusive, so a group is predicted when either is true.
+    """
+    best = torch.nn.functional.one_hot(forward.scores.argmax(1), forward.scores.shape[1]).bool()
+    likely = forward.probabilities >= 0.5
+    if forward.network.groups is not None:
+        return best | likely
+    return best if forward.network.activation == "softmax" else likely
+
+
 def _annotated(batch: Batch, forward: ForwardPass) -> Batch:
-    return batch
+    explains = forward.network.explains
+    if all(explains(label) for _, label in batch.pairs):
+        return batch
+    return _with_labels(batch, [tuple(c for c in sample.targets if explains(c)) for sample in batch.samples])
 
 
 def _top1(batch: Batch, forward: ForwardPass) -> Batch:
-    return _with_labels(batch, [(int(label),) for label in forward.logits.argmax(1)])
+    return _with_labels(batch, [(int(label),) for label in forward.scores.argmax(1)])
 
 
 def _annotated_and_predicted(batch: Batch, forward: ForwardPass) -> Batch:
-    if forward.network.activation == "softmax":
-        predicted = [{int(label)} for label in forward.logits.argmax(1)]
-    else:
-        predicted = [set(row.nonzero()[:, 0].tolist()) for row in forward.probabilities >= 0.5]
+    predicted = _predicted(forward).tolist()
     pairs = zip(batch.samples, predicted, strict=True)
-    return _with_labels(batch, [tuple(c for c in sample.targets if c in chosen) for sample, chosen in pairs])
+    return _with_labels(batch, [tuple(c for c in sample.targets if chosen[c]) for sample, chosen in pairs])
 
 
 TARGETS: dict[str, Callable[[Batch, ForwardPass], Batch]] = {

@@ -1,22 +1,25 @@
 """Pictures of maps: one row an image, one column a method, with boxes and the arg-max, hit or miss."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from harness.evaluate import attribute
+from harness.evaluate import attribute, share
 from harness.network import ForwardPass
 from harness.plan import Job
 from harness.types import Batch, FramedMaps
+
+FULL_COLOUR = 0.995  # quantile of the modulus: fine-grained maps have a few pixels far above the rest
 
 
 def draw_gallery(job: Job, path: Path, count: int) -> int:
     """Draw the first `count` images with every method of the job; returns how many were drawn.
 
     Each image shows its first target. The map is drawn over the image in its frame: red where positive,
-    blue where negative, full colour at its largest modulus; a circle marks the arg-max, green inside the
+    blue where negative, full colour at the 99.5 % quantile of the modulus; a circle marks the arg-max, green inside the
     ground truth (within the data set's tolerance), red outside.
     """
     import matplotlib
@@ -28,12 +31,12 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     columns = 1 + len(job.cells)
     figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.75 * rows), squeeze=False)
     for row in range(rows):
-        batch = _first_target(job, int(job.order[row]))
+        batch, forward = _first_target(job, int(job.order[row]))
         _draw_truth(job, axes[row, 0], batch)
-        for axis, (name, maps) in zip(axes[row, 1:], _maps(job, batch).items(), strict=True):
-            _draw_map(job, axis, batch, maps)
+        for axis, cell in zip(axes[row, 1:], job.cells, strict=True):
+            _draw_map(job, axis, batch, attribute(job, cell, batch, forward))
             if row == 0:
-                axis.set_title(name, fontsize=8)
+                axis.set_title(cell.name, fontsize=8)
     for axis in axes.flat:
         axis.set_axis_off()
     figure.tight_layout(pad=0.3)
@@ -43,20 +46,11 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     return rows
 
 
-def _first_target(job: Job, index: int) -> Batch:
-    from dataclasses import replace
-
+def _first_target(job: Job, index: int) -> tuple[Batch, ForwardPass]:
+    """The image with its first class that the network can explain."""
     sample = job.dataset[index]
-    return Batch.of([replace(sample, targets=sample.targets[:1] or (0,))], job.device)
-
-
-def _maps(job: Job, batch: Batch) -> dict[str, FramedMaps]:
-    needs = [cell.attributor.needs() for cell in job.cells]
-    layers = tuple(sorted({layer for need in needs for layer in need.layers}))
-    forward = ForwardPass(
-        job.network, batch.images, layers, any(n.input_graph for n in needs), job.config.compute.batch_size
-    )
-    return {cell.name: attribute(job, cell, batch, forward) for cell in job.cells}
+    labels = [label for label in sample.targets if job.network.explains(label)] or [0]
+    return share(job, [replace(sample, targets=tuple(labels[:1]))], job.cells, job.config.compute.batch_size)
 
 
 def _frame_image(batch: Batch) -> np.ndarray:
@@ -81,8 +75,8 @@ def _draw_truth(job: Job, axis: Any, batch: Batch) -> None:
 
 def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
     values = maps.maps[0].cpu().numpy()
-    scale = float(np.abs(values).max()) or 1.0
-    strength = np.abs(values)[..., None] / scale
+    scale = float(np.quantile(np.abs(values), FULL_COLOUR)) or 1.0
+    strength = np.clip(np.abs(values)[..., None] / scale, 0, 1)
     grey = _frame_image(batch).mean(2, keepdims=True).repeat(3, 2) * 0.5 + 0.5
     colour = np.where(values[..., None] >= 0, [0.85, 0.0, 0.0], [0.0, 0.1, 0.85])
     axis.imshow(np.clip(grey * (1 - strength) + colour * strength, 0, 1))

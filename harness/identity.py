@@ -6,12 +6,13 @@ a key of its own. Both are sha256 digests of canonical JSON, so a key can be tra
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 SCHEMA = 1
 
 # Where a file lies does not change what is in it: weights and data enter by their fingerprints.
-PLACES = frozenset({"weights", "sha256", "root", "download"})
+PLACES = frozenset({"weights", "sha256", "class_map", "root", "download"})
 
 
 def canonical(value: Any) -> str:
@@ -25,8 +26,9 @@ def digest(value: Any) -> str:
 
 
 def content(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the places of files."""
-    return {key: value for key, value in settings.items() if key not in PLACES}
+    """Settings without the places of files, at any depth."""
+    kept = {key: value for key, value in settings.items() if key not in PLACES}
+    return {key: content(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def cell_identity(
@@ -62,6 +64,7 @@ def cell_identity(
     }
 
 
-def metric_identity(metric: dict[str, Any], version: int) -> dict[str, Any]:
-    """The identity of a metric inside a cell."""
-    return {"schema": SCHEMA, "metric": metric | {"version": version}}
+def metric_identity(metric: dict[str, Any], version: int, summary_only: Sequence[str] = ()) -> dict[str, Any]:
+    """The identity of a metric inside a cell: the settings that decide its columns, not those of its summary."""
+    measured = {key: value for key, value in metric.items() if key not in summary_only}
+    return {"schema": SCHEMA, "metric": measured | {"version": version}}

@@ -30,8 +30,8 @@ from harness.store import SAMPLES, write_json
 class Rank(NamedTuple):
     """Which of several cooperating processes this is (torchrun's RANK and WORLD_SIZE)."""
 
-    index: int
-    count: int
+    number: int
+    world: int
 
     @classmethod
     def from_environment(cls) -> "Rank":
@@ -42,6 +42,11 @@ class Rank(NamedTuple):
 def run(config: DictConfig, overrides: list[str]) -> int:
     """Evaluate a config; returns the exit code (0, or 1 when something failed)."""
     started, rank = time.time(), Rank.from_environment()
+    if rank.world > 1 and config.cache in ("refresh", "off"):
+        raise ConfigError(
+            f"cache={config.cache} under torchrun: the {rank.world} processes meet in the store, so they can neither "
+            "clear it nor do without it; use cache=missing, with results=NEW_FOLDER to compute all anew"
+        )
     _use_local_gpu(config)
     make_deterministic(config.compute.threads)
     if config.cache == "off":
@@ -52,14 +57,14 @@ def run(config: DictConfig, overrides: list[str]) -> int:
 
 def _run(config: DictConfig, overrides: list[str], store_root: Path, started: float, rank: Rank) -> int:
     job = build_job(config, store_root)
-    if rank.index == 0:
+    if rank.number == 0:
         print(*job.describe(), sep="\n", flush=True)
     if config.dry_run:
         return 0
-    if rank.index == 0:
+    if rank.number == 0:
         _prepare(job)
     outcome = _evaluate(job, rank)
-    if rank.index > 0:
+    if rank.number > 0:
         return int(bool(outcome.failures))
     for cell in job.cells:
         for metric in job.metrics:
@@ -96,7 +101,7 @@ def process_count(job: Job, todo: int) -> int:
     """Processes of this run: `auto` is one a core (its threads apart) on the CPU, one on a GPU or under torchrun."""
     wanted = job.config.compute.processes
     if wanted == "auto":
-        alone = job.device.type == "cuda" or Rank.from_environment().count > 1
+        alone = job.device.type == "cuda" or Rank.from_environment().world > 1
         wanted = 1 if alone else len(os.sched_getaffinity(0)) // int(job.config.compute.threads)
     return max(1, min(int(wanted), todo))
 
@@ -116,14 +121,14 @@ def _evaluate(job: Job, rank: Rank) -> Outcome:
     ]
     for process in others:
         process.start()
-    with tqdm(total=images, unit="image", desc=job.run_id, disable=rank.index > 0, smoothing=0.1) as bar:
+    with tqdm(total=images, unit="image", desc=job.run_id, disable=rank.number > 0, smoothing=0.1) as bar:
 
         def report(done: int) -> None:
             with counter.get_lock():
                 counter.value += done
                 bar.update(min(counter.value, images) - bar.n)
 
-        outcome = evaluate(job, len(missing) * rank.index // rank.count, report)
+        outcome = evaluate(job, len(missing) * rank.number // rank.world, report)
         bar.update(images - bar.n)
     return _merge([outcome, *_results_of(others, results)])
 

@@ -1,20 +1,23 @@
-"""Building networks and loading their weights: embedded, torchvision by name, or a local file."""
+"""Building networks and loading their weights: embedded, torchvision by name, CIFAR, the pointing game's."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness import small_networks
+from harness import caffe_networks, cifar_networks, small_networks
 from harness.network import Activation, Network
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Module = TypeVar("Module", bound=nn.Module)
+Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # from a checkpoint's names and layout to the module's
 
 
 def scenes_network(architecture: str, weights: str | None, sha256: str | None = None) -> Network:
@@ -61,6 +64,60 @@ def torchvision_network(
     return _network(_download(models, architecture, weights), None, sha256, mean, std, activation)
 
 
+def cifar_network(
+    architecture: str,
+    weights: str | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    sha256: str | None = None,
+    classes: int = 10,
+) -> Network:
+    """A CIFAR network (`resnet20`, `resnet56`, `densenet_bc100`): softmax logits of 32x32 images.
+
+    Args:
+        architecture: a name of `cifar_networks.ARCHITECTURES`.
+        weights: a file, also as its authors saved it under DataParallel, or null for a seeded random network.
+        mean, std: the normalisation of its training (the published networks differ).
+        sha256: checked against the file when given.
+        classes: 10 or 100.
+    """
+    known = cifar_networks.ARCHITECTURES
+    if architecture not in known:
+        raise ValueError(f"architecture={architecture!r}: choose one of {', '.join(known)}")
+    module = _seeded(lambda: known[architecture](classes))
+    return _network(module, weights, sha256, mean, std, "softmax", cifar_networks.published_names)
+
+
+def caffe_network(
+    architecture: str,
+    weights: str | None,
+    sha256: str | None,
+    classes: int,
+    pixel_mean: Sequence[float],
+    spatial: caffe_networks.Spatial = "log_mean_exp",
+) -> Network:
+    """A network of the pointing game (`vgg16`, `resnet50`), fully convolutional: sigmoid logits of any size of image.
+
+    Args:
+        architecture: which one.
+        weights: the published file (see `caffe_networks.URL`), or null for a seeded random network.
+        sha256: checked against the file when given; the published names end in its first eight digits.
+        classes: 20 (VOC) or 80 (COCO).
+        pixel_mean: RGB mean of pixels from 0 to 255, subtracted; nothing is divided.
+        spatial: how logits at several positions become one a class, see `caffe_networks.SpatialLogits`.
+    """
+    known = caffe_networks.ARCHITECTURES
+    if architecture not in known:
+        raise ValueError(f"architecture={architecture!r}: choose one of {', '.join(known)}")
+    models = _torchvision_models()
+    plain = {"init_weights": False} if architecture == "vgg16" else {}  # torchvision's own takes seconds
+    module = _seeded(lambda: known[architecture](models.get_model(architecture, **plain), classes, spatial))
+    if weights is not None:
+        _find_published(weights, caffe_networks.URL)
+    mean, std = [value / 255 for value in pixel_mean], [1 / 255] * 3
+    return _network(module, weights, sha256, mean, std, "sigmoid", module.converted)
+
+
 def _download(models: Any, architecture: str, weights: str) -> nn.Module:
     try:
         return models.get_model(architecture, weights=weights)
@@ -91,12 +148,11 @@ def _is_file_name(weights: str) -> bool:
     return Path(weights).suffix in (".safetensors", ".pth", ".pt", ".tar")
 
 
-def _seeded(build: Any) -> nn.Module:
+def _seeded(build: Callable[[], Module]) -> Module:
     """Build with a fixed seed, so that a network without weights is the same network every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module: nn.Module = build()
-    return module
+        return build()
 
 
 def _network(
@@ -106,9 +162,10 @@ def _network(
     mean: Sequence[float],
     std: Sequence[float],
     activation: Activation,
+    convert: Convert = dict,
 ) -> Network:
     if weights is not None:
-        load_weights(module, weights, sha256)
+        load_weights(module, weights, sha256, convert)
     return Network(module, mean, std, activation, fingerprint(module.state_dict()))
 
 
@@ -125,12 +182,28 @@ def find_weights(weights: str) -> Path:
     )
 
 
-def load_weights(module: nn.Module, weights: str, sha256: str | None = None) -> None:
-    """Load a state dict strictly (num_batches_tracked may be absent), after checking its digest if one is given."""
+def _find_published(weights: str, url: str) -> Path:
+    try:
+        return find_weights(weights)
+    except FileNotFoundError as error:
+        name = Path(weights).name
+        raise FileNotFoundError(
+            f"{error}. The published file: curl --create-dirs -o {weights} {url}{name} "
+            "(its sha256 starts with the digits at the end of its name, and is checked)"
+        ) from error
+
+
+def load_weights(module: nn.Module, weights: str, sha256: str | None = None, convert: Convert = dict) -> None:
+    """Load a state dict strictly (num_batches_tracked may be absent), after checking its digest if one is given.
+
+    sha256: all 64 hex digits, or the first eight or more, as published file names carry them.
+    convert: from the file's names and layout to the module's.
+    """
     path = find_weights(weights)
-    if sha256 is not None and (found := file_sha256(path)) != sha256:
+    if sha256 is not None and not _same_digest(found := file_sha256(path), sha256):
         raise ValueError(f"sha256 of {path} is {found}, expected {sha256}: another file, or a damaged one")
-    state = {name: value.float() if value.is_floating_point() else value for name, value in _read_state(path).items()}
+    read = convert(_read_state(path))
+    state = {name: value.float() if value.is_floating_point() else value for name, value in read.items()}
     missing, unexpected = module.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
@@ -145,6 +218,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     return loaded.get("state_dict", loaded)
+
+
+def _same_digest(found: str, expected: str) -> bool:
+    return len(expected) >= 8 and found.startswith(expected)
 
 
 def file_sha256(path: Path) -> str:

@@ -103,9 +103,10 @@ def _remove_mutation(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
-        if not _is_mutation(node):
+        elif _is_mutation(node):
+            node.target = node.target[:-1] if node.op == "call_method" else _pure_function(node.target)
+        else:
             continue
-        node.target = node.target[:-1] if node.op == "call_method" else _pure_function(node.target)
         written = node.args[0]
         for user in [u for u in written.users if order[u] > order[node]]:
             user.replace_input_with(written, node)
@@ -181,6 +182,9 @@ class Network:
         mean, std: per-channel normalisation of images in [0,1].
         activation: softmax (one class an image) or sigmoid (several).
         fingerprint: digest of the weights, part of a cell's identity.
+        groups: outputs that count as one class, when the network is read as a classifier of other classes:
+            class g scores the highest of its members' logits, and explaining it means explaining that member.
+            A class without members can be neither predicted nor explained.
     """
 
     def __init__(
@@ -190,6 +194,7 @@ class Network:
         std: Sequence[float],
         activation: Activation = "softmax",
         fingerprint: str = "",
+        groups: Sequence[Sequence[int]] | None = None,
     ) -> None:
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(f"activation={activation!r}: choose softmax or sigmoid")
@@ -197,9 +202,11 @@ class Network:
         for layer in self.module.modules():
             if getattr(layer, "inplace", False):
                 layer.inplace = False  # type: ignore[assignment]  # a kept activation must survive
-        self.mean, self.std = (torch.tensor(list(v)).view(1, -1, 1, 1) for v in (mean, std))
+        self._statistics = [torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std)]
+        self.mean, self.std = (v.float() for v in self._statistics)
         self.activation: Activation = activation
         self.fingerprint = fingerprint
+        self.groups = groups
         self.passes = Passes()
         self._cuts: dict[str, _Cut] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
@@ -207,7 +214,8 @@ class Network:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Network":
         """Move the network to a device and a floating-point type."""
         self.module.to(device=device, dtype=dtype)
-        self.mean, self.std = (v.to(device=device, dtype=dtype) for v in (self.mean, self.std))
+        like = torch.empty(0, device=self.mean.device, dtype=self.mean.dtype).to(device=device, dtype=dtype)
+        self.mean, self.std = (v.to(like) for v in self._statistics)
         self._cuts.clear()
         self._tapped.clear()
         self.__dict__.pop("_traced", None)
@@ -231,8 +239,32 @@ class Network:
         return _target_gradients(logits, leaf, targets, copies)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B,C] under the network's output activation."""
-        return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+        """Class probabilities [B,C] under the network's output activation; a group's is its members' sum."""
+        each = logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+        if self.groups is None:
+            return each
+        return torch.stack([each[:, list(members)].sum(1) for members in self.groups], 1)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logit of each class [B,C]; a group's is its highest member's, -inf without members."""
+        if self.groups is None:
+            return logits
+        empty = logits.new_full((len(logits),), -torch.inf)
+        return torch.stack([logits[:, list(m)].amax(1) if len(m) else empty for m in self.groups], 1)
+
+    def explains(self, label: int) -> bool:
+        """Whether the class has an output of its own or members."""
+        return self.groups is None or len(self.groups[label]) > 0
+
+    def outputs_of(self, targets: Targets, logits: Tensor) -> Targets:
+        """The output that stands for each pair's class: itself, or the group's highest member in that image."""
+        if self.groups is None:
+            return targets
+        chosen = []
+        for image, label in zip(targets.image.tolist(), targets.label.tolist(), strict=True):
+            members = list(self.groups[label])
+            chosen.append(members[int(logits[image, members].argmax())])
+        return Targets(targets.image, torch.tensor(chosen, dtype=torch.int64, device=targets.label.device))
 
     @cached_property
     def _traced(self) -> tuple[fx.Graph, dict[str, fx.Node]]:
@@ -274,9 +306,7 @@ class Network:
             self._tapped[layers] = _with_outputs(self._traced[0], [self._cut(name) for name in layers], self.module)
         self.passes.forward += len(inputs)
         logits, values = self._tapped[layers](inputs)
-        return logits, {
-            name: LayerValues(kept[0], tuple(kept[1:])) for name, kept in zip(layers, values, strict=True)
-        }
+        return logits, {name: LayerValues(kept[0], tuple(kept[1:])) for name, kept in zip(layers, values, strict=True)}
 
     def head(self, layer: str, constants: tuple[Any, ...], batch: int) -> Head:
         """The head from `layer`, for a batch whose crossing values are `constants`."""
@@ -309,7 +339,8 @@ def _cut_at(graph: fx.Graph, node: fx.Node, root: nn.Module) -> _Cut:
 
 def _with_outputs(graph: fx.Graph, cuts: Sequence[_Cut], root: nn.Module) -> fx.GraphModule:
     """The whole graph, returning (logits, ((activation, *crossing) of each cut))."""
-    tapped, copies = fx.Graph(), {}
+    tapped = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     logits = tapped.graph_copy(graph, copies)
     tapped.output((logits, tuple(tuple(copies[n] for n in (cut.node, *cut.crossing)) for cut in cuts)))
     return fx.GraphModule(root, tapped)
@@ -354,8 +385,13 @@ class ForwardPass:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """[B,C], softmax or sigmoid as the network says."""
+        """[B,C] of classes, softmax or sigmoid as the network says."""
         return self.network.probabilities(self.logits)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """[B,C] of classes: the logits, unless the network's outputs are grouped."""
+        return self.network.scores(self.logits)
 
     def activation(self, layer: str) -> Tensor:
         """The layer's output [B,...], without a graph."""

@@ -146,7 +146,7 @@ def _cell(
 
 
 def _group(config: DictConfig, name: str, metric: Metric) -> dict[str, Any]:
-    made = identity.metric_identity(settings(config.metric[name], "metric"), metric.VERSION)
+    made = identity.metric_identity(settings(config.metric[name], "metric"), metric.VERSION, metric.SUMMARY_SETTINGS)
     return {"identity": made, "name": name, "paired": list(metric.PAIRED)}
 
 

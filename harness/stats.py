@@ -5,6 +5,7 @@ images (cluster bootstrap). A statistic is a ratio of sums per column (class), t
 that covers plain means, class means and differences, in one matrix product for all resamples.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import stats as scipy_stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
+PART = 4_000_000  # draws held at once
 
 Array = NDArray[np.float64]
 
@@ -30,7 +32,9 @@ class Estimate(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """As keyword arguments of `ResultRow`: undefined numbers become None."""
-        numbers = {k: None if np.isnan(v) else float(v) for k, v in self._asdict().items() if k not in ("ci_method", "n")}
+        numbers = {
+            k: None if np.isnan(v) else float(v) for k, v in self._asdict().items() if k not in ("ci_method", "n")
+        }
         return {**numbers, "ci_method": self.ci_method, "n": self.n}
 
 
@@ -67,24 +71,29 @@ def cluster_bootstrap(values: ArrayLike, clusters: ArrayLike, columns: ArrayLike
         columns: [n] labels of the classes whose means are averaged; None for the plain mean. Classes
             without a value are left out (nan-mean), in every resample.
     """
-    values = np.asarray(values, dtype=np.float64)
-    kept = ~np.isnan(values)
+    every = np.asarray(values, dtype=np.float64)
+    kept = ~np.isnan(every)
     if not kept.any():
         return Estimate(np.nan, np.nan, np.nan, np.nan, "cluster_bootstrap", 0)
-    values = values[kept]
-    groups = np.zeros(len(values), int) if columns is None else _codes(np.asarray(columns)[kept])
+    present: Array = every[kept]
+    groups = np.zeros(len(present), np.int64) if columns is None else _codes(np.asarray(columns)[kept])
     rows = _codes(np.asarray(clusters)[kept])
     shape = (rows.max() + 1, groups.max() + 1)
     sums, counts = np.zeros(shape), np.zeros(shape)
-    np.add.at(sums, (rows, groups), values)
+    np.add.at(sums, (rows, groups), present)
     np.add.at(counts, (rows, groups), 1.0)
-    value = float(_mean_of_ratios(np.ones((1, shape[0])), sums, counts)[0])
-    if shape[0] < 2:
-        return Estimate(value, np.nan, np.nan, np.nan, "cluster_bootstrap", len(values))
-    resampled = _mean_of_ratios(_weights(shape[0]), sums, counts)
+    return _bootstrapped(sums, counts, len(present))
+
+
+def _bootstrapped(sums: Array, counts: Array, n: int) -> Estimate:
+    """Mean over columns of sums / counts, both [clusters,columns], with the interval of resampled clusters."""
+    value = float(_mean_of_ratios(np.ones((1, len(sums))), sums, counts)[0])
+    if len(sums) < 2:
+        return Estimate(value, np.nan, np.nan, np.nan, "cluster_bootstrap", n)
+    resampled = np.concatenate([_mean_of_ratios(weights, sums, counts) for weights in _resamples(len(sums))])
     low, high = np.nanquantile(resampled, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     stderr = float(np.nanstd(resampled, ddof=1))
-    return Estimate(value, stderr, float(low), float(high), "cluster_bootstrap", len(values))
+    return Estimate(value, stderr, float(low), float(high), "cluster_bootstrap", n)
 
 
 def proportion(hits: ArrayLike, clusters: ArrayLike) -> Estimate:
@@ -111,10 +120,17 @@ def _codes(labels: NDArray[Any]) -> NDArray[np.int64]:
     return pd.factorize(labels, sort=True)[0].astype(np.int64)
 
 
-def _weights(n: int) -> Array:
-    """How often each of n clusters is drawn in each resample: [RESAMPLES,n], the same for the same n."""
+def _resamples(n: int) -> Iterator[Array]:
+    """How often each of n clusters is drawn in each resample, RESAMPLES rows in parts of bounded size [r,n].
+
+    The draws depend on n alone, so that two statistics of one table see the same resamples.
+    """
     generator = np.random.default_rng(n)
-    return generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+    rows = max(1, PART // n)
+    for start in range(0, RESAMPLES, rows):
+        count = min(rows, RESAMPLES - start)
+        drawn = generator.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
 
 
 def _mean_of_ratios(weights: Array, sums: Array, counts: Array) -> Array:
@@ -123,3 +139,24 @@ def _mean_of_ratios(weights: Array, sums: Array, counts: Array) -> Array:
     present = ~np.isnan(ratios)
     filled = np.where(present, ratios, 0.0).sum(1)
     return np.divide(filled, present.sum(1), out=np.full(len(ratios), np.nan), where=present.any(1))
+
+
+def cluster_ratio(numerators: ArrayLike, denominators: ArrayLike, clusters: ArrayLike) -> Estimate:
+    """Ratio of sums, or the mean over columns of each column's ratio of sums, resampling whole clusters.
+
+    Args:
+        numerators, denominators: [n] or [n,K]; rows with a nan anywhere are left out. Columns whose
+            denominators sum to zero are left out (nan-mean), in every resample.
+        clusters: [n] labels of what is resampled (images).
+    """
+    above, below = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
+    if above.ndim == 1:
+        above, below = above[:, None], below[:, None]
+    kept = ~np.isnan(above + below).any(1)
+    if not kept.any():
+        return Estimate(np.nan, np.nan, np.nan, np.nan, "cluster_bootstrap", 0)
+    rows = _codes(np.asarray(clusters)[kept])
+    sums, counts = np.zeros((2, rows.max() + 1, above.shape[1]))
+    np.add.at(sums, rows, above[kept])
+    np.add.at(counts, rows, below[kept])
+    return _bootstrapped(sums, counts, int(kept.sum()))

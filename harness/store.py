@@ -111,14 +111,19 @@ class Group:
         names = (_SHARD_NAME.fullmatch(path.name) for path in self.path.glob("*.parquet"))
         return sorted(Shard(int(m[1]), int(m[2])) for m in names if m)
 
+    def has(self, shard: Shard) -> bool:
+        """Whether exactly this range is on disk."""
+        return (self.path / f"{shard}.parquet").exists()
+
     def missing(self, wanted: Iterable[Shard]) -> list[Shard]:
         """The wanted ranges that files on disk, of whatever sizes, do not cover."""
+        covered = np.zeros(0, dtype=bool)
         present = self.shards()
-        exact = set(present)
-        covered: set[int] = set()
+        if present:
+            covered = np.zeros(max(shard.stop for shard in present), dtype=bool)
         for shard in present:
-            covered.update(range(*shard))
-        return [s for s in wanted if s not in exact and not covered.issuperset(range(*s))]
+            covered[shard.start : shard.stop] = True
+        return [s for s in wanted if s.stop > len(covered) or not covered[s.start : s.stop].all()]
 
     def write(self, shard: Shard, columns: dict[str, np.ndarray]) -> None:
         """Put one shard; curves [n,K] become lists."""
@@ -130,7 +135,8 @@ class Group:
     def read(self, stop: int) -> pd.DataFrame:
         """The rows of images 0 .. stop-1, one a pair, in order."""
         tables = [pq.read_table(self.path / f"{shard}.parquet") for shard in self.shards() if shard.start < stop]
-        frame = pa.concat_tables([t for t in tables if t.num_rows] or tables[:1], promote_options="permissive").to_pandas()
+        filled = [table for table in tables if table.num_rows] or tables[:1]
+        frame = pa.concat_tables(filled, promote_options="permissive").to_pandas()
         frame = frame[frame["position"] < stop].drop_duplicates("sample_id", keep="first")
         return frame.sort_values("position", kind="stable").reset_index(drop=True)
 

@@ -7,7 +7,7 @@ must not depend on orientation.
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,11 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from harness import small_networks
 from harness.types import Dataset, Sample
 
 WEIGHT_DECAY = 0.02
+TRAINING_THREADS = 2
 
 
 class Normalisation(NamedTuple):
@@ -192,3 +194,25 @@ def save_weights(network: nn.Module, path: Path) -> str:
     checksum = hashlib.sha256(content).hexdigest()
     print(f"{path}: {len(content)} bytes, sha256 {checksum}")
     return checksum
+
+
+# What the shipped weights were trained with; seed 0, two threads.
+SCENES = Normalisation(small_networks.MEAN, small_networks.STD)
+RECIPES: dict[str, tuple[Callable[[], nn.Module], Recipe]] = {
+    "scenes_vgg": (small_networks.ScenesVGG, Recipe(SCENES, 16, 32, 5e-3, 0)),
+    "scenes_resnet": (small_networks.ScenesResNet, Recipe(SCENES, 10, 64, 2e-2, 0)),
+}
+
+
+def train_embedded(name: str, train_set: Dataset, val_set: Dataset, folder: Path) -> TrainingReport:
+    """Train an embedded network by its recipe and write `<folder>/<name>.safetensors`."""
+    make, recipe = RECIPES[name]
+    torch.set_num_threads(TRAINING_THREADS)
+    network = make()
+    report = train_network(network, train_set, val_set, **recipe._asdict())
+    print(
+        f"{name}: validation mean average precision {report.mean_ap:.4f}, single-object accuracy "
+        f"{report.accuracy:.4f}, {report.seconds:.0f} s"
+    )
+    save_weights(network, folder / f"{name}.safetensors")
+    return report

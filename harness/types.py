@@ -29,7 +29,8 @@ class Sample:
     image: [3,H,W] float32 in [0,1], not normalised. size0: (height, width) of the frame in which boxes,
     masks and tolerances are measured (the original image, unless the transform crops). boxes: class ->
     [N,4] as x0, y0, x1, y1, half-open pixel edges in the frame. mask: bool [size0], one for every class or
-    one a class. difficult: the pointing game's flag of each class.
+    one a class. ignore: bool [size0], pixels that metrics on masks leave out (PASCAL's 255 border).
+    difficult: the pointing game's flag of each class.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Sample:
     boxes: Mapping[int, Tensor] = field(default_factory=dict)
     mask: Tensor | Mapping[int, Tensor] | None = None
     difficult: Mapping[int, bool] = field(default_factory=dict)
+    ignore: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,16 @@ class Batch:
         """Ground-truth pixels of each pair's class: bool [P,H,W], from its boxes or its mask."""
         return self._masks if kind == "mask" else self._box_pixels
 
+    @cached_property
+    def counted(self) -> Tensor:
+        """Pixels that metrics on masks count: inside the frame and not to be ignored, bool [P,H,W]."""
+        counted = self.valid.clone()
+        for row, (sample, _) in enumerate(self.pairs):
+            if sample.ignore is not None:
+                height, width = sample.ignore.shape
+                counted[row, :height, :width] &= ~sample.ignore.to(counted.device)
+        return counted
+
     def distance(self, points: Tensor, kind: Region) -> Tensor:
         """Distance in pixels [P] of points [P,2] (x, y) to the pair's region; inf where there is none."""
         return distance_to_region(points, self.region(kind))
@@ -140,19 +152,20 @@ class SampleRng:
         """The generator of one batch; `stream` keeps two methods' draws apart."""
         return cls(seed, stream, batch.image_ids, batch.sample_ids)
 
-    def _generators(self, per: Per) -> list[torch.Generator]:
+    def _draw(self, shape: Sequence[int], per: Per, draw: str) -> Tensor:
         seeds = [derive_seed(self._seed, self._stream, per, name) for name in self._ids[per]]
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+        drawn = np.empty((len(seeds), *shape), dtype=np.float32)
+        for row, seed in enumerate(seeds):
+            getattr(np.random.default_rng(seed), draw)(dtype=np.float32, out=drawn[row])
+        return torch.from_numpy(drawn)
 
     def normal(self, shape: Sequence[int], per: Per = "image") -> Tensor:
         """Standard normal numbers [B or P, *shape]."""
-        draws = [torch.randn(tuple(shape), generator=g) for g in self._generators(per)]
-        return torch.stack(draws) if draws else torch.zeros(0, *shape)
+        return self._draw(shape, per, "standard_normal")
 
     def uniform(self, shape: Sequence[int], per: Per = "image") -> Tensor:
         """Uniform numbers in [0,1), [B or P, *shape]."""
-        draws = [torch.rand(tuple(shape), generator=g) for g in self._generators(per)]
-        return torch.stack(draws) if draws else torch.zeros(0, *shape)
+        return self._draw(shape, per, "random")
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +256,7 @@ class Metric(Protocol):
 
     VERSION: ClassVar[int]
     PAIRED: ClassVar[tuple[str, ...]]  # columns in which two methods can be compared sample by sample
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]]  # settings that only `summarize` reads: changing one measures nothing
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """Columns [P] or curves [P,K] of one batch."""

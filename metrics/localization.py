@@ -3,6 +3,7 @@
 All read the map resized once to the sample's frame, and the ground-truth region of the pair's class.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,8 +15,7 @@ from harness import stats
 from harness.network import ForwardPass
 from harness.stats import Estimate
 from harness.types import Batch, FramedMaps, Region, ResultRow
-
-SUBSETS = ("all", "difficult")
+from metrics.subsets import check_subsets, parts
 
 
 def tolerance_px(absolute: float | None, relative: float | None, frames: Tensor) -> Tensor:
@@ -55,16 +55,21 @@ class PointingGame:
 
     tolerance_px: pixels of the frame; tolerance_rel: share of its longer side; give one, null the other.
     region: box (union of the class' boxes) or mask.
+    subsets: of `metrics.subsets`; per_class: also a row for each class.
     """
 
     tolerance_px: float | None = 15
     tolerance_rel: float | None = None
     region: Region = "box"
+    subsets: Sequence[str] = ("all", "difficult")
+    per_class: bool = False
     VERSION: ClassVar[int] = 1
     PAIRED: ClassVar[tuple[str, ...]] = ("hit",)
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets", "per_class")
 
     def __post_init__(self) -> None:
         check_tolerance(self.tolerance_px, self.tolerance_rel)
+        check_subsets(self.subsets)
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """hit [P], point_x, point_y, distance_px, ties (pixels that share the maximum), difficult, has_region."""
@@ -85,8 +90,7 @@ class PointingGame:
         variant = f"{tolerance_name(self.tolerance_px, self.tolerance_rel)},{self.region}"
         annotated = frame[frame["has_region"]]
         rows = []
-        for subset in SUBSETS:
-            part = annotated if subset == "all" else annotated[annotated["difficult"]]
+        for subset, part in parts(annotated, self.subsets, self.per_class):
             hits = part["hit"].to_numpy(float)
             estimates = {
                 "mean": stats.proportion(hits, part["image_id"]),
@@ -107,6 +111,7 @@ class EnergyPointingGame:
     region: Region = "box"
     VERSION: ClassVar[int] = 1
     PAIRED: ClassVar[tuple[str, ...]] = ("inside_share",)
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ()
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """inside_share [P] in [0,1], nan where the positive mass is zero."""
@@ -126,6 +131,7 @@ class PositiveRatio:
 
     VERSION: ClassVar[int] = 1
     PAIRED: ClassVar[tuple[str, ...]] = ("positive_ratio",)
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ()
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """positive_ratio [P] in [0,1]."""
@@ -146,7 +152,7 @@ def positive_share(maps: FramedMaps, region: Tensor) -> Tensor:
 
 def _row(variant: str, stat: str, estimate: Estimate, subset: str, higher: bool | None) -> ResultRow:
     row = ResultRow(variant, stat, **estimate.fields(), subset=subset, higher_is_better=higher)
-    return row if estimate.n else row.undefined(f"no {subset} pairs")
+    return row if estimate.n else row.undefined(f"no pair in subset {subset} has a value")
 
 
 def _share_rows(frame: pd.DataFrame, column: str, variant: str, higher: bool | None) -> list[ResultRow]:

@@ -27,6 +27,7 @@ class CueRate:
     tolerance_px: float = 2.0
     VERSION: ClassVar[int] = 1
     PAIRED: ClassVar[tuple[str, ...]] = ("peak_in_cue", "mass_in_cue")
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ()
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """peak_in_cue [P] bool, mass_in_cue [P] in [0,1]."""
@@ -45,4 +46,4 @@ class CueRate:
         }
         variant = f"tol={self.tolerance_px:g}px"
         rows = [ResultRow(variant, s, **e.fields(), higher_is_better=True) for s, e in estimates.items()]
-        return [row if row.n else row.undefined("no predicted pair of the cue's class") for row in rows]
+        return [row if row.n else row.undefined("no predicted pair of the cue's class has a value") for row in rows]

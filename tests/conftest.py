@@ -167,6 +167,8 @@ def torchvision_module(name: str, seed: int = 0) -> nn.Module:
         module = models.get_model(name, weights=None, num_classes=7).eval()
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
                 layer.running_mean.uniform_(-0.2, 0.2)
                 layer.running_var.uniform_(0.5, 2)
     return module
@@ -222,6 +224,9 @@ def several_targets(classes: int = 5) -> Targets:
     return Targets(image, torch.tensor([4, 0, 1, 3, 0, 2, 3, 1, 2]) % classes)
 
 
+FEW_TARGETS = Targets(torch.tensor([3, 1]), torch.tensor([0, 2]))  # images 0 and 2 have no pair
+
+
 def worst_difference(actual: Tensor, expected: Tensor) -> float:
     """max |actual - expected| / max |expected| of each row (map or vector), the worst row."""
     assert actual.shape == expected.shape, f"{list(actual.shape)} != {list(expected.shape)}"
@@ -254,6 +259,7 @@ def sample(
     boxes: dict[int, Sequence[Sequence[float]]],
     difficult: dict[int, bool] | None = None,
     mask: Tensor | dict[int, Tensor] | None = None,
+    ignore: Tensor | None = None,
 ) -> Sample:
     """A grey 4x4 image with boxes in a frame of the given (height, width); its targets are the boxes' classes."""
     return Sample(
@@ -261,7 +267,8 @@ def sample(
         torch.full((3, 4, 4), 0.5),
         tuple(boxes),
         size,
-        {label: torch.tensor(rows, dtype=torch.float32).view(-1, 4) for label, rows in boxes.items()},
-        mask,
-        difficult or {},
+        boxes={label: torch.tensor(rows, dtype=torch.float32).view(-1, 4) for label, rows in boxes.items()},
+        mask=mask,
+        ignore=ignore,
+        difficult=difficult or {},
     )

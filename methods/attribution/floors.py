@@ -43,7 +43,7 @@ class Center:
         """[P,H,W]."""
         profiles = []
         for side in forward.images.shape[2:]:
-            offset = (torch.arange(side, device=forward.images.device) + 0.5) / side - 0.5
+            offset = (2 * torch.arange(side, device=forward.images.device) + 1 - side) / (2 * side)
             profiles.append(torch.exp(-0.5 * (offset / self.sigma) ** 2))
         values = profiles[0][:, None] * profiles[1][None, :]
         return Attribution(values.expand(len(targets.image), -1, -1))

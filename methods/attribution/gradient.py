@@ -1,6 +1,6 @@
 """Methods that average the gradient of a logit with respect to the normalised input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -180,7 +180,7 @@ class SmoothGrad:
         return Attribution(reduce_channels(average_gradient(forward, targets, points, weights), self.reduce))
 
 
-def _check_choice(name: str, value: str, choices: dict[str, object]) -> None:
+def _check_choice(name: str, value: str, choices: Mapping[str, object]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
 

@@ -23,19 +23,29 @@ def _is_relu(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
     return function in RELUS
 
 
+def _is_inplace(function: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the call writes into its argument (F.relu hands `inplace` on as a keyword, however it was given)."""
+    return bool(kwargs.get("inplace")) or function.__name__.endswith("_")
+
+
 class _ReluRule(torch.autograd.Function):
     """Any rectifier with `rule(gradient, active)` as its backward, active = where the gradient would pass."""
 
     @staticmethod
-    def forward(ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], output: Tensor, x: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], output: Tensor, x: Tensor, inplace: bool
+    ) -> Tensor:
         ctx.rule = rule
         ctx.save_for_backward((output == x) & (x != 0))
-        return output
+        if not inplace:
+            return output
+        ctx.mark_dirty(x)  # later readers of x see the rectified values, as without this mode
+        return x.copy_(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
         (active,) = ctx.saved_tensors
-        return None, None, ctx.rule(gradients[0], active)
+        return None, None, ctx.rule(gradients[0], active), None
 
 
 class _ReluMode(TorchFunctionMode):
@@ -46,14 +56,14 @@ class _ReluMode(TorchFunctionMode):
         self.rule, self.seen = rule, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if not _is_relu(func, args, kwargs):
             return func(*args, **kwargs)
         self.seen += 1
-        x = args[0]
+        x, *rest = args or (kwargs.pop("input"),)
         with torch.no_grad():
-            output = func(x.detach().clone(), *args[1:], **kwargs)
-        return _ReluRule.apply(self.rule, output, x)
+            output = func(x.detach().clone(), *rest, **kwargs)
+        return _ReluRule.apply(self.rule, output, x, _is_inplace(func, kwargs))
 
 
 def _rectified_gradient(

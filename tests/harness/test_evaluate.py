@@ -24,6 +24,7 @@ from harness.types import Attribution
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = "method=[gradient,integrated_gradients,gradcam,random,smoothgrad]"
 FAST = ["method.integrated_gradients.steps=3", "method.smoothgrad.samples=3"]
+ALONE = ("compute.processes=1", "compute.device=cpu")
 METRICS = "metric=[pointing_game,energy_pointing_game]"
 
 
@@ -240,8 +241,7 @@ def test_a_failing_metric_does_not_lose_the_others(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(PositiveRatio, "measure", broken)
     config = compose_config(
-        ["limit=8", "method=[center]", "metric=[pointing_game,positive_ratio]", f"results={tmp_path}"]
-        + ["compute.processes=1", "compute.device=cpu"]
+        ["limit=8", "method=[center]", "metric=[pointing_game,positive_ratio]", f"results={tmp_path}", *ALONE]
     )
     assert launch.run(config, []) == 1
     frame = pd.read_csv(tmp_path / "tidy/results.csv")

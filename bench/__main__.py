@@ -1,0 +1,34 @@
+"""`python -m bench`: run all races and write a table whose name carries the hardware."""
+
+import os
+import re
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from harness.repro import environment
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Print the table and write bench/results/<device>-<cores>c-torch<version>.csv."""
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    from bench import attribution
+
+    parts = []
+    for part in attribution.tasks():
+        print(part.to_string(index=False, float_format="{:.3f}".format), "\n", flush=True)
+        parts.append(part)
+    about = environment(torch.device("cpu"))
+    name = f"{about['device']}-{threads}c-torch{about['torch']}"
+    path = FOLDER / (re.sub(r"[^A-Za-z0-9.]+", "-", name).lower() + ".csv")
+    path.parent.mkdir(exist_ok=True)
+    pd.concat(parts).round(4).to_csv(path, index=False)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""COCO instances (2014, 2017) in the official layout: boxes and segmentation masks through pycocotools."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from datasets.annotations import difficult_by_area
+from datasets.images import (
+    DataError,
+    Framed,
+    Transform,
+    class_indices,
+    files_fingerprint,
+    read_image,
+    require_files,
+)
+from harness.types import Sample
+
+MASKS = ("none", "class", "foreground")
+
+HINT = (
+    "Put the images at <root>/<split><year>/*.jpg and the instances at "
+    "<root>/annotations/instances_<split><year>.json (both from cocodataset.org); then dataset.root=/path/to/root."
+)
+
+
+class Instance(NamedTuple):
+    """One annotation: class index, box as x, y, width, height, segmentation as in the JSON."""
+
+    label: int
+    box: tuple[float, float, float, float]
+    segmentation: Any
+    crowd: bool
+
+
+class Picture(NamedTuple):
+    """One image of the JSON."""
+
+    file_name: str
+    size: tuple[int, int]  # height, width
+    instances: list[Instance]
+
+
+class COCO:
+    """Images with their instances; a class index is the rank of its category id (0 to 79).
+
+    The region of a class is the union of all its boxes or segmentations, crowds included. The pointing
+    game's `difficult` flags are computed from the segmentations, as its authors do for COCO.
+
+    Args:
+        root: folder that holds `annotations` and the image folders.
+        year, split: 2014 or 2017, train or val: image folder and JSON are named after them.
+        mask: `class` (one mask a class), `foreground` (any object, for every class), or `none`.
+        crowd_only_targets: whether a class of which there are only crowds is a target. TorchRay's pointing
+            game has them; COCO's own evaluation ignores crowds, and so does this class by default.
+        exclude_classes: names of classes that are no targets; they still count as company for `difficult`.
+        transform: settings of `datasets.images.Transform`.
+
+    Raises:
+        DataError: the JSON or an image is missing or malformed, or a class name is unknown.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        year: int = 2017,
+        split: str = "val",
+        mask: str = "class",
+        crowd_only_targets: bool = False,
+        exclude_classes: Sequence[str] = (),
+        transform: Mapping[str, Any] | None = None,
+    ) -> None:
+        if mask not in MASKS:
+            raise DataError(f"mask={mask!r}: choose one of {', '.join(MASKS)}")
+        self.root, self.split, self.mask = Path(root).expanduser(), split, mask
+        self.folder = self.root / f"{split}{year}"
+        self.annotations = self.root / "annotations" / f"instances_{split}{year}.json"
+        self.crowd_only_targets = crowd_only_targets
+        self.transform = Transform.of(transform)
+        require_files([self.annotations], HINT)
+        self.classes, self.pictures = read_instances(self.annotations)
+        self.excluded = class_indices(exclude_classes, self.classes, "exclude_classes")
+        require_files(self._files(), HINT)
+
+    def _files(self) -> list[Path]:
+        return [self.folder / picture.file_name for picture in self.pictures]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        picture = self.pictures[index]
+        path = self.folder / picture.file_name
+        image = read_image(path)
+        if (image.height, image.width) != picture.size:
+            raise DataError(f"{path} is {image.height}x{image.width}, the JSON says {picture.size}: use the original")
+        framed = self.transform(image)
+        boxes = _boxes_by_class(picture.instances, framed)
+        masks = self._masks_by_class(picture, framed)
+        targets = self._targets(picture, boxes)
+        flags = difficult_by_area({label: int(mask.sum()) for label, mask in masks.items()}, framed.size0)
+        return Sample(
+            path.stem,
+            framed.image,
+            targets,
+            framed.size0,
+            boxes,
+            self._mask_of(masks, targets, framed.size0),
+            difficult=flags,
+        )
+
+    def _targets(self, picture: Picture, boxes: Mapping[int, Tensor]) -> tuple[int, ...]:
+        """Classes with an instance that is no crowd and a box in the frame."""
+        found = {each.label for each in picture.instances if self.crowd_only_targets or not each.crowd}
+        return tuple(sorted((found & boxes.keys()) - self.excluded))
+
+    def _masks_by_class(self, picture: Picture, framed: Framed) -> dict[int, Tensor]:
+        """Union of the segmentations of each class in the frame: class -> bool [size0], in ascending order."""
+        found: dict[int, Tensor] = {}
+        for each in sorted(picture.instances, key=lambda each: each.label):
+            try:
+                mask = decode(each.segmentation, picture.size)
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{self.annotations}: segmentation in {picture.file_name}: {error}") from error
+            found[each.label] = found[each.label] | mask if each.label in found else mask
+        return {label: framed.mask(mask) for label, mask in found.items()}
+
+    def _mask_of(
+        self, masks: Mapping[int, Tensor], targets: Sequence[int], size: tuple[int, int]
+    ) -> Tensor | dict[int, Tensor] | None:
+        if self.mask == "none":
+            return None
+        if self.mask == "foreground":
+            return torch.stack([torch.zeros(size, dtype=torch.bool), *masks.values()]).any(0)
+        return {label: masks[label] for label in targets}
+
+    def fingerprint(self) -> str:
+        """Names and sizes of the images, contents of the JSON."""
+        return files_fingerprint(self.root, self._files(), [self.annotations])
+
+
+def read_instances(path: Path) -> tuple[list[str], list[Picture]]:
+    """Class names by index and the images of an instances JSON, sorted by image id."""
+    try:
+        content = json.loads(path.read_bytes())
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        index_of = {category["id"]: index for index, category in enumerate(categories)}
+        instances = defaultdict(list)
+        for each in content["annotations"]:
+            crowd = bool(each.get("iscrowd", 0))
+            found = Instance(index_of[each["category_id"]], tuple(each["bbox"]), each["segmentation"], crowd)
+            instances[each["image_id"]].append(found)
+        pictures = [
+            Picture(image["file_name"], (image["height"], image["width"]), instances[image["id"]])
+            for image in sorted(content["images"], key=lambda image: image["id"])
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no COCO instances file ({type(error).__name__}: {error}). {HINT}") from error
+    return [category["name"] for category in categories], pictures
+
+
+def _boxes_by_class(instances: Sequence[Instance], framed: Framed) -> dict[int, Tensor]:
+    """Boxes of each class in the frame, half-open, without those of zero area; classes in ascending order."""
+    found = defaultdict(list)
+    for each in instances:
+        x, y, width, height = each.box
+        found[each.label].append([x, y, x + width, y + height])
+    moved = {label: framed.boxes(torch.tensor(found[label])) for label in sorted(found)}
+    return {label: boxes for label, boxes in moved.items() if len(boxes)}
+
+
+def decode(segmentation: Any, size: tuple[int, int]) -> Tensor:
+    """Polygons, uncompressed or compressed RLE -> bool [H,W]. No polygon of three points or more: nothing.
+
+    Raises:
+        ValueError: the RLE is of another size than the image.
+    """
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, list):
+        # pycocotools reads four numbers as a box; a polygon has at least three points.
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return torch.zeros(size, dtype=torch.bool)
+        code = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+    else:
+        if tuple(segmentation["size"]) != tuple(size):
+            raise ValueError(f"RLE of size {segmentation['size']} in an image of {list(size)}")
+        raw = isinstance(segmentation["counts"], list)
+        code = coco_mask.frPyObjects(segmentation, *size) if raw else segmentation
+    return torch.from_numpy(coco_mask.decode(code)).bool()

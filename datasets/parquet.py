@@ -1,0 +1,165 @@
+"""Hugging Face image parquet: columns `image` (bytes, path) and, where there are labels, `label`."""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datasets.images import DataError, Transform, decode_image, files_fingerprint
+from harness.types import Sample
+
+HINT = (
+    "Put the parquet files of an image data set (columns image{bytes,path} and label) at <root>/<files>; then "
+    "dataset.root=/path/to/root 'dataset.files=data/test-*.parquet'."
+)
+CACHED_GROUPS = 4  # row groups in memory at a time
+TAIL = 1 << 16  # bytes at the end of a file, which hold its footer: sizes and statistics of every column
+
+
+class RowGroup(NamedTuple):
+    """Part of a file that is read at once, and the row of the file at which it starts."""
+
+    path: Path
+    number: int
+    first: int
+    rows: int
+
+
+class Parquet:
+    """Encoded images with a label, no boxes; one row group is read at a time and a few are kept.
+
+    Args:
+        root: folder of the files.
+        files: name or glob pattern of the files, relative to root; several are taken in alphabetical order.
+        split: name of the split in tables.
+        image_column, label_column: names of the columns; without the label column samples have no targets,
+            and a label of -1 says that this image has none.
+        classes: names of the classes; null: those in the files' metadata, else the numbers up to the highest label.
+        transform: settings of `datasets.images.Transform`.
+
+    Raises:
+        DataError: no file, no such column, an image that cannot be decoded, a label without a class.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        files: str,
+        split: str = "test",
+        image_column: str = "image",
+        label_column: str = "label",
+        classes: Sequence[str] | None = None,
+        transform: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.root, self.split = Path(root).expanduser(), split
+        self.image_column, self.label_column = image_column, label_column
+        self.transform = Transform.of(transform)
+        self.files = sorted(self.root.glob(files))
+        if not self.files:
+            raise DataError(f"no file {files} at {self.root.absolute()}. {HINT}")
+        opened = [_open(path) for path in self.files]
+        for path, file in zip(self.files, opened, strict=True):
+            self._check_columns(path, file.schema_arrow)
+        self.has_labels = all(label_column in file.schema_arrow.names for file in opened)
+        named = classes or _named_classes(opened[0].schema_arrow, label_column)
+        self.classes: Sequence[str] = list(named or self._numbered_classes(opened))
+        self.groups = [g for path, file in zip(self.files, opened, strict=True) for g in _row_groups(path, file)]
+        self.ends = list(accumulate(group.rows for group in self.groups))
+        self.cache: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside {self.root}: choose 0 to {len(self) - 1}")
+        number = bisect_right(self.ends, index)
+        group = self.groups[number]
+        row = index - (self.ends[number] - group.rows)
+        table = self._table(number)
+        name = f"{group.path.relative_to(self.root).with_suffix('').as_posix()}/{group.first + row:06d}"
+        label = table[self.label_column][row].as_py() if self.has_labels else None
+        encoded = _bytes_of(table[self.image_column][row].as_py(), name)
+        framed = self.transform(decode_image(BytesIO(encoded), f"{group.path}: row {group.first + row}"))
+        return Sample(name, framed.image, self._targets(label, name), framed.size0)
+
+    def _targets(self, label: int | None, name: str) -> tuple[int, ...]:
+        if label is None or label == -1:
+            return ()
+        if not 0 <= label < len(self.classes):
+            raise DataError(f"{name}: label {label} is none of {len(self.classes)} classes: mend dataset.classes=[...]")
+        return (label,)
+
+    def _check_columns(self, path: Path, schema: pa.Schema) -> None:
+        if self.image_column not in schema.names:
+            raise DataError(f"{path} has no column {self.image_column!r} but {', '.join(schema.names)}. {HINT}")
+        if self.label_column in schema.names and not pa.types.is_integer(schema.field(self.label_column).type):
+            raise DataError(f"{path}: column {self.label_column!r} holds no whole numbers: name another label_column")
+
+    def _numbered_classes(self, opened: Sequence[pq.ParquetFile]) -> list[str]:
+        if not self.has_labels:
+            return []
+        tables = [file.read([self.label_column], use_threads=False) for file in opened]
+        highest = pc.max(pa.concat_tables(tables)[self.label_column]).as_py()
+        return [str(index) for index in range(0 if highest is None else highest + 1)]
+
+    def _table(self, number: int) -> pa.Table:
+        """One row group, from memory if it was used lately. Files are opened anew: loader processes share nothing."""
+        if number not in self.cache:
+            group = self.groups[number]
+            columns = [self.image_column, *([self.label_column] if self.has_labels else [])]
+            try:
+                self.cache[number] = pq.ParquetFile(group.path).read_row_group(group.number, columns, use_threads=False)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise DataError(f"{group.path} cannot be read ({error}): fetch the file again") from error
+        self.cache.move_to_end(number)
+        while len(self.cache) > CACHED_GROUPS:
+            self.cache.popitem(last=False)
+        return self.cache[number]
+
+    def fingerprint(self) -> str:
+        """Names, sizes and footers of the files."""
+        digest = hashlib.sha256(files_fingerprint(self.root, self.files).encode())
+        for path in self.files:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - TAIL))
+                digest.update(file.read())
+        return digest.hexdigest()[:20]
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is no parquet file ({error}): fetch it again. {HINT}") from error
+
+
+def _row_groups(path: Path, file: pq.ParquetFile) -> list[RowGroup]:
+    rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    starts = [0, *accumulate(rows)]
+    return [RowGroup(path, number, starts[number], count) for number, count in enumerate(rows)]
+
+
+def _named_classes(schema: pa.Schema, label_column: str) -> list[str]:
+    """Names in Hugging Face's metadata (a ClassLabel feature) or in a plain `classes` entry, comma-separated."""
+    metadata = schema.metadata or {}
+    if features := json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}):
+        return list(features.get(label_column, {}).get("names", []))
+    return [name for name in metadata.get(b"classes", b"").decode().split(",") if name]
+
+
+def _bytes_of(cell: Any, name: str) -> bytes:
+    """The encoded image: in a struct with `bytes`, or bare."""
+    encoded = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(encoded, bytes):
+        raise DataError(f"{name} holds no image bytes: embed the images in the parquet file, paths are not followed")
+    return encoded

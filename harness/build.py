@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, get_object, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config import ConfigError, suggest
@@ -41,11 +41,11 @@ def build(config: DictConfig, group: str, name: str) -> Any:
         ConfigError: target not allowed or not importable, unknown or missing setting.
     """
     arguments, what = settings(config, group), f"{group} {name}"
-    for target in _targets(arguments):
-        _check_allowed(target, what)
     if "_target_" not in arguments:
         raise ConfigError(f"{what} has no _target_: name the class that it builds")
-    _check_signature(arguments, what)
+    for node in _nodes(arguments):
+        _check_allowed(node["_target_"], what)
+        _check_signature(node, what)
     try:
         return instantiate(arguments, _convert_="all")
     except InstantiationException as error:
@@ -55,34 +55,48 @@ def build(config: DictConfig, group: str, name: str) -> Any:
         raise
 
 
-def _targets(value: Any) -> Iterator[Any]:
-    """Every `_target_` in a nested config."""
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping with a `_target_` in a nested config."""
     if isinstance(value, dict):
-        yield from (v for k, v in value.items() if k == "_target_")
+        if "_target_" in value:
+            yield value
         value = list(value.values())
     if isinstance(value, list):
         for element in value:
-            yield from _targets(element)
+            yield from _nodes(element)
+
+
+def _allowed_prefixes() -> tuple[str, ...]:
+    return ALLOWED_PREFIXES + tuple(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
 
 
 def _check_allowed(target: Any, what: str) -> None:
-    extra = tuple(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
-    if not isinstance(target, str) or not target.startswith(ALLOWED_PREFIXES + extra):
+    if not isinstance(target, str) or not target.startswith(_allowed_prefixes()):
         raise ConfigError(
             f"{what}: _target_ {target!r} is outside {' '.join(ALLOWED_PREFIXES)}: a config may not name any code. "
             f"To allow a package of yours: --allow-target my_package. (or {ALLOW_VARIABLE}=my_package.)"
         )
 
 
-def _check_signature(arguments: dict[str, Any], what: str) -> None:
-    target = arguments["_target_"]
+def _located(target: str, what: str) -> Any:
+    """The class or function; what an allowed module has merely imported is not allowed."""
     try:
-        made = get_class(target) if target.rpartition(".")[2][:1].isupper() else get_object(target)
+        made = get_object(target)
     except Exception as error:
         raise ConfigError(f"{what}: _target_ {target!r} cannot be imported: {error}") from error
-    parameters = inspect.signature(made).parameters
-    for name in arguments.keys() - parameters.keys() - {"_target_"}:
-        raise ConfigError(f"{what}: " + suggest(name, parameters, f"setting of {target}"))
-    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    home = f"{getattr(made, '__module__', '')}.{getattr(made, '__qualname__', '')}"
+    _check_allowed(home if callable(made) else None, f"{what} ({target})")
+    return made
+
+
+def _check_signature(arguments: dict[str, Any], what: str) -> None:
+    target = arguments["_target_"]
+    parameters = inspect.signature(_located(target, what)).parameters
+    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in arguments.keys() - named.keys() - {"_target_"}:
+        if not takes_any:
+            raise ConfigError(f"{what}: " + suggest(name, named, f"setting of {target}"))
+    required = {name for name, parameter in named.items() if parameter.default is parameter.empty}
     if missing := sorted(required - arguments.keys()):
         raise ConfigError(f"{what}: {target} needs {', '.join(missing)}")

@@ -98,6 +98,10 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Compose a RunConfig outside of `hydra.main`, with the same errors."""
     check_overrides(overrides)
+    return _compose(overrides)
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
     register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
@@ -118,15 +122,53 @@ def check_overrides(arguments: Sequence[str]) -> None:
     """Refuse overrides whose key or group choice does not exist, with a suggestion."""
     folders = config_folders(arguments)
     known = groups(folders)
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
-    for override in OverridesParser.create().parse_overrides(overrides):
+    overrides = [o for o in _parsed(arguments) if not (o.key_or_group or "").startswith("hydra") and not o.is_add()]
+    for override in overrides:
         key = (override.key_or_group or "").split("@")[0]
-        if key.startswith("hydra") or override.is_add():
-            continue
         if key in known:
             _check_choices(key, override, known[key])
         else:
-            _check_key(key, known, folders)
+            _check_key(key, override, known, folders)
+    _check_composed(overrides, folders)
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    words = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
+    shell = {"-sc", "--shell-completion"} & set(arguments)
+    try:
+        return [] if shell else list(OverridesParser.create().parse_overrides(words))
+    except HydraException as error:
+        raise ConfigError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
+
+
+def _check_composed(overrides: Sequence[Override], folders: Sequence[Path]) -> None:
+    """Check keys below model and dataset against what the chosen files compose to."""
+    nested = [
+        key for o in overrides if (key := o.key_or_group or "").split(".")[0] in ("model", "dataset") and "." in key
+    ]
+    if not nested:
+        return
+    chosen = [
+        f"{o.key_or_group}={_first(o)}" for o in overrides if o.key_or_group in ("model", "dataset", "experiment")
+    ]
+    search = ",".join(f"file://{folder.absolute()}" for folder in folders[1:])
+    config = _compose([*chosen, *([f"hydra.searchpath=[{search}]"] if search else [])])
+    for key in nested:
+        _check_setting_path(key, config)
+
+
+def _first(override: Override) -> Any:
+    return _sweep_values(override)[0] if override.is_sweep_override() else override.value()
+
+
+def _check_setting_path(key: str, config: Any) -> None:
+    for name in key.split("."):
+        if not OmegaConf.is_dict(config):
+            return
+        if name not in config:
+            _check_setting(key, name, config)
+        config = OmegaConf.to_container(config, resolve=False).get(name)  # type: ignore[union-attr]
+        config = OmegaConf.create(config) if isinstance(config, dict) else config
 
 
 def _check_choices(group: str, override: Override, choices: list[str]) -> None:
@@ -148,14 +190,17 @@ def _sweep_values(override: Override) -> list[Any]:
     return list(override.sweep_iterator(transformer=Transformer.identity))
 
 
-def _check_key(key: str, known: dict[str, list[str]], folders: Sequence[Path]) -> None:
+def _check_key(key: str, override: Override, known: dict[str, list[str]], folders: Sequence[Path]) -> None:
     top, *rest = key.split(".")
     names = {f.name for f in fields(RunConfig)} | set(known)
     if top not in names:
         raise ConfigError(suggest(top, names, "top-level key"))
-    if top in LIST_GROUPS and len(rest) > 1:
+    if top in LIST_GROUPS and rest:
         if rest[0] not in known[top]:
             raise ConfigError(suggest(rest[0], known[top], top))
+        if len(rest) == 1 and not override.is_delete():
+            raise ConfigError(f"{key}={override.value()}: name one of its settings, for example {key}.SETTING=VALUE")
+    if top in LIST_GROUPS and len(rest) > 1:
         file = next(path for path in (folder / top / f"{rest[0]}.yaml" for folder in folders) if path.is_file())
         _check_setting(key, rest[1], OmegaConf.load(file))
     elif top in ("protocol", "compute") and rest:
@@ -179,6 +224,8 @@ def validate(config: DictConfig) -> None:
     _at_least("compute.workers", config.compute.workers, 0)
     if config.limit is not None:
         _at_least("limit", config.limit, 1)
+    if config.subset_seed is not None:
+        _at_least("subset_seed", config.subset_seed, 0)
     if config.compute.processes != "auto":
         _at_least("compute.processes", config.compute.processes, 1)
     for group in LIST_GROUPS:

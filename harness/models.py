@@ -1,11 +1,13 @@
 """Building networks and loading their weights: embedded, torchvision by name, CIFAR, the pointing game's."""
 
 import hashlib
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -53,8 +55,9 @@ def torchvision_network(
     if architecture not in known:
         raise ValueError(f"architecture={architecture!r} is not in torchvision; choose one of {', '.join(known)}")
     if weights is None or _is_file_name(weights):
-        module = _seeded(lambda: models.get_model(architecture, weights=None, **_no_extra_heads(architecture)))
-        return _network(module, weights, sha256, mean, std, activation)
+        module = _seeded(lambda: models.get_model(architecture, weights=None, **_published_form(architecture)))
+        convert = _without_auxiliary_heads if architecture == "googlenet" else dict
+        return _network(module, weights, sha256, mean, std, activation, convert)
     entries = [entry.name for entry in models.get_model_weights(architecture)]
     if weights not in ("DEFAULT", *entries):
         raise ValueError(
@@ -128,9 +131,18 @@ def _download(models: Any, architecture: str, weights: str) -> nn.Module:
         ) from error
 
 
-def _no_extra_heads(architecture: str) -> dict[str, Any]:
-    """GoogLeNet and Inception initialise slowly and keep auxiliary heads that eval mode never uses."""
-    return {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+def _published_form(architecture: str) -> dict[str, Any]:
+    """What torchvision's builder sets when it downloads: inputs normalised anew, GoogLeNet without auxiliary heads."""
+    forms = {
+        "googlenet": {"init_weights": False, "transform_input": True, "aux_logits": False},
+        "inception_v3": {"init_weights": False, "transform_input": True},
+    }
+    return forms.get(architecture, {})
+
+
+def _without_auxiliary_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """GoogLeNet's published file carries heads that only training uses."""
+    return {name: value for name, value in state.items() if not name.startswith(("aux1.", "aux2."))}
 
 
 def _torchvision_models() -> Any:
@@ -204,7 +216,10 @@ def load_weights(module: nn.Module, weights: str, sha256: str | None = None, con
         raise ValueError(f"sha256 of {path} is {found}, expected {sha256}: another file, or a damaged one")
     read = convert(_read_state(path))
     state = {name: value.float() if value.is_floating_point() else value for name, value in read.items()}
-    missing, unexpected = module.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {type(module).__name__}, of other shapes: {error}") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ValueError(
@@ -214,10 +229,17 @@ def load_weights(module: nn.Module, weights: str, sha256: str | None = None, con
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    return loaded.get("state_dict", loaded)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no weights file that can be read without running code ({reason})") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict (names -> tensors, alone or under the key state_dict)")
+    return dict(state)
 
 
 def _same_digest(found: str, expected: str) -> bool:

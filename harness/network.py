@@ -1,14 +1,10 @@
 """A classifier seen from its layers: activations by name, and the head from a layer to the logits.
 
-The module is traced once with `torch.fx`. The output of each module path's *last* call, and every
-functional op by its graph name, is a layer. The head of a layer is the part of the graph that depends on
-it; other live values that cross the cut become constant inputs of the head. In-place operations are
-replaced by their pure forms in the traced graph, so a kept activation is never overwritten.
+How a layer is found and the graph cut there is in `harness.graph`; here networks run.
 """
 
 import difflib
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -18,14 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-Activation = Literal["softmax", "sigmoid"]
+from harness.graph import Crossing, Cut, Traced, cut_at, trace, with_outputs
 
-_PURE_OPERATORS: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
+Activation = Literal["softmax", "sigmoid"]
 
 
 class Targets(NamedTuple):
@@ -65,61 +56,6 @@ class LayerValues(NamedTuple):
     constants: tuple[Any, ...]
 
 
-class _LayerTracer(fx.Tracer):
-    """Remembers which node is the output of each module path (the last call wins)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outputs: dict[str, fx.Node] = {}
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        path = self.path_of_module(m)
-        result = super().call_module(m, forward, args, kwargs)
-        if isinstance(result, fx.Proxy):
-            self.outputs[path] = result.node
-        return result
-
-
-def _pure_function(target: Any) -> Any:
-    """The out-of-place form of a function such as `torch.relu_`, or the function itself."""
-    name = getattr(target, "__name__", "")
-    if target in _PURE_OPERATORS or not name.endswith("_") or name.endswith("__"):
-        return _PURE_OPERATORS.get(target, target)
-    return getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], target)
-
-
-def _is_mutation(node: fx.Node) -> bool:
-    """Whether the node writes into its first argument (an in-place operator, method or function)."""
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.op == "call_function" and _pure_function(node.target) is not node.target
-
-
-def _remove_mutation(graph: fx.Graph) -> None:
-    """Replace in-place nodes by pure ones; later readers of the written value read the new one."""
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        if node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-        elif _is_mutation(node):
-            node.target = node.target[:-1] if node.op == "call_method" else _pure_function(node.target)
-        else:
-            continue
-        written = node.args[0]
-        for user in [u for u in written.users if order[u] > order[node]]:
-            user.replace_input_with(written, node)
-
-
-class _Cut(NamedTuple):
-    """A layer in the graph: its node, the other nodes that its head reads, and the head."""
-
-    node: fx.Node
-    crossing: tuple[fx.Node, ...]
-    head: fx.GraphModule
-
-
 def _target_gradients(
     outputs: Tensor, wrt: Tensor, targets: Targets, copies: int = 1, keep_graph: bool = False
 ) -> Tensor:
@@ -152,14 +88,14 @@ class Head:
     `rows` picks the image that each activation row belongs to, when an image has several rows.
     """
 
-    def __init__(self, module: fx.GraphModule, constants: tuple[Any, ...], batch: int, passes: Passes) -> None:
-        self.module, self.constants, self.batch, self.passes = module, constants, batch, passes
+    def __init__(self, cut: Cut, constants: tuple[Any, ...], passes: Passes) -> None:
+        self.module, self.crossing, self.constants, self.passes = cut.head, cut.crossing, constants, passes
 
     def __call__(self, activation: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits [R,C] of activations [R,...]."""
         self.passes.head += len(activation)
-        constants = [self._pick(value, rows) for value in self.constants]
-        return self.module(activation, *constants)
+        pairs = zip(self.crossing, self.constants, strict=True)
+        return self.module(activation, *(_picked(crossing, value, rows) for crossing, value in pairs))
 
     def gradient(self, activation: Tensor, targets: Targets) -> Tensor:
         """Gradient of each pair's logit with respect to the activation [B,...]: [P,...]."""
@@ -169,9 +105,14 @@ class Head:
         self.passes.head += len(activation) * len(targets.rounds())
         return _target_gradients(logits, leaf, targets)[0]
 
-    def _pick(self, value: Any, rows: Tensor | None) -> Any:
-        per_image = isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.batch
-        return value[rows] if rows is not None and per_image else value
+
+def _picked(crossing: Crossing, value: Any, rows: Tensor | None) -> Any:
+    """A crossing value for other rows than the batch's own images."""
+    if rows is None or not crossing.per_image:
+        return value
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim else value
+    return len(rows) if crossing.is_count else value
 
 
 class Network:
@@ -199,16 +140,14 @@ class Network:
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(f"activation={activation!r}: choose softmax or sigmoid")
         self.module = module.eval().requires_grad_(False)
-        for layer in self.module.modules():
-            if getattr(layer, "inplace", False):
-                layer.inplace = False  # type: ignore[assignment]  # a kept activation must survive
+        torch.backends.mha.set_fastpath_enabled(False)  # its fused path has no graph, and other last digits
         self._statistics = [torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std)]
         self.mean, self.std = (v.float() for v in self._statistics)
         self.activation: Activation = activation
         self.fingerprint = fingerprint
         self.groups = groups
         self.passes = Passes()
-        self._cuts: dict[str, _Cut] = {}
+        self._cuts: dict[str, Cut] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Network":
@@ -267,35 +206,32 @@ class Network:
         return Targets(targets.image, torch.tensor(chosen, dtype=torch.int64, device=targets.label.device))
 
     @cached_property
-    def _traced(self) -> tuple[fx.Graph, dict[str, fx.Node]]:
-        tracer = _LayerTracer()
+    def _traced(self) -> Traced:
         try:
-            graph = tracer.trace(self.module)
+            return trace(self.module)
         except Exception as error:
             raise ValueError(
                 f"{type(self.module).__name__} cannot be traced by torch.fx ({error}): methods that read a layer "
                 "(gradcam, ...) need a traceable network; methods on the input gradient work without"
             ) from error
-        _remove_mutation(graph)
-        return graph, {node.name: node for node in graph.nodes if node.op.startswith("call")} | tracer.outputs
 
     def layers(self) -> list[str]:
         """Names of all layers: module paths and functional ops."""
-        return list(self._traced[1])
+        return list(self._traced.layers)
 
     def check_layer(self, layer: str) -> None:
         """Raise ValueError, with near names, unless the layer exists and leads to the logits."""
         self._cut(layer)
 
-    def _cut(self, layer: str) -> _Cut:
+    def _cut(self, layer: str) -> Cut:
         if layer not in self._cuts:
-            graph, nodes = self._traced
-            if layer not in nodes:
-                near = difflib.get_close_matches(layer, nodes, n=3, cutoff=0.4)
+            known = self._traced.layers
+            if layer not in known:
+                near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4)
                 hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-                some = ", ".join([name for name in nodes if "." not in name][:30])
+                some = ", ".join([name for name in known if "." not in name][:30])
                 raise ValueError(f"layer {layer!r} is not in {type(self.module).__name__}: {hint}Top-level: {some}")
-            self._cuts[layer] = _cut_at(graph, nodes[layer], self.module)
+            self._cuts[layer] = cut_at(self._traced, layer)
         return self._cuts[layer]
 
     def run(self, inputs: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, LayerValues]]:
@@ -303,47 +239,25 @@ class Network:
         if not layers:
             return self(inputs), {}
         if layers not in self._tapped:
-            self._tapped[layers] = _with_outputs(self._traced[0], [self._cut(name) for name in layers], self.module)
+            self._tapped[layers] = with_outputs(self._traced, [self._cut(name) for name in layers])
+            self._verify(self._tapped[layers], inputs[:1].detach())
         self.passes.forward += len(inputs)
         logits, values = self._tapped[layers](inputs)
         return logits, {name: LayerValues(kept[0], tuple(kept[1:])) for name, kept in zip(layers, values, strict=True)}
 
-    def head(self, layer: str, constants: tuple[Any, ...], batch: int) -> Head:
+    def _verify(self, tapped: fx.GraphModule, image: Tensor) -> None:
+        """Tracing loses writes through views and other names: better an error than another network's numbers."""
+        with torch.no_grad():
+            expected, found = self.module(image.clone()), tapped(image.clone())[0]
+        if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+            raise ValueError(
+                f"{type(self.module).__name__} gives other logits when traced by torch.fx, probably because it writes "
+                "in place through a view or a second name: methods that read a layer cannot be used with it"
+            )
+
+    def head(self, layer: str, constants: tuple[Any, ...]) -> Head:
         """The head from `layer`, for a batch whose crossing values are `constants`."""
-        return Head(self._cut(layer).head, constants, batch, self.passes)
-
-
-def _cut_at(graph: fx.Graph, node: fx.Node, root: nn.Module) -> _Cut:
-    """Split the graph at a node: everything that depends on it becomes the head."""
-    after: dict[fx.Node, None] = {node: None}
-    for other in graph.nodes:
-        if any(parent in after for parent in other.all_input_nodes):
-            after.setdefault(other)
-    inside = [n for n in after if n is not node]
-    if not any(n.op == "output" for n in inside):
-        raise ValueError(f"layer {node.name!r} does not reach the logits")
-    outside = {p: None for n in inside for p in n.all_input_nodes if p not in after}
-    crossing = tuple(p for p in outside if p.op != "get_attr")
-    head = fx.Graph()
-    copies = {n: head.placeholder(f"value_{n.name}") for n in (node, *crossing)}
-    for n in [*(p for p in outside if p.op == "get_attr"), *inside]:
-        if n.op == "output":
-            head.output(copies[n.args[0]] if isinstance(n.args[0], fx.Node) else n.args[0])
-        else:
-            copies[n] = head.node_copy(n, copies.__getitem__)
-    module = fx.GraphModule(root, head)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return _Cut(node, crossing, module)
-
-
-def _with_outputs(graph: fx.Graph, cuts: Sequence[_Cut], root: nn.Module) -> fx.GraphModule:
-    """The whole graph, returning (logits, ((activation, *crossing) of each cut))."""
-    tapped = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    logits = tapped.graph_copy(graph, copies)
-    tapped.output((logits, tuple(tuple(copies[n] for n in (cut.node, *cut.crossing)) for cut in cuts)))
-    return fx.GraphModule(root, tapped)
+        return Head(self._cut(layer), constants, self.passes)
 
 
 class ForwardPass:
@@ -400,7 +314,7 @@ class ForwardPass:
     def head(self, layer: str) -> Head:
         """The head from the layer, its constants bound to this batch."""
         constants = tuple(v.detach() if isinstance(v, Tensor) else v for v in self._values(layer).constants)
-        return self.network.head(layer, constants, len(self.images))
+        return self.network.head(layer, constants)
 
     def _values(self, layer: str) -> LayerValues:
         if layer not in self.layers:

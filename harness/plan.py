@@ -104,7 +104,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"compute.device={name}: torch {torch.__version__} sees no GPU; use compute.device=cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"compute.device={name}: choose auto, cpu, cuda or cuda:N") from error
 
 
 def _order(count: int, seed: int | None) -> np.ndarray:

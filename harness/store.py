@@ -47,11 +47,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent or whole, even when the process or machine dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk must not fill further
 
 
 def write_json(path: Path, value: Any) -> None:

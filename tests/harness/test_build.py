@@ -122,7 +122,6 @@ def test_code_outside_the_project_is_refused_nested(place: dict[str, Any], tmp_p
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.xfail(reason="bug: what an allowed module imports is reachable through it, so any code can be named")
 def test_code_reached_through_an_allowed_module_is_refused(target: str, nested: bool, tmp_path: Path) -> None:
     """A module's imports are not its own: `harness.models.torch...os.system` is `os.system`."""
     evil = {"_target_": target, "_args_": [str(tmp_path / "owned")]} if nested else {"_target_": target}
@@ -158,7 +157,6 @@ def test_unknown_settings_are_answered_with_near_ones() -> None:
         made(TRANSFORM, sise=3)
 
 
-@pytest.mark.xfail(reason="bug: nested classes are not checked, so the setting is named without a suggestion")
 def test_unknown_nested_settings_are_answered_with_near_ones() -> None:
     """A nested class is checked as the outer one is."""
     with pytest.raises(ConfigError, match=r"'sise' is not a setting.*Did you mean .*size"):
@@ -200,7 +198,6 @@ class Takes:
         self.size, self.more = size, more
 
 
-@pytest.mark.xfail(reason="bug: a parameter **more is taken for a setting named `more`")
 def test_a_class_with_any_keyword_takes_any(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters of other libraries forward settings (`**more`)."""
     monkeypatch.setenv(ALLOW_VARIABLE, "test_build.")

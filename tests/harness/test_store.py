@@ -208,7 +208,6 @@ def test_an_interrupted_write_leaves_the_old_file(where: str, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
-@pytest.mark.xfail(reason="bug: on a full disk the temporary file stays and goes on filling it")
 def test_an_interrupted_write_leaves_nothing_beside_it(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,179 @@
+"""A classifier's traced graph: layers by name, cut in two at any of them.
+
+The module is traced once with `torch.fx`. A layer is the output of a module path's *last* call, or a
+functional op by its node's name. The head of a layer is the part of the graph that depends on it; other live
+values that cross the cut become inputs of the head. In-place operations are replaced by their pure forms in
+the graph (never in the module), so that a kept activation is not overwritten.
+"""
+
+import copy
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+
+_PURE_OPERATORS: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+class Traced(NamedTuple):
+    """The pure graph with the modules that it calls, and its layers by name."""
+
+    module: fx.GraphModule
+    layers: dict[str, fx.Node]
+
+
+class Crossing(NamedTuple):
+    """A value that a head reads beside its layer's activation.
+
+    per_image: its rows belong to the images (it depends on the input). is_count: it is the number of images.
+    """
+
+    node: fx.Node
+    per_image: bool
+    is_count: bool
+
+
+class Cut(NamedTuple):
+    """A layer in the graph: its node, what else its head reads, and the head."""
+
+    node: fx.Node
+    crossing: tuple[Crossing, ...]
+    head: fx.GraphModule
+
+
+class _LayerTracer(fx.Tracer):
+    """Remembers which node is the output of each module path (the last call wins)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, fx.Node] = {}
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        result = super().call_module(m, forward, args, kwargs)
+        if isinstance(result, fx.Proxy):
+            self.outputs[path] = result.node
+        return result
+
+
+def trace(module: nn.Module) -> Traced:
+    """Trace a module; raises whatever `torch.fx` raises where it cannot follow."""
+    tracer = _LayerTracer()
+    graph = tracer.trace(module)
+    made = fx.GraphModule(module, graph)
+    _remove_mutation(made)
+    ops = {node.name: node for node in made.graph.nodes if node.op.startswith("call")}
+    copied = {node.name: node for node in made.graph.nodes}
+    return Traced(made, ops | {path: copied[node.name] for path, node in tracer.outputs.items()})
+
+
+def _pure_function(target: Any) -> Any:
+    """The out-of-place form of a function such as `torch.relu_`, or the function itself."""
+    name = getattr(target, "__name__", "")
+    if target in _PURE_OPERATORS or not name.endswith("_") or name.endswith("__"):
+        return _PURE_OPERATORS.get(target, target)
+    return getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], target)
+
+
+def _made_pure(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Replace a node that writes into its first argument by its pure form; whether it was one."""
+    if node.op == "call_module":
+        called = module.get_submodule(str(node.target))
+        if not getattr(called, "inplace", False):
+            return False
+        pure = copy.copy(called)
+        pure.inplace = False  # type: ignore[assignment]
+        module.set_submodule(str(node.target), pure)  # the traced copy's, not the user's
+        return True
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+        node.target = str(node.target)[:-1]
+        return True
+    if node.op == "call_function" and _pure_function(node.target) is not node.target:
+        node.target = _pure_function(node.target)
+        return True
+    return False
+
+
+def _remove_mutation(module: fx.GraphModule) -> None:
+    """Replace in-place nodes by pure ones; later readers of the written value read the new one."""
+    order = {node: position for position, node in enumerate(module.graph.nodes)}
+    inplace = {
+        n: getattr(module.get_submodule(str(n.target)), "inplace", False) for n in order if n.op == "call_module"
+    }
+    for node in order:
+        if not (_made_pure(module, node) or inplace.get(node)):
+            continue
+        written = node.args[0]
+        for user in [u for u in written.users if order[u] > order[node]]:
+            user.replace_input_with(written, node)
+    module.recompile()
+
+
+def cut_at(traced: Traced, layer: str) -> Cut:
+    """Split the graph at a layer: everything that depends on it becomes the head."""
+    node = traced.layers[layer]
+    after: dict[fx.Node, None] = {node: None}
+    for other in traced.module.graph.nodes:
+        if any(parent in after for parent in other.all_input_nodes):
+            after.setdefault(other)
+    inside = [n for n in after if n is not node]
+    if not any(n.op == "output" for n in inside):
+        raise ValueError(f"layer {layer!r} does not reach the logits")
+    outside = {p: None for n in inside for p in n.all_input_nodes if p not in after}
+    crossing = tuple(p for p in outside if p.op != "get_attr")
+    head = fx.Graph()
+    copies = {n: head.placeholder(f"value_{n.name}") for n in (node, *crossing)}
+    for n in [*(p for p in outside if p.op == "get_attr"), *inside]:
+        if n.op == "output":
+            head.output(copies[n.args[0]] if isinstance(n.args[0], fx.Node) else n.args[0])
+        else:
+            copies[n] = head.node_copy(n, copies.__getitem__)
+    module = fx.GraphModule(traced.module, head)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    fed = _fed_by_input(traced.module.graph)
+    return Cut(node, tuple(Crossing(n, n in fed, _is_image_count(n)) for n in crossing), module)
+
+
+def _fed_by_input(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose value depends on the network's input."""
+    fed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(parent in fed for parent in node.all_input_nodes):
+            fed.add(node)
+    return fed
+
+
+def _is_image_count(node: fx.Node) -> bool:
+    """Whether a node reads the first dimension of a tensor: `x.shape[0]`, `x.size(0)`, `x.size()[0]`."""
+    if node.op == "call_method" and node.target == "size":
+        return bool(node.args[1:] == (0,))
+    if node.op != "call_function" or node.target is not operator.getitem or node.args[1] != 0:
+        return False
+    shape = node.args[0]
+    if not isinstance(shape, fx.Node):
+        return False
+    is_shape = shape.op == "call_function" and shape.target is getattr and shape.args[1] == "shape"
+    return bool(is_shape or (shape.op == "call_method" and shape.target == "size" and len(shape.args) == 1))
+
+
+def with_outputs(traced: Traced, cuts: Sequence[Cut]) -> fx.GraphModule:
+    """The whole graph, returning (logits, ((activation, *crossing) of each cut))."""
+    tapped = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    logits = tapped.graph_copy(traced.module.graph, copies)
+    kept = [(cut.node, *(crossing.node for crossing in cut.crossing)) for cut in cuts]
+    tapped.output((logits, tuple(tuple(copies[node] for node in nodes) for nodes in kept)))
+    return fx.GraphModule(traced.module, tapped)

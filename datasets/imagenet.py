@@ -1,6 +1,7 @@
 """An ImageNet folder (one sub-folder a class) with ILSVRC XML boxes."""
 
 import csv
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -51,15 +52,18 @@ class ImageNet:
         self.box_origin = box_origin
         if not self.folder.is_dir():
             raise DataError(f"no ImageNet images at {self.folder.absolute()}. {WHERE}")
-        self.files = [path for path in image_files(self.folder) if path.parent.name in self.index_of]
+        found = image_files(self.folder)
+        self.files = [path for path in found if path.parent.name in self.index_of]
+        if not self.files:
+            raise DataError(f"{len(found)} images below {self.folder}, none in a folder named by its wnid. {WHERE}")
 
     @cached_property
     def wnids(self) -> list[str]:
         """The 1000 class identifiers, in the order of the network's outputs."""
         listed = self.root / "wnids.txt"
-        names = (
-            listed.read_text().split() if listed.is_file() else [p.name for p in self.folder.iterdir() if p.is_dir()]
-        )
+        if listed.is_file():
+            return read_wnids(listed)
+        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
         if len(names) != CLASS_COUNT:
             raise DataError(
                 f"{len(names)} classes at {self.folder} and no {listed}, so a class index is unknown. {WHERE}"
@@ -108,9 +112,10 @@ class ImageNet:
         return read_voc_xml(file, self.index_of, self.box_origin)
 
     def fingerprint(self) -> str:
-        """Names and sizes of images and annotations."""
+        """Names and sizes of images and annotations, and the class list."""
         annotated = sorted(self.annotations.glob("*.xml")) if self.annotations else []
-        return files_fingerprint(self.root, [*self.files, *annotated])
+        files = files_fingerprint(self.root, [*self.files, *annotated])
+        return hashlib.sha256(" ".join([files, *self.wnids]).encode()).hexdigest()[:20]
 
 
 def read_wnids(path: Path) -> list[str]:

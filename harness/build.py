@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.config import ConfigError, suggest
 
-ALLOWED_PREFIXES = ("methods.", "metrics.", "datasets.", "harness.models.")
+ALLOWED_PREFIXES = ("methods.", "metrics.", "datasets.", "harness.models.", "harness.hub_models.")
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
 # Keys of a group's YAML that other configs or tables read, and that are no constructor arguments.
@@ -27,7 +27,16 @@ def settings(config: DictConfig, group: str) -> dict[str, Any]:
     """`_target_` and the constructor's arguments, interpolations resolved, the group's annotations left out."""
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items() if key not in ANNOTATIONS[group]}
+    return _without(resolved, ANNOTATIONS[group])
+
+
+def _without(settings: dict[Any, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Leave keys out of a mapping and of the objects nested in it."""
+    return {
+        str(key): _without(value, names) if isinstance(value, dict) and "_target_" in value else value
+        for key, value in settings.items()
+        if key not in names
+    }
 
 
 def build(config: DictConfig, group: str, name: str) -> Any:

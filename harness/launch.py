@@ -25,6 +25,9 @@ from harness.plan import Cell, Job, build_job
 from harness.report import terminal_table
 from harness.repro import environment, make_deterministic
 from harness.store import SAMPLES, write_json
+from harness.types import ResultRow
+
+NO_PAIRS = ResultRow("", "mean", None, 0, status="undefined:the protocol leaves no (image, class) pair")
 
 
 class Rank(NamedTuple):
@@ -186,7 +189,8 @@ def _summarise(job: Job, cell: Cell, metric: str) -> None:
     if group.failed.exists() or group.missing(job.shards):
         return
     table = sample_table(cell, metric, job.stop)
-    rows = [asdict(row) for row in job.metrics[metric].summarize(table)]
+    made = job.metrics[metric].summarize(table) if len(table) else [NO_PAIRS]
+    rows = [asdict(row) for row in made]
     marker = group.done(job.stop)
     value = {"run_id": job.run_id, "split": job.split, "rows": rows}
     if not marker.exists() or json.loads(marker.read_text())["rows"] != rows:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness import caffe_networks, cifar_networks, small_networks
+from harness.class_maps import read_class_map
 from harness.network import Activation, Network
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +120,20 @@ def caffe_network(
         _find_published(weights, caffe_networks.URL)
     mean, std = [value / 255 for value in pixel_mean], [1 / 255] * 3
     return _network(module, weights, sha256, mean, std, "sigmoid", module.converted)
+
+
+def class_groups(network: Network, class_map: str, classes: Sequence[str]) -> Network:
+    """An ImageNet network read as a classifier of another data set's classes.
+
+    Args:
+        network: with a softmax over ImageNet's 1000 classes.
+        class_map: table of groups, see `harness.class_maps`; a class without members is never a target.
+        classes: the data set's class names, in its order.
+    """
+    groups = read_class_map(class_map, classes)
+    identity = hashlib.sha256(f"{network.fingerprint} {groups}".encode()).hexdigest()
+    mean, std = (values.flatten().tolist() for values in (network.mean, network.std))
+    return Network(network.module, mean, std, network.activation, identity, groups)
 
 
 def _download(models: Any, architecture: str, weights: str) -> nn.Module:
@@ -233,8 +248,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is no weights file that can be read without running code ({reason})") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -167,7 +167,7 @@ class Network:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits [B,C] of normalised inputs, through the module itself."""
         self.passes.forward += len(inputs)
-        return self.module(inputs)
+        return self.module(inputs.clone())  # a first layer that writes in place must not reach our inputs
 
     def gradient(self, inputs: Tensor, targets: Targets, copies: int = 1) -> Tensor:
         """Gradient of each pair's logit at normalised inputs [S*B,3,H,W], S copies of the batch: [S,P,3,H,W]."""
@@ -178,8 +178,13 @@ class Network:
         return _target_gradients(logits, leaf, targets, copies)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B,C] under the network's output activation; a group's is its members' sum."""
-        each = logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+        """Class probabilities [B,C] under the network's output activation.
+
+        A group's is the sum of its members' where they exclude each other (softmax), their largest otherwise.
+        """
+        if self.activation == "sigmoid":
+            return self.scores(logits).sigmoid()
+        each = logits.softmax(1)
         if self.groups is None:
             return each
         return torch.stack([each[:, list(members)].sum(1) for members in self.groups], 1)
@@ -249,7 +254,7 @@ class Network:
         """Tracing loses writes through views and other names: better an error than another network's numbers."""
         with torch.no_grad():
             expected, found = self.module(image.clone()), tapped(image.clone())[0]
-        if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+        if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max()), equal_nan=True):
             raise ValueError(
                 f"{type(self.module).__name__} gives other logits when traced by torch.fx, probably because it writes "
                 "in place through a view or a second name: methods that read a layer cannot be used with it"
@@ -309,7 +314,10 @@ class ForwardPass:
 
     def activation(self, layer: str) -> Tensor:
         """The layer's output [B,...], without a graph."""
-        return self._values(layer).activation.detach()
+        value = self._values(layer).activation
+        if not isinstance(value, Tensor):
+            raise ValueError(f"layer {layer!r} returns a {type(value).__name__}, not a tensor: choose one inside it")
+        return value.detach()
 
     def head(self, layer: str) -> Head:
         """The head from the layer, its constants bound to this batch."""

@@ -155,7 +155,8 @@ def _group(config: DictConfig, name: str, metric: Metric) -> dict[str, Any]:
 
 def _labels(config: DictConfig, method: str, network: Network) -> dict[str, Any]:
     """The names under which tables show a cell."""
-    stem = Path(str(config.model.get("weights") or "random")).stem
+    inner = config.model.get("network", config.model)  # class groups wrap a network
+    stem = Path(str(inner.get("weights") or "random")).stem
     return {
         "model": config.model.name,
         "weights": f"{stem}@{network.fingerprint[:8]}",

@@ -56,7 +56,7 @@ def terminal_table(results: pd.DataFrame) -> str:
     shown["cell"] = [f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" for row in shown.itertuples()]
     table = shown.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
     lines = [table.fillna("").to_string()] if len(table) else []
-    return "\n".join([*lines, *_failures(results)]) or "no rows"
+    return "\n".join([*lines, *_failures(results)]) or "no row has a value: the status column of results.csv says why"
 
 
 def _failures(results: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ A shard is either absent or whole: files are written beside their place and rena
 import fcntl
 import json
 import os
+import platform
 import re
 import time
 from collections.abc import Iterable
@@ -46,7 +47,7 @@ def shards_of(count: int, size: int) -> list[Shard]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent or whole, even when the process or machine dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -213,6 +214,7 @@ def remove_leftovers(root: Path) -> int:
 
 
 def _writer_alive(path: Path) -> bool:
-    """Whether the process that is writing a temporary file (its number is in the name) still runs."""
-    number = path.name.split(".")[-2]
-    return Path(f"/proc/{number}").exists() if number.isdigit() else False
+    """Whether the process that writes a temporary file (host and number are in its name) may still run."""
+    host, number = platform.node(), path.name.split(".")[-2]
+    is_ours = path.name.endswith(f".{host}.{number}.tmp")
+    return not is_ours or Path(f"/proc/{number}").exists()

@@ -32,9 +32,7 @@ class _ReluRule(torch.autograd.Function):
     """Any rectifier with `rule(gradient, active)` as its backward, active = where the gradient would pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], output: Tensor, x: Tensor, inplace: bool
-    ) -> Tensor:
+    def forward(ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], output: Tensor, x: Tensor, inplace: bool) -> Tensor:
         ctx.rule = rule
         ctx.save_for_backward((output == x) & (x != 0))
         if not inplace:

@@ -157,7 +157,6 @@ def test_fingerprint(root: Path) -> None:
     assert len({first, second, third, dataset(moved).fingerprint()}) == 4
 
 
-@pytest.mark.xfail(reason="bug: the class list is no part of the fingerprint, though it decides every label")
 def test_fingerprint_covers_the_class_list(root: Path) -> None:
     """Another wnids.txt gives other labels for the same files."""
     first, label = dataset(root).fingerprint(), dataset(root)[2].targets
@@ -236,7 +235,6 @@ def test_every_damage_names_the_file_and_the_way_out(root: Path, damage: Callabl
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.xfail(reason="bug: the message says `999 classes at <images> and no wnids.txt`, though the file is there")
 def test_an_incomplete_class_list_is_named(root: Path) -> None:
     """999 lines: the file has the wrong number of lines, it is not missing."""
     (root / "wnids.txt").write_text("\n".join(WNIDS[1:]))
@@ -246,7 +244,6 @@ def test_an_incomplete_class_list_is_named(root: Path) -> None:
     assert "no " + str(root / "wnids.txt") not in str(caught.value)
 
 
-@pytest.mark.xfail(reason="bug: the loader is empty without a word; the run says only that it has no samples")
 def test_folders_that_are_no_classes_are_named(root: Path) -> None:
     """All images in one folder `val/`, as the archive unpacks: the folders must be sorted by class first."""
     for path in (root / "val").glob("*/*.JPEG"):

@@ -141,7 +141,14 @@ def _state_of(case: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", ["garbage", "garbage_pth", "empty_pth", "no_weights", "other_classes", "pickled"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("garbage", "no_weights", "other_classes", "pickled"),
+        "garbage_pth",
+        "empty_pth",
+    ],
+)
 def test_unusable_files_are_named(tmp_path: Path, case: str) -> None:
     """Whatever is wrong with a file: a ValueError (which build() shows as one line) that names it."""
     path = _state_of(case, tmp_path / "weights.pth")

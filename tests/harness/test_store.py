@@ -1,6 +1,7 @@
 """Shards, markers and locks: whole or absent, and released by the kernel."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -383,20 +384,27 @@ def test_waiting_for_a_lock(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    """Temporary files by the process number in their name; locks by whether they can be had."""
+    """Temporary files by host and process number in their name (another host's stay); locks by whether they can be had."""
     cell = CellStore(tmp_path, "cell")
     group = cell.group("metric")
     group.write(Shard(0, 2), columns(0, 2))
     dead = process("", "")
     dead.communicate(timeout=60)
-    names = {"dead": f".a.parquet.{dead.pid}.tmp", "alive": f".a.parquet.{os.getpid()}.tmp"}
+    host = platform.node()
+    names = {
+        "dead": f".a.parquet.{host}.{dead.pid}.tmp",
+        "alive": f".a.parquet.{host}.{os.getpid()}.tmp",
+        "elsewhere": f".a.parquet.other-{host}.{dead.pid}.tmp",
+    }
     for name in names.values():
         (group.path / name).write_bytes(b"half")
     held, abandoned = cell.lock(Shard(0, 2)), cell.lock(Shard(2, 4))
     assert held.acquire()
     abandoned.path.write_bytes(b"")
     assert remove_leftovers(tmp_path) == 2
-    assert sorted(path.name for path in group.path.iterdir()) == sorted([names["alive"], "00000000-00000002.parquet"])
+    assert sorted(path.name for path in group.path.iterdir()) == sorted(
+        [names["alive"], names["elsewhere"], "00000000-00000002.parquet"]
+    )
     assert held.path.exists()
     assert not abandoned.path.exists()
     held.release()

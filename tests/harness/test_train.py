@@ -8,13 +8,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from datasets.scenes import Scenes
+from harness.models import scenes_network
 from harness.small_networks import MEAN, STD
 from harness.train import (
+    RECIPES,
     Normalisation,
     TrainingReport,
     mean_average_precision,
     save_weights,
     single_label_accuracy,
+    train_embedded,
     train_network,
 )
 
@@ -102,3 +105,12 @@ def test_mean_average_precision_by_hand() -> None:
 def test_single_label_accuracy_leaves_out_the_others() -> None:
     labels = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
     assert single_label_accuracy(torch.tensor([[1.0, 0], [1, 0], [1, 0]]), labels) == 0.5
+
+
+def test_the_embedded_recipe_writes_a_file_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train_embedded` on 64 images and one epoch: the weights file that `scenes_network` then loads."""
+    make, recipe = RECIPES["scenes_vgg"]
+    monkeypatch.setitem(RECIPES, "scenes_vgg", (make, recipe._replace(epochs=1)))
+    train_embedded("scenes_vgg", Scenes("train", 64, cue_share=0.25), Scenes("val", 32, cue_share=0.25), tmp_path)
+    loaded = scenes_network("ScenesVGG", str(tmp_path / "scenes_vgg.safetensors"))
+    assert loaded(torch.zeros(1, 3, 64, 64)).shape == (1, 11)

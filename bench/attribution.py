@@ -30,6 +30,8 @@ def tasks() -> Iterator[pd.DataFrame]:
     inputs = network.normalise(images)
     targets = Targets(torch.arange(BATCH), labels)
     ours = _Ours(network, images, targets)
+    hooked = _no_inplace("resnet18")
+    trainable = _untouched("resnet18").requires_grad_(True)  # pytorch-grad-cam starts from the parameters' graph
 
     def floor(repeats: int = 1) -> None:
         for _ in range(repeats):
@@ -49,9 +51,7 @@ def tasks() -> Iterator[pd.DataFrame]:
         {
             "floor: 1F+1B": floor,
             "assay": ours(GuidedBackprop()),
-            "captum GuidedBackprop": lambda: CaptumGuided(_no_inplace("resnet18")).attribute(
-                _leaf(inputs), target=labels
-            ),
+            "captum GuidedBackprop": lambda: CaptumGuided(hooked).attribute(_leaf(inputs), target=labels),
         },
     )
     yield race(
@@ -79,7 +79,7 @@ def tasks() -> Iterator[pd.DataFrame]:
         {
             "floor: 1F + head F+B": lambda: _bare_gradcam(module, inputs, labels),
             "assay": ours(GradCAM(layer="layer4")),
-            "pytorch-grad-cam": lambda: PeerGradCAM(module, [module.get_submodule("layer4.1")])(
+            "pytorch-grad-cam": lambda: PeerGradCAM(trainable, [trainable.get_submodule("layer4.1")])(
                 inputs, [ClassifierOutputTarget(int(label)) for label in labels]
             ),
         },

@@ -31,11 +31,12 @@ def settings(config: DictConfig, group: str) -> dict[str, Any]:
 
 
 def _without(settings: dict[Any, Any], names: frozenset[str]) -> dict[str, Any]:
-    """Leave keys out of a mapping and of the objects nested in it."""
+    """Leave keys out of an object's settings and of the objects nested in it."""
+    dropped = names if "_target_" in settings else frozenset()
     return {
-        str(key): _without(value, names) if isinstance(value, dict) and "_target_" in value else value
+        str(key): _without(value, names) if isinstance(value, dict) else value
         for key, value in settings.items()
-        if key not in names
+        if key not in dropped
     }
 
 

@@ -20,7 +20,7 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
 
     Each image shows its first target. The map is drawn over the image in its frame: red where positive,
     blue where negative, full colour at the 99.5 % quantile of the modulus; a circle marks the arg-max, green inside the
-    ground truth (within the data set's tolerance), red outside.
+    ground truth (within the data set's tolerance), black outside.
     """
     import matplotlib
 
@@ -83,7 +83,7 @@ def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
     _draw_boxes(axis, batch)
     x, y = maps.peak[0][0].tolist()
     hit = float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.get("tolerance_px") or 1)
-    radius = 0.03 * max(values.shape)
+    radius = 0.04 * max(values.shape)
     from matplotlib.patches import Circle
 
-    axis.add_patch(Circle((x, y), radius, fill=False, color="lime" if hit else "red", linewidth=1.6))
+    axis.add_patch(Circle((x, y), radius, fill=False, color="lime" if hit else "black", linewidth=1.8))

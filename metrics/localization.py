@@ -13,9 +13,8 @@ from torch import Tensor
 
 from harness import stats
 from harness.network import ForwardPass
-from harness.stats import Estimate
 from harness.types import Batch, FramedMaps, Region, ResultRow
-from metrics.subsets import check_subsets, parts
+from metrics.subsets import check_subsets, column_rows, estimate_row, parts
 
 
 def tolerance_px(absolute: float | None, relative: float | None, frames: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ class PointingGame:
                 "mean": stats.proportion(hits, part["image_id"]),
                 "class_mean": stats.cluster_bootstrap(hits, part["image_id"], part["label"]),
             }
-            rows += [_row(variant, stat, estimate, subset, True) for stat, estimate in estimates.items()]
+            rows += [estimate_row(estimate, stat, variant, subset, True) for stat, estimate in estimates.items()]
         return rows
 
 
@@ -119,7 +118,7 @@ class EnergyPointingGame:
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
         """Mean over pairs, median, and the number of undefined pairs."""
-        return _share_rows(frame, "inside_share", self.region, True)
+        return column_rows(frame, "inside_share", self.region, "all", True)
 
 
 @dataclass(frozen=True)
@@ -127,20 +126,27 @@ class PositiveRatio:
     """Share of the frame's pixels whose map is above zero (Gradient Hedging, Sect. 4), before any clamp.
 
     Small is sparse: a method that marks everything reaches 1. No direction is better on its own account.
+
+    subsets: of `metrics.subsets`.
     """
 
-    VERSION: ClassVar[int] = 1
+    subsets: Sequence[str] = ("all",)
+    VERSION: ClassVar[int] = 2
     PAIRED: ClassVar[tuple[str, ...]] = ("positive_ratio",)
-    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ()
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
+
+    def __post_init__(self) -> None:
+        check_subsets(self.subsets)
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
-        """positive_ratio [P] in [0,1]."""
+        """positive_ratio [P] in [0,1], difficult."""
         above = ((maps.maps > 0) & maps.valid).flatten(1).sum(1)
-        return {"positive_ratio": above / maps.valid.flatten(1).sum(1)}
+        return {"positive_ratio": above / maps.valid.flatten(1).sum(1), "difficult": batch.difficult}
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
-        """Mean over pairs and median."""
-        return _share_rows(frame, "positive_ratio", "map>0", None)
+        """Mean over pairs and median of each subset."""
+        named = parts(frame, self.subsets)
+        return [row for name, part in named for row in column_rows(part, "positive_ratio", "map>0", name, None)]
 
 
 def positive_share(maps: FramedMaps, region: Tensor) -> Tensor:
@@ -148,19 +154,3 @@ def positive_share(maps: FramedMaps, region: Tensor) -> Tensor:
     inside = (maps.positive * region).flatten(1).sum(1)
     total = maps.positive.flatten(1).sum(1)
     return torch.where(total > 0, inside / total, torch.nan)
-
-
-def _row(variant: str, stat: str, estimate: Estimate, subset: str, higher: bool | None) -> ResultRow:
-    row = ResultRow(variant, stat, **estimate.fields(), subset=subset, higher_is_better=higher)
-    return row if estimate.n else row.undefined(f"no pair in subset {subset} has a value")
-
-
-def _share_rows(frame: pd.DataFrame, column: str, variant: str, higher: bool | None) -> list[ResultRow]:
-    values = frame[column].to_numpy(float)
-    defined = frame.loc[frame[column].notna(), column]
-    median = ResultRow(variant, "median", float(defined.median()), len(defined), higher_is_better=higher)
-    return [
-        _row(variant, "mean", stats.mean(values, frame["image_id"]), "all", higher),
-        median if len(defined) else median.undefined("no pair has a value"),
-        ResultRow(variant, "undefined_pairs", float(len(frame) - len(defined)), len(frame), unit="count"),
-    ]

@@ -384,7 +384,7 @@ def test_waiting_for_a_lock(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    """Temporary files by host and process number in their name (another host's stay); locks by whether they can be had."""
+    """Temporary files by host and process in their name (another host stays); locks by whether they can be had."""
     cell = CellStore(tmp_path, "cell")
     group = cell.group("metric")
     group.write(Shard(0, 2), columns(0, 2))

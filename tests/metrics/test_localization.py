@@ -313,7 +313,10 @@ def test_energy_without_any_value() -> None:
         None,
         "undefined:no pair in subset all has a value",
     )
-    assert (pick(rows, "median").value, pick(rows, "median").status) == (None, "undefined:no pair has a value")
+    assert (pick(rows, "median").value, pick(rows, "median").status) == (
+        None,
+        "undefined:no pair in subset all has a value",
+    )
     assert pick(rows, "undefined_pairs").value == 2
 
 

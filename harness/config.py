@@ -229,8 +229,16 @@ def validate(config: DictConfig) -> None:
     if config.compute.processes != "auto":
         _at_least("compute.processes", config.compute.processes, 1)
     for group in LIST_GROUPS:
-        if not config[group]:
+        if not selected(config[group]):
             raise ConfigError(f"no {group} chosen: {group}=[{','.join(groups()[group][:2])},...]")
+
+
+def selected(choices: DictConfig) -> list[str]:
+    """Names of the chosen methods or metrics, sorted.
+
+    An experiment may tune a method that the command line then does not choose: such an entry has no class.
+    """
+    return sorted(str(name) for name, settings in choices.items() if "_target_" in settings)
 
 
 def _choice(name: str, value: Any, valid: Sequence[str]) -> None:

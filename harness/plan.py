@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness import identity
 from harness.build import build, settings
-from harness.config import ConfigError, validate
+from harness.config import ConfigError, selected, validate
 from harness.network import Network
 from harness.store import SAMPLES, CellStore, Group, Shard, shards_of
 from harness.types import Attributor, Dataset, Metric
@@ -91,10 +91,10 @@ def build_job(config: DictConfig, store_root: Path) -> Job:
     dataset: Dataset = build(config.dataset, "dataset", config.dataset.name)
     if len(dataset) == 0:
         raise ConfigError(f"dataset {config.dataset.name} has no samples")
-    metrics = {str(name): build(c, "metric", str(name)) for name, c in sorted(config.metric.items())}
+    metrics = {name: build(config.metric[name], "metric", name) for name in selected(config.metric)}
     order = _order(len(dataset), config.subset_seed)
     stop = min(len(dataset), config.limit or len(dataset))
-    cells = [_cell(config, str(name), network, dataset, metrics, store_root) for name in sorted(config.method)]
+    cells = [_cell(config, name, network, dataset, metrics, store_root) for name in selected(config.method)]
     return Job(config, network, dataset, order, metrics, cells, shards_of(stop, config.compute.shard_size), device)
 
 

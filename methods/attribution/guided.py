@@ -1,5 +1,6 @@
 """Guided backpropagation and the deconvnet: the gradient with another backward rule at every ReLU."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,22 +29,32 @@ def _is_inplace(function: Any, kwargs: dict[str, Any]) -> bool:
     return bool(kwargs.get("inplace")) or function.__name__.endswith("_")
 
 
+def _ceiling(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """Where the rectifier saturates: infinity for a plain ReLU."""
+    if function in (F.hardtanh, F.hardtanh_):
+        return float(args[2] if len(args) > 2 else kwargs.get("max_val", 1.0))
+    return 6.0 if function is F.relu6 else math.inf
+
+
 class _ReluRule(torch.autograd.Function):
-    """Any rectifier with `rule(gradient, active)` as its backward, active = where the gradient would pass."""
+    """A rectifier with `rule(gradient, active)` as its backward, active = where the gradient would pass."""
 
     @staticmethod
-    def forward(ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], output: Tensor, x: Tensor, inplace: bool) -> Tensor:
-        ctx.rule = rule
-        ctx.save_for_backward((output == x) & (x != 0))
+    def forward(
+        ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], ceiling: float, output: Tensor, x: Tensor, inplace: bool
+    ) -> Tensor:
+        ctx.rule, ctx.ceiling = rule, ceiling
+        ctx.save_for_backward(output)
         if not inplace:
             return output
         ctx.mark_dirty(x)  # later readers of x see the rectified values, as without this mode
         return x.copy_(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
-        (active,) = ctx.saved_tensors
-        return None, None, ctx.rule(gradients[0], active), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, Tensor, None]:
+        (output,) = ctx.saved_tensors
+        active = output > 0 if ctx.ceiling == math.inf else (output > 0) & (output < ctx.ceiling)
+        return None, None, None, ctx.rule(gradients[0], active), None
 
 
 class _ReluMode(TorchFunctionMode):
@@ -58,10 +69,19 @@ class _ReluMode(TorchFunctionMode):
         if not _is_relu(func, args, kwargs):
             return func(*args, **kwargs)
         self.seen += 1
+        inplace, ceiling = _is_inplace(func, kwargs), _ceiling(func, args, kwargs)
         x, *rest = args or (kwargs.pop("input"),)
         with torch.no_grad():
-            output = func(x.detach().clone(), *rest, **kwargs)
-        return _ReluRule.apply(self.rule, output, x, _is_inplace(func, kwargs))
+            output = func(x.detach().clone() if inplace else x.detach(), *rest, **kwargs)
+        return _ReluRule.apply(self.rule, ceiling, output, x, inplace)
+
+
+def _positive(gradient: Tensor, active: Tensor) -> Tensor:
+    return gradient.clamp(min=0)
+
+
+def _positive_and_active(gradient: Tensor, active: Tensor) -> Tensor:
+    return gradient.clamp(min=0).mul_(active)
 
 
 def _rectified_gradient(
@@ -87,7 +107,9 @@ class GuidedBackprop:
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
-        gradient = _rectified_gradient(forward, targets, lambda g, active: g.clamp(min=0) * active, "guided_backprop")
+        gradient = _rectified_gradient(
+            forward, targets, lambda g, active: g.clamp(min=0).mul_(active), "guided_backprop"
+        )
         return Attribution(reduce_channels(gradient, self.reduce))
 
 
@@ -104,5 +126,5 @@ class Deconvnet:
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
-        gradient = _rectified_gradient(forward, targets, lambda g, active: g.clamp(min=0), "deconvnet")
+        gradient = _rectified_gradient(forward, targets, _positive, "deconvnet")
         return Attribution(reduce_channels(gradient, self.reduce))

@@ -112,9 +112,9 @@ class ImageNet:
         return read_voc_xml(file, self.index_of, self.box_origin)
 
     def fingerprint(self) -> str:
-        """Names and sizes of images and annotations, and the class list."""
+        """Names and sizes of images, contents of annotations, and the class list."""
         annotated = sorted(self.annotations.glob("*.xml")) if self.annotations else []
-        files = files_fingerprint(self.root, [*self.files, *annotated])
+        files = files_fingerprint(self.root, self.files, contents=annotated)
         return hashlib.sha256(" ".join([files, *self.wnids]).encode()).hexdigest()[:20]
 
 

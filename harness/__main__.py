@@ -204,26 +204,31 @@ def gallery(arguments: argparse.Namespace) -> int:
 
 
 def collect_garbage(arguments: argparse.Namespace) -> int:
-    """Remove leftovers of killed runs, and cells without a finished metric."""
+    """Remove leftovers of killed runs, and on request unfinished or old cells."""
     import shutil
 
     from harness import store
 
     root = Path(arguments.results) / "store"
     horizon = time.time() - 86400 * arguments.older_than if arguments.older_than is not None else None
-    doomed = [cell for cell in store.cells(root) if _is_garbage(cell.path, horizon)]
+    leftovers = store.remove_leftovers(root) if arguments.yes else 0  # first: an abandoned lock protects nothing
+    doomed = [cell for cell in store.cells(root) if _is_garbage(cell.path, horizon, arguments.unfinished)]
     for cell in doomed:
         print(f"{'removing' if arguments.yes else 'would remove'} {cell.key} ({cell.cell()['labels']['method']})")
         if arguments.yes:
             shutil.rmtree(cell.path)
-    leftovers = store.remove_leftovers(root) if arguments.yes else 0
     print(f"{len(doomed)} cells, {leftovers} leftovers" + ("" if arguments.yes else "; nothing removed: add --yes"))
     return 0
 
 
-def _is_garbage(path: Path, horizon: float | None) -> bool:
+def _is_garbage(path: Path, horizon: float | None, unfinished: bool) -> bool:
+    """Whether a cell may go; never one that somebody is computing."""
+    if list(path.glob("locks/*.lock")):
+        return False
     finished = list(path.glob("*/DONE-*.json"))
-    return not finished or (horizon is not None and max(p.stat().st_mtime for p in finished) < horizon)
+    if not finished:
+        return unfinished
+    return horizon is not None and max(p.stat().st_mtime for p in finished) < horizon
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -288,6 +293,7 @@ def parser() -> argparse.ArgumentParser:
     drawing.add_argument("--out", help="PNG file (default: <results>/report/gallery-MODEL-DATASET.png)")
     cleaning = add("gc", collect_garbage)
     cleaning.add_argument("--yes", action="store_true", help="really remove")
+    cleaning.add_argument("--unfinished", action="store_true", help="also cells without any finished metric")
     cleaning.add_argument("--older-than", type=float, metavar="DAYS", help="also cells finished longer ago")
     training = add("train", train)
     training.add_argument("--networks", nargs="+", default=["scenes_vgg", "scenes_resnet"], help="default: both")

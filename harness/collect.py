@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from harness import store
-from harness.identity import SCHEMA
+from harness.identity import SCHEMA, canonical
 from harness.store import CellStore, Lock, read_json, write_atomically
 from harness.types import ResultRow
 
 COLUMNS = [
     *("schema", "run_id", "cell_key", "metric_key", "model", "weights", "dataset", "reference", "split", "subset"),
     *("protocol", "method", "kind", "metric", "variant", "stat", "x", "value", "unit", "higher_is_better", "n"),
-    *("stderr", "ci_low", "ci_high", "ci_method", "seed", "precision", "status"),
+    *("stderr", "ci_low", "ci_high", "ci_method", "seed", "precision", "status", "settings"),
 ]
 ORDER = [
     *("model", "dataset", "split", "protocol", "method", "metric", "variant", "subset", "stat", "x"),
@@ -24,10 +24,22 @@ ORDER = [
 FAILED_ROW = ResultRow(variant="", stat="", value=None, n=0)
 
 
+def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
+    """A metric's columns beside who each pair is; RuntimeError if either side lacks pairs of the other."""
+    table = samples.merge(columns, on=["position", "sample_id"], how="inner", validate="one_to_one")
+    if not len(table) == len(samples) == len(columns):
+        raise RuntimeError(
+            f"{len(samples)} pairs in the samples, {len(columns)} in the metric, {len(table)} in both: the store is "
+            "damaged; compute anew with cache=refresh"
+        )
+    return table.drop(columns="position")
+
+
 def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
     """Result rows of every finished or failed metric of one cell."""
     about = cell.cell()
     labels = {k: v for k, v in about["labels"].items() if k in COLUMNS}
+    labels["settings"] = _settings(about["identity"])
     for key in cell.groups():
         group = cell.group(key)
         shared = {
@@ -46,6 +58,12 @@ def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
             failure = read_json(group.failed)
             status = f"failed:{failure['why'].splitlines()[0]}"
             yield {**shared, "run_id": "", "split": "", **asdict(FAILED_ROW), "status": status}
+
+
+def _settings(identity: dict[str, Any]) -> str:
+    """The conventions of method and protocol, as JSON: what tells two rows of one method apart."""
+    method = {k: v for k, v in identity["method"].items() if not k.startswith("_")}
+    return canonical({"method": method, "protocol": identity["protocol"]})
 
 
 def results_table(cells: list[CellStore]) -> pd.DataFrame:

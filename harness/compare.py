@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness import stats
+from harness.collect import joined
 from harness.config import ConfigError, suggest
 from harness.store import SAMPLES, CellStore, cells, read_json
 
@@ -75,6 +76,5 @@ def _common_stops(a: CellStore, b: CellStore, key: str) -> list[int]:
 
 
 def _joined(a: CellStore, b: CellStore, key: str, stop: int) -> pd.DataFrame:
-    left, right = (c.group(key).read(stop).drop(columns="position") for c in (a, b))
-    who = a.group(SAMPLES).read(stop)[["sample_id", "image_id"]]
-    return who.merge(left.merge(right, on="sample_id", suffixes=("_a", "_b")), on="sample_id")
+    left, right = (joined(c.group(SAMPLES).read(stop), c.group(key).read(stop)) for c in (a, b))
+    return left.merge(right.drop(columns="image_id"), on="sample_id", suffixes=("_a", "_b"))

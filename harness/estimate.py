@@ -64,13 +64,14 @@ def _history(job: Job, runs: pd.DataFrame) -> dict[str, float]:
 
 
 def _probe(job: Job, cells: list[Cell]) -> dict[str, float]:
-    """Seconds an image of each cell, timed on the first images that have targets."""
+    """Seconds an image of each cell, timed on the first images."""
     samples = [job.dataset[int(index)] for index in job.order[:PROBE_IMAGES]]
     alike = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
     seconds = {}
     for cell in cells:
         start = time.perf_counter()
         batch, forward = share(job, alike, [cell], job.config.compute.batch_size)
-        attribute(job, cell, batch, forward)
+        if batch.pairs:
+            attribute(job, cell, batch, forward)
         seconds[cell.name] = (time.perf_counter() - start) / len(alike)
     return seconds

@@ -47,6 +47,7 @@ class Outcome:
 
     costs: dict[str, Cost] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    broken: set[tuple[str, str]] = field(default_factory=set)  # (method, metric) not to be measured again
     shards: int = 0
     batch_size: int = 0
 
@@ -87,6 +88,8 @@ def evaluate(job: Job, first: int = 0, report: Report = lambda images: None, par
         before, pivot = outcome.shards, first % len(wanted)
         turn = [*list(wanted)[pivot:], *list(wanted)[:pivot]]
         for task, samples in _load(job, outcome, {shard: wanted[shard] for shard in turn}):
+            if samples is None:
+                return outcome
             if parent is not None and os.getppid() != parent:
                 return outcome
             try:
@@ -108,9 +111,8 @@ def _open_work(job: Job, outcome: Outcome) -> dict[Shard, Wanted]:
 def _alive(job: Job, wanted: Wanted, outcome: Outcome) -> Wanted:
     cells = {cell.name: cell for cell in job.cells}
     alive = {
-        name: {m for m in metrics if not cells[name].group(m).failed.exists()}
+        name: {m for m in metrics if (name, m) not in outcome.broken and not cells[name].group(m).failed.exists()}
         for name, metrics in wanted.items()
-        if name not in outcome.failures
     }
     return {name: metrics for name, metrics in alive.items() if metrics}
 
@@ -138,8 +140,11 @@ class _Task(NamedTuple):
             lock.release()
 
 
-def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tuple[_Task, list[Sample]]]:
-    """Load shards whose locks can be had now; loader processes read ahead."""
+def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tuple[_Task, list[Sample] | None]]:
+    """Load shards whose locks can be had now; loader processes read ahead.
+
+    A sample that cannot be read fails every cell (they all need it), and None ends the run: what is computed stays.
+    """
     taken: list[_Task] = []
 
     def take() -> Iterator[list[int]]:
@@ -162,9 +167,17 @@ def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tup
     try:
         for samples in _timed(job, outcome, loader):
             yield taken.pop(0), samples
+    except _Unreadable as error:
+        for cell in job.cells:
+            _fail(job, cell, sorted(cell.groups), error, outcome)
+        yield taken[0], None
     finally:
         for task in taken:
             task.release()
+
+
+class _Unreadable(Exception):
+    """The data set raised."""
 
 
 def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample]") -> Iterator[list[Sample]]:
@@ -172,7 +185,10 @@ def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample]") -> Iterator
     batches = iter(loader)
     while True:
         with _Clock(job, outcome, SHARED):
-            samples = next(batches, None)
+            try:
+                samples = next(batches, None)
+            except Exception as error:
+                raise _Unreadable(f"{type(error).__name__}: {error}") from error
         if samples is None:
             return
         yield samples
@@ -183,7 +199,7 @@ def _compute(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outc
     tables = _measure_within_memory(job, shard, samples, wanted, outcome)
     for cell in job.cells:
         for metric, parts in tables.get(cell.name, {}).items():
-            if cell.name not in outcome.failures and not cell.group(metric).failed.exists():
+            if (cell.name, metric) not in outcome.broken:
                 cell.group(metric).write(shard, _joined(parts))
     outcome.shards += 1
 
@@ -200,6 +216,10 @@ def _measure_within_memory(job: Job, shard: Shard, samples: list[Sample], wanted
         print(f"out of memory: going on with compute.batch_size={outcome.batch_size}", flush=True)
 
 
+def _may_retry(error: Exception, outcome: Outcome) -> bool:
+    return isinstance(error, RuntimeError) and _is_out_of_memory(error) and outcome.batch_size > 1
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
@@ -211,20 +231,32 @@ def _measure_shard(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted
     tables: Tables = {name: {metric: [] for metric in metrics} for name, metrics in wanted.items()}
     cells = [cell for cell in job.cells if cell.name in wanted]
     for rows in _micro_batches(samples, outcome.batch_size):
-        chosen = [samples[row] for row in rows]
-        try:
-            with _Clock(job, outcome, SHARED, len(rows)):
-                batch, forward = share(job, chosen, cells, outcome.batch_size)
-        except Exception as error:
-            for cell in cells:
-                _fail(job, cell, sorted(cell.groups), error, outcome)
-            return {}
-        positions = np.array([shard.start + rows[i] for i in batch.targets.image.tolist()], dtype=np.int64)
-        for cell in cells:
-            if batch.pairs and cell.name not in outcome.failures:
-                for metric, columns in _measure_cell(job, cell, batch, forward, wanted[cell.name], outcome):
-                    tables[cell.name][metric].append({"position": positions, **columns})
+        for batch, forward, sharing in _passes(job, [samples[row] for row in rows], cells, outcome):
+            positions = np.array([shard.start + rows[i] for i in batch.targets.image.tolist()], dtype=np.int64)
+            for cell in sharing:
+                if batch.pairs and cell.name not in outcome.failures:
+                    for metric, columns in _measure_cell(job, cell, batch, forward, wanted[cell.name], outcome):
+                        tables[cell.name][metric].append({"position": positions, **columns})
     return tables
+
+
+def _passes(
+    job: Job, samples: list[Sample], cells: list[Cell], outcome: Outcome
+) -> list[tuple[Batch, ForwardPass, list[Cell]]]:
+    """One forward pass for all cells; when it fails, one for each, so that one cell's layers do not fail another."""
+    cells = [cell for cell in cells if cell.name not in outcome.failures]
+    if not cells:
+        return []
+    try:
+        with _Clock(job, outcome, SHARED, len(samples)):
+            return [(*share(job, samples, cells, outcome.batch_size), cells)]
+    except Exception as error:
+        if len(cells) == 1:
+            _fail(job, cells[0], sorted(cells[0].groups), error, outcome)
+            return []
+        if _may_retry(error, outcome):
+            raise
+    return [made for cell in cells for made in _passes(job, samples, [cell], outcome)]
 
 
 def share(job: Job, samples: list[Sample], cells: list[Cell], max_rows: int) -> tuple[Batch, ForwardPass]:
@@ -263,7 +295,7 @@ def _measure_cell(
         _fail(job, cell, sorted(cell.groups), error, outcome)
         return
     for metric in metrics:
-        if cell.group(metric).failed.exists():
+        if (cell.name, metric) in outcome.broken:
             continue
         try:
             with _Clock(job, outcome, f"metric {metric}", len(batch.samples), len(batch.pairs)):
@@ -294,9 +326,10 @@ def _not_finite(batch: Batch, values: Tensor) -> str:
 
 def _fail(job: Job, cell: Cell, metrics: list[str], error: Exception, outcome: Outcome) -> None:
     """Mark groups as failed, keep the reason and the traceback; memory shortage goes up to be retried."""
-    if isinstance(error, RuntimeError) and _is_out_of_memory(error) and outcome.batch_size > 1:
+    if _may_retry(error, outcome):
         raise error
     why = f"{type(error).__name__}: {error}"
+    outcome.broken |= {(cell.name, metric) for metric in metrics}
     for metric in metrics:
         write_json(cell.group(metric).failed, {"why": why, "traceback": traceback.format_exc()})
     if SAMPLES in metrics:

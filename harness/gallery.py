@@ -1,6 +1,8 @@
 """Pictures of maps: one row an image, one column a method, with boxes and the arg-max, hit or miss."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,14 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = min(count, job.stop)
+    shown = list(islice(_explained(job), count))
+    if not shown:
+        raise ValueError("no image has a class to be explained under this protocol: there is nothing to draw")
+    rows = len(shown)
     columns = 1 + len(job.cells)
     figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.75 * rows), squeeze=False)
     for row in range(rows):
-        batch, forward = _first_target(job, int(job.order[row]))
+        batch, forward = shown[row]
         _draw_truth(job, axes[row, 0], batch)
         for axis, cell in zip(axes[row, 1:], job.cells, strict=True):
             _draw_map(job, axis, batch, attribute(job, cell, batch, forward))
@@ -46,11 +51,14 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     return rows
 
 
-def _first_target(job: Job, index: int) -> tuple[Batch, ForwardPass]:
-    """The image with its first class that the network can explain."""
-    sample = job.dataset[index]
-    labels = [label for label in sample.targets if job.network.explains(label)] or [0]
-    return share(job, [replace(sample, targets=tuple(labels[:1]))], job.cells, job.config.compute.batch_size)
+def _explained(job: Job) -> Iterator[tuple[Batch, ForwardPass]]:
+    """Images with their first class under the protocol; those without one are passed over."""
+    for index in job.order[: job.stop]:
+        sample = job.dataset[int(index)]
+        batch, forward = share(job, [sample], job.cells, job.config.compute.batch_size)
+        if batch.pairs:
+            first = replace(batch.samples[0], targets=batch.samples[0].targets[:1])
+            yield Batch.of([first], job.device), forward
 
 
 def _frame_image(batch: Batch) -> np.ndarray:

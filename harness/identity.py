@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 # Where a file lies does not change what is in it: weights and data enter by their fingerprints.
 PLACES = frozenset({"weights", "sha256", "class_map", "root", "download"})
@@ -33,6 +33,7 @@ def content(settings: dict[str, Any]) -> dict[str, Any]:
 
 def cell_identity(
     *,
+    names: dict[str, str],
     model: dict[str, Any],
     weights: str,
     dataset: dict[str, Any],
@@ -47,6 +48,7 @@ def cell_identity(
     """The identity of a cell, as stored beside its results.
 
     Args:
+        names: of model, dataset, protocol and method, as tables show them: a table row must say what was asked.
         model, dataset, method: settings including `_target_`.
         weights, data: fingerprints.
         order: seed of the order of images, None for the dataset's own.
@@ -55,6 +57,7 @@ def cell_identity(
     """
     return {
         "schema": SCHEMA,
+        "names": names,
         "model": content(model) | {"fingerprint": weights},
         "dataset": content(dataset) | {"fingerprint": data, "order": order},
         "protocol": protocol,

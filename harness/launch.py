@@ -3,6 +3,7 @@
 import json
 import multiprocessing as mp
 import os
+import queue
 import resource
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from harness.collect import collect, results_table, write_csv
+from harness.collect import collect, joined, results_table, write_csv
 from harness.config import ConfigError
 from harness.evaluate import SHARED, Cost, Outcome, evaluate
 from harness.network import Passes
@@ -64,6 +65,7 @@ def _run(config: DictConfig, overrides: list[str], store_root: Path, started: fl
         print(*job.describe(), sep="\n", flush=True)
     if config.dry_run:
         return 0
+    _refuse_to_compute(job)
     if rank.number == 0:
         _prepare(job)
     outcome = _evaluate(job, rank)
@@ -85,13 +87,8 @@ def _use_local_gpu(config: DictConfig) -> None:
         config.compute.device = f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
-def _prepare(job: Job) -> None:
-    """Forget what `cache` says to forget, and earlier failures: they are tried again."""
-    for cell in job.cells:
-        for metric in cell.groups:
-            if job.config.cache == "refresh":
-                cell.group(metric).clear()
-            cell.group(metric).failed.unlink(missing_ok=True)
+def _refuse_to_compute(job: Job) -> None:
+    """`cache=only`: nothing may be missing."""
     if job.config.cache == "only" and (missing := job.missing()):
         names = sorted({name for wanted in missing.values() for name in wanted})
         raise ConfigError(
@@ -100,12 +97,26 @@ def _prepare(job: Job) -> None:
         )
 
 
+def _prepare(job: Job) -> None:
+    """Forget what `cache=refresh` asks to forget, and earlier failures: they are tried again."""
+    for cell in job.cells:
+        for metric in cell.groups:
+            if job.config.cache == "refresh" and metric != SAMPLES:
+                cell.group(metric).clear(job.stop)
+            cell.group(metric).failed.unlink(missing_ok=True)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def process_count(job: Job, todo: int) -> int:
     """Processes of this run: `auto` is one a core (its threads apart) on the CPU, one on a GPU or under torchrun."""
     wanted = job.config.compute.processes
     if wanted == "auto":
         alone = job.device.type == "cuda" or Rank.from_environment().world > 1
-        wanted = 1 if alone else len(os.sched_getaffinity(0)) // int(job.config.compute.threads)
+        wanted = 1 if alone else cores() // int(job.config.compute.threads)
     return max(1, min(int(wanted), todo))
 
 
@@ -139,13 +150,11 @@ def _evaluate(job: Job, rank: Rank) -> Outcome:
 def _results_of(others: list[Any], results: Any) -> list[Outcome]:
     """The outcomes of helper processes that ended well; what a dead one left was computed by the others."""
     outcomes = []
-    for process in others:
-        while process.is_alive() and results.empty():
-            process.join(0.05)
-        if not results.empty():
-            outcomes.append(results.get())
-    for process in others:
-        process.join()
+    while any(process.is_alive() for process in others) or not results.empty():
+        try:
+            outcomes.append(results.get(timeout=0.05))
+        except queue.Empty:
+            continue
     return outcomes
 
 
@@ -179,8 +188,7 @@ def _merge(outcomes: list[Outcome]) -> Outcome:
 
 def sample_table(cell: Cell, metric: str, stop: int) -> pd.DataFrame:
     """The per-sample table of one metric: who each pair is, and the metric's columns."""
-    columns = cell.group(metric).read(stop).drop(columns="position")
-    return cell.group(SAMPLES).read(stop).merge(columns, on="sample_id", how="inner", validate="one_to_one")
+    return joined(cell.group(SAMPLES).read(stop), cell.group(metric).read(stop))
 
 
 def _summarise(job: Job, cell: Cell, metric: str) -> None:

@@ -132,7 +132,7 @@ def class_groups(network: Network, class_map: str, classes: Sequence[str]) -> Ne
     """
     groups = read_class_map(class_map, classes)
     identity = hashlib.sha256(f"{network.fingerprint} {groups}".encode()).hexdigest()
-    mean, std = (values.flatten().tolist() for values in (network.mean, network.std))
+    mean, std = network.statistics
     return Network(network.module, mean, std, network.activation, identity, groups)
 
 

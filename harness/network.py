@@ -160,6 +160,12 @@ class Network:
         self.__dict__.pop("_traced", None)
         return self
 
+    @property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, in double precision."""
+        mean, std = (values.flatten().tolist() for values in self._statistics)
+        return mean, std
+
     def normalise(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W] in [0,1] -> normalised network input."""
         return (images.to(self.mean) - self.mean) / self.std

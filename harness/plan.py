@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness import identity
 from harness.build import build, settings
@@ -16,8 +16,6 @@ from harness.config import ConfigError, selected, validate
 from harness.network import Network
 from harness.store import SAMPLES, CellStore, Group, Shard, shards_of
 from harness.types import Attributor, Dataset, Metric
-
-SAMPLES_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +122,9 @@ def _cell(
         except ValueError as error:
             raise ConfigError(f"method {name}: {error}. Set method.{name}.layer or model.target_layer") from error
     smooth = float(config.protocol.smooth.get(name, 0.0))
+    labels = _labels(config, name, network)
     cell = identity.cell_identity(
+        names={part: labels[part] for part in ("model", "dataset", "protocol", "method")},
         model=settings(config.model, "model"),
         weights=network.fingerprint,
         dataset=settings(config.dataset, "dataset"),
@@ -142,8 +142,8 @@ def _cell(
     groups = {SAMPLES: SAMPLES} | {metric: identity.digest(value["identity"]) for metric, value in described.items()}
     if not config.dry_run:
         store.describe(
-            {"identity": cell, "labels": _labels(config, name, network)},
-            {SAMPLES: {"version": SAMPLES_VERSION}} | {groups[metric]: value for metric, value in described.items()},
+            {"identity": cell, "labels": labels},
+            {SAMPLES: {"name": SAMPLES}} | {groups[metric]: value for metric, value in described.items()},
         )
     return Cell(name, attributor, smooth, store, groups)
 
@@ -166,5 +166,4 @@ def _labels(config: DictConfig, method: str, network: Network) -> dict[str, Any]
         "kind": "attribution",
         "seed": config.seed,
         "precision": config.precision,
-        "settings": OmegaConf.to_container(config.method[method], resolve=True),
     }

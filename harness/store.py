@@ -141,7 +141,7 @@ class Group:
         tables = [pq.read_table(self.path / f"{shard}.parquet") for shard in self.shards() if shard.start < stop]
         filled = [table for table in tables if table.num_rows] or tables[:1]
         frame = pa.concat_tables(filled, promote_options="permissive").to_pandas()
-        frame = frame[frame["position"] < stop].drop_duplicates("sample_id", keep="first")
+        frame = frame[frame["position"] < stop].drop_duplicates(["position", "sample_id"], keep="first")
         return frame.sort_values("position", kind="stable").reset_index(drop=True)
 
     def done(self, stop: int) -> Path:
@@ -153,9 +153,10 @@ class Group:
         """Marker of a failure, with its reason."""
         return self.path / "FAILED.json"
 
-    def clear(self) -> None:
-        """Forget everything computed."""
-        for path in [*self.path.glob("*.parquet"), *self.path.glob("DONE-*.json"), self.failed]:
+    def clear(self, stop: int) -> None:
+        """Forget what was computed of the first `stop` images, and every summary."""
+        shards = [self.path / f"{shard}.parquet" for shard in self.shards() if shard.start < stop]
+        for path in [*shards, *self.path.glob("DONE-*.json"), self.failed]:
             path.unlink(missing_ok=True)
 
 
@@ -217,4 +218,14 @@ def _writer_alive(path: Path) -> bool:
     """Whether the process that writes a temporary file (host and number are in its name) may still run."""
     host, number = platform.node(), path.name.split(".")[-2]
     is_ours = path.name.endswith(f".{host}.{number}.tmp")
-    return not is_ours or Path(f"/proc/{number}").exists()
+    return not is_ours or _is_running(int(number))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -144,7 +144,7 @@ class SampleRng:
     """
 
     def __init__(self, seed: int, stream: str, image_ids: Sequence[str], pair_ids: Sequence[str]) -> None:
-        self._seed, self._stream = seed, stream
+        self._seed, self._stream, self._draws = seed, stream, 0
         self._ids: dict[Per, Sequence[str]] = {"image": image_ids, "pair": pair_ids}
 
     @classmethod
@@ -153,7 +153,8 @@ class SampleRng:
         return cls(seed, stream, batch.image_ids, batch.sample_ids)
 
     def _draw(self, shape: Sequence[int], per: Per, draw: str) -> Tensor:
-        seeds = [derive_seed(self._seed, self._stream, per, name) for name in self._ids[per]]
+        seeds = [derive_seed(self._seed, self._stream, self._draws, per, name) for name in self._ids[per]]
+        self._draws += 1  # a second draw of one method is another one
         drawn = np.empty((len(seeds), *shape), dtype=np.float32)
         for row, seed in enumerate(seeds):
             getattr(np.random.default_rng(seed), draw)(dtype=np.float32, out=drawn[row])

@@ -150,7 +150,7 @@ class PositiveRatio:
 
 
 def positive_share(maps: FramedMaps, region: Tensor) -> Tensor:
-    """Sum of max(map, 0) inside the region over its whole sum: [P], nan where the latter is zero."""
+    """Sum of max(map, 0) inside the region over its whole sum: [P], nan where the latter is zero or no region is."""
     inside = (maps.positive * region).flatten(1).sum(1)
     total = maps.positive.flatten(1).sum(1)
-    return torch.where(total > 0, inside / total, torch.nan)
+    return torch.where((total > 0) & region.flatten(1).any(1), inside / total, torch.nan)

@@ -21,15 +21,15 @@ LABELS: dict[str, Any] = {
     "kind": "attribution",
     "seed": 0,
     "precision": "float32",
-    "settings": {"layer": "layer4"},
 }
+IDENTITY = {"method": {"_target_": "x", "layer": "layer4"}, "protocol": {"targets": "labels"}}
 
 
 def cell(root: Path, key: str, metrics: dict[str, str], **labels: Any) -> CellStore:
     """A described cell; metrics: key -> name."""
     made = CellStore(root, key)
     groups = {name: {"name": value, "paired": []} for name, value in metrics.items()}
-    made.describe({"identity": {}, "labels": LABELS | labels}, {"samples": {"version": 1}} | groups)
+    made.describe({"identity": IDENTITY, "labels": LABELS | labels}, {"samples": {"version": 1}} | groups)
     return made
 
 
@@ -48,7 +48,8 @@ def test_columns_are_the_documented_ones() -> None:
     """DESIGN section 4, in order; every field of a ResultRow has its column; sorting uses columns that exist."""
     documented = (
         "schema run_id cell_key metric_key model weights dataset reference split subset protocol method kind metric "
-        "variant stat x value unit higher_is_better n stderr ci_low ci_high ci_method seed precision status"
+        "variant stat x value unit higher_is_better n stderr ci_low ci_high ci_method seed precision status "
+        "settings"
     )
     assert documented.split() == COLUMNS
     assert {field.name for field in fields(ResultRow)} <= set(COLUMNS)

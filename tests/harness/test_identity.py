@@ -17,6 +17,7 @@ from harness.identity import canonical, cell_identity, content, digest, metric_i
 from harness.plan import build_job
 
 PARTS: dict[str, Any] = {
+    "names": {"model": "resnet50", "dataset": "imagenet", "protocol": "standard", "method": "gradcam"},
     "model": {"_target_": "harness.models.torchvision_network", "architecture": "resnet50", "weights": "a.pth"},
     "weights": "f1",
     "dataset": {
@@ -33,6 +34,7 @@ PARTS: dict[str, Any] = {
     "precision": "float32",
 }
 CHANGES: dict[str, Any] = {
+    "a name": {"names": PARTS["names"] | {"protocol": "other"}},
     "model architecture": {"model": PARTS["model"] | {"architecture": "resnet18"}},
     "model setting": {"model": PARTS["model"] | {"activation": "sigmoid"}},
     "weights": {"weights": "f2"},
@@ -160,6 +162,7 @@ def test_a_metrics_setting_changes_the_metric_alone(tmp_path: Path) -> None:
 
 
 def test_smoothing_another_method_changes_nothing(tmp_path: Path) -> None:
-    """A protocol enters a cell by what reaches its method; its name is a label."""
+    """A protocol enters a cell by its name and by what reaches the method."""
     expected = keys_of(compose_config(BASE), tmp_path)
-    assert keys_of(compose_config([*BASE, "protocol=pointing_game"]), tmp_path) == expected
+    assert keys_of(compose_config([*BASE, "+protocol.smooth.deconvnet=0.5"]), tmp_path) == expected
+    assert keys_of(compose_config([*BASE, "protocol=pointing_game"]), tmp_path) != expected

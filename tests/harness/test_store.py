@@ -151,9 +151,9 @@ def test_clearing_forgets_results_and_failures_and_keeps_the_identity(tmp_path: 
     group.write(Shard(0, 2), columns(0, 2))
     write_json(group.done(2), {"rows": []})
     write_json(group.failed, {"why": "x"})
-    group.clear()
+    group.clear(2)
     assert [path.name for path in group.path.iterdir()] == ["group.json"]
-    group.clear()
+    group.clear(2)
 
 
 def test_descriptions_are_written_once(tmp_path: Path) -> None:

@@ -88,8 +88,6 @@ def evaluate(job: Job, first: int = 0, report: Report = lambda images: None, par
         before, pivot = outcome.shards, first % len(wanted)
         turn = [*list(wanted)[pivot:], *list(wanted)[:pivot]]
         for task, samples in _load(job, outcome, {shard: wanted[shard] for shard in turn}):
-            if samples is None:
-                return outcome
             if parent is not None and os.getppid() != parent:
                 return outcome
             try:
@@ -140,10 +138,10 @@ class _Task(NamedTuple):
             lock.release()
 
 
-def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tuple[_Task, list[Sample] | None]]:
+def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tuple[_Task, list[Sample]]]:
     """Load shards whose locks can be had now; loader processes read ahead.
 
-    A sample that cannot be read fails every cell (they all need it), and None ends the run: what is computed stays.
+    A sample that cannot be read fails every cell (they all need it): nothing is left to do, what is computed stays.
     """
     taken: list[_Task] = []
 
@@ -170,7 +168,6 @@ def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tup
     except _Unreadable as error:
         for cell in job.cells:
             _fail(job, cell, sorted(cell.groups), error, outcome)
-        yield taken[0], None
     finally:
         for task in taken:
             task.release()

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 import torch
 
+from datasets.scenes import Scenes
 from harness import evaluate as engine
 from harness import launch, store
 from harness.config import compose_config
 from harness.network import Network, Targets
 from harness.plan import Job, build_job
-from harness.types import Attribution
+from harness.types import Attribution, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = "method=[gradient,integrated_gradients,gradcam,random,smoothgrad]"
@@ -251,6 +252,25 @@ def test_a_failing_metric_does_not_lose_the_others(tmp_path: Path, monkeypatch: 
     status = frame.set_index("metric")["status"]
     assert status["positive_ratio"] == "failed:ArithmeticError: planted"
     assert (status["pointing_game"] == "ok").any()
+
+
+def test_an_unreadable_sample_ends_the_run_with_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eleventh image raises: the first shard stays, every row names the file, the exit code is 1."""
+    whole = Scenes.__getitem__
+
+    def torn(self: Scenes, index: int) -> Sample:
+        if index == 10:
+            raise ValueError("scene10.jpg cannot be read")
+        return whole(self, index)
+
+    monkeypatch.setattr(Scenes, "__getitem__", torn)
+    config = compose_config(
+        ["limit=16", "compute.shard_size=8", "method=[center,edges]", f"results={tmp_path}", *ALONE]
+    )
+    assert launch.run(config, []) == 1
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    assert frame["status"].str.contains("scene10.jpg cannot be read").all() and len(frame) == 2
+    assert len(list((tmp_path / "store").rglob("00000000-00000008.parquet"))) == 4
 
 
 def test_memory_shortage_halves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

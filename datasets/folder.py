@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.images import DataError, LabelledFiles, image_files
+from datasets.images import DataError, LabelledFiles, check_files, image_files
 
 HINT = "Put images at <root>/<class>/*.jpg, or directly at <root> with dataset.labels=none; then dataset.root=/path."
 
@@ -20,9 +20,12 @@ class Folder(LabelledFiles):
             relative to root; null: the folders' own names in alphabetical order.
         split: name of the split in tables.
         transform: settings of `datasets.images.Transform`.
+        expected_count: how many images there must be; null: any number.
+        expected_listing: digest of the images' names and sizes (`files_fingerprint`); null: any.
 
     Raises:
-        DataError: the folder or the list is missing, there is no image, or a class is not in the list.
+        DataError: the folder or the list is missing, there is no image, a class is not in the list, or the images are
+            not the expected ones.
     """
 
     def __init__(
@@ -32,6 +35,8 @@ class Folder(LabelledFiles):
         wnids: str | None = None,
         split: str = "all",
         transform: Mapping[str, Any] | None = None,
+        expected_count: int | None = None,
+        expected_listing: str | None = None,
     ) -> None:
         if labels not in ("folder", "none"):
             raise DataError(f"labels={labels!r}: choose folder or none")
@@ -41,6 +46,7 @@ class Folder(LabelledFiles):
         files = image_files(folder)
         if not files:
             raise DataError(f"no images below {folder.absolute()}. {HINT}")
+        check_files(folder, files, expected_count, expected_listing)
         classes = _listed(folder / wnids) if wnids else sorted({path.parent.name for path in files})
         labelled = [(path, _label(path, folder, classes) if labels == "folder" else None) for path in files]
         super().__init__(folder, labelled, classes if wnids or labels == "folder" else (), split, transform)

@@ -155,6 +155,25 @@ def files_fingerprint(root: Path, files: Iterable[Path], contents: Iterable[Path
     return digest.hexdigest()[:20]
 
 
+def check_files(
+    root: Path, files: Sequence[Path], count: int | None, listing: str | None, published: str = "this set"
+) -> None:
+    """Raise unless there are `count` files whose `files_fingerprint` is `listing`; None checks nothing.
+
+    published: what the error calls the set that was expected.
+    """
+    if count is not None and len(files) != count:
+        raise DataError(
+            f"{len(files)} images at {root.absolute()}, {published} has {count}: unpack the archive again into an "
+            "empty folder; or expected_count=null for a part of it, whose figures compare with no one else's"
+        )
+    if listing is not None and (found := files_fingerprint(root, files)) != listing:
+        raise DataError(
+            f"names and sizes of the {len(files)} images at {root.absolute()} give {found}, not {listing}: they are "
+            f"not {published}, or lie in other folders below the root; or expected_listing=null"
+        )
+
+
 def class_indices(names: Iterable[str], classes: Sequence[str], option: str) -> frozenset[int]:
     """Indices of classes by name; `option` names the setting in the error."""
     if unknown := sorted(set(names) - set(classes)):

@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from datasets.images import DataError, LabelledFiles, Transform, image_files, require_files
+from datasets.images import DataError, LabelledFiles, Transform, check_files, image_files, require_files
 from harness.types import Sample
 
 Settings = Mapping[str, Any] | None
+PLACES_LIST = (
+    "github.com/jfc43/informative-outlier-mining, datasets/ood_datasets/places365/test_subset/places365_test_list.txt"
+)
 
 
 class LabelledArrays:
     """Images in memory: uint8 [N,H,W,3] and labels [N]; no boxes."""
 
     def __init__(
-        self, images: NDArray[np.uint8], labels: Sequence[int], classes: Sequence[str], split: str, transform: Settings
+        self, images: NDArray[np.uint8], labels: ArrayLike, classes: Sequence[str], split: str, transform: Settings
     ) -> None:
-        self.images, self.labels, self.classes, self.split = images, labels, classes, split
+        self.images, self.labels = images, np.asarray(labels, dtype=np.int64)
+        self.classes, self.split = classes, split
         self.transform = Transform.of(transform)
 
     def __len__(self) -> int:
@@ -38,7 +42,7 @@ class LabelledArrays:
     def fingerprint(self) -> str:
         """Contents of the images and labels."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
-        digest.update(np.asarray(self.labels, dtype=np.int64).data)
+        digest.update(self.labels.data)
         return digest.hexdigest()[:20]
 
 
@@ -65,25 +69,46 @@ def _cifar(name: str, folder: str, root: str, split: str, download: bool, transf
     return LabelledArrays(made.data, made.targets, made.classes, split, transform)
 
 
-def svhn(root: str, split: str = "test", download: bool = False, transform: Settings = None) -> LabelledArrays:
-    """SVHN's cropped digits from <root>/<split>_32x32.mat; split train, test or extra; class 0 is the digit 0."""
+def svhn(
+    root: str, split: str = "test", download: bool = False, transform: Settings = None, select: str = "all"
+) -> LabelledArrays:
+    """SVHN's cropped digits from <root>/<split>_32x32.mat; split train, test or extra; class 0 is the digit 0.
+
+    select: `all`, or `first_1000_per_digit` in file order: the 10,000 test images of the CIFAR benchmarks.
+    """
     from torchvision.datasets import SVHN
 
     _check_split(split, ("train", "test", "extra"))
+    if select not in ("all", "first_1000_per_digit"):
+        raise DataError(f"select={select!r}: choose all or first_1000_per_digit")
     made = _fetched(
         lambda at: SVHN(at, split=split, download=download),
         root,
         download,
         f"Put the cropped digits (format 2) at <root>/{split}_32x32.mat",
     )
-    images = np.ascontiguousarray(made.data.transpose(0, 2, 3, 1))
-    return LabelledArrays(images, made.labels, [str(digit) for digit in range(10)], split, transform)
+    images, labels = made.data.transpose(0, 2, 3, 1), np.asarray(made.labels)
+    if select != "all":
+        chosen = first_of_each(labels, 1000)
+        images, labels = images[chosen], labels[chosen]
+    return LabelledArrays(np.ascontiguousarray(images), labels, [str(digit) for digit in range(10)], split, transform)
+
+
+def first_of_each(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Indices of the first `count` entries of each label, ascending."""
+    each = [np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]
+    return np.sort(np.concatenate(each))
 
 
 def dtd(
-    root: str, split: str = "all", partition: int = 1, download: bool = False, transform: Settings = None
+    root: str,
+    split: str = "all",
+    partition: int = 1,
+    download: bool = False,
+    transform: Settings = None,
+    expected_count: int | None = None,
 ) -> LabelledFiles:
-    """Describable Textures; `all` is every image, as out-of-distribution tests use it.
+    """Describable Textures; `all` is every image, as out-of-distribution tests use it: expected_count of them.
 
     The images lie at <root>/dtd/images/<class>, or <root>/dtd/dtd/images where torchvision put them. The lists of
     train, val and test (partition 1 to 10) lie beside, in labels/<split><partition>.txt; `all` needs no lists.
@@ -101,6 +126,7 @@ def dtd(
     classes = sorted(path.name for path in (base / "images").iterdir() if path.is_dir())
     if split == "all":
         files = image_files(base / "images")
+        check_files(base / "images", files, expected_count, None, "DTD")
     else:
         listed = base / "labels" / f"{split}{partition}.txt"
         require_files([listed], _or_download(hint))
@@ -110,16 +136,28 @@ def dtd(
 
 
 def places365(
-    root: str, split: str = "val", small: bool = True, download: bool = False, transform: Settings = None
+    root: str,
+    split: str = "val",
+    small: bool = True,
+    download: bool = False,
+    transform: Settings = None,
+    list: str | None = None,
+    expected_count: int | None = None,
 ) -> LabelledFiles:
     """Places365 from <root>/{val,test}_{256,large} and the lists of its devkit; `small` takes the 256x256 images.
 
     split: val, test (no labels), train-standard or train-challenge.
+    list: a text file relative to root with the names of the images to take, without labels; needs no devkit.
+        expected_count of them.
     """
-    from torchvision.datasets import Places365
-
     splits = ("val", "test", "train-standard", "train-challenge")
     _check_split(split, splits)
+    if list is not None:
+        return _listed(
+            Path(root).expanduser(), list, f"{split}_{'256' if small else 'large'}", transform, expected_count
+        )
+    from torchvision.datasets import Places365
+
     hint = "Put the devkit's lists at <root>/*.txt and the images at <root>/<split>_<256 or large>"
     made = _fetched(
         lambda at: Places365(at, split=split, small=small, download=download and not _has_images(at, split, small)),
@@ -131,6 +169,17 @@ def places365(
     require_files([path for path, _ in files], _or_download(hint))
     names = sorted(made.class_to_idx, key=made.class_to_idx.__getitem__)
     return LabelledFiles(Path(root).expanduser(), files, names, split, transform)
+
+
+def _listed(root: Path, listed: str, folder: str, transform: Settings, expected: int | None) -> LabelledFiles:
+    """The images of <root>/<folder> that a list names by their file names, in its order."""
+    require_files(
+        [root / listed], f"It names the images to take, one a line; those of the CIFAR benchmarks: {PLACES_LIST}"
+    )
+    files = [root / folder / Path(line).name for line in (root / listed).read_text().split()]
+    check_files(root / folder, files, expected, None, f"the list {listed}")
+    require_files(files, f"Put the images that {root / listed} names at {root / folder}")
+    return LabelledFiles(root, [(path, None) for path in files], (), folder.split("_")[0], transform)
 
 
 def _has_images(root: str, split: str, small: bool) -> bool:

@@ -18,6 +18,8 @@ EXAMPLES = """examples:
   python -m harness table hedging_table1 --format md    a paper's table: ours | reported | difference | n
   python -m harness check                               an embedded run against the committed baseline
   python -m harness gallery model=scenes_vgg --images 10
+  python -m harness maps method=[gradcam] --images 10 --out maps
+  python -m harness detect experiment=ood_embedded method=[energy,mahalanobis] --threshold id95 image.png
 
 Computing is done by the other command: python run.py --help"""
 
@@ -75,9 +77,11 @@ def validate(arguments: argparse.Namespace) -> int:
     """Compose and build a config without computing; without overrides, compose every choice of every group."""
     if arguments.overrides:
         from harness.plan import build_job
+        from harness.score import build_detection, detects
 
         config = compose_config([*arguments.overrides, "dry_run=true"])
-        print(*build_job(config, Path(config.results) / "store").describe(), sep="\n")
+        make = build_detection if detects(config) else build_job
+        print(*make(config, Path(config.results) / "store").describe(), sep="\n")
         return 0
     count = 0
     for group, choices in groups().items():
@@ -91,13 +95,20 @@ def validate(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Print the cells, what is missing of them, and a time estimate."""
-    from harness.estimate import estimate
-    from harness.launch import process_count
+    from harness.estimate import estimate, forward_seconds
     from harness.plan import build_job
+    from harness.processes import process_count
     from harness.repro import make_deterministic
+    from harness.score import build_detection, detects
 
     config = compose_config([*arguments.overrides, "dry_run=true"])
     make_deterministic(config.compute.threads)
+    if detects(config):
+        detection = build_detection(config, Path(config.results) / "store")
+        print(*detection.describe(), sep="\n")
+        seconds = forward_seconds(detection)
+        print(f"{detection.unseen()} images through the network, about {1000 * seconds:.1f} ms each in one process")
+        return 0
     job = build_job(config, Path(config.results) / "store")
     print(*job.describe(), sep="\n")
     parts = estimate(job, Path(config.results) / "runs")
@@ -188,6 +199,21 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def judge_images(arguments: argparse.Namespace) -> int:
+    """Say of your own images whether they are in or out of the distribution, at a threshold."""
+    from harness.judge import judge
+    from harness.repro import make_deterministic
+
+    images = [word for word in arguments.words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in arguments.words if word not in images]
+    if not images:
+        raise ConfigError("no image: python -m harness detect [KEY=VALUE ...] image.jpg ...")
+    make_deterministic(1)
+    frame = judge(images, overrides, arguments.threshold)
+    print(frame.to_string(index=False, float_format="{:.4f}".format))
+    return 0
+
+
 def gallery(arguments: argparse.Namespace) -> int:
     """Draw maps over images."""
     from harness.gallery import draw_gallery
@@ -201,6 +227,25 @@ def gallery(arguments: argparse.Namespace) -> int:
     path = Path(arguments.out or Path(config.results) / "report" / name)
     print(f"{draw_gallery(job, path, arguments.images)} images: {path.absolute()}")
     return 0
+
+
+def maps(arguments: argparse.Namespace) -> int:
+    """Write maps to files: numbers (npz) and pictures (png)."""
+    from harness.export import check_formats, export_maps
+    from harness.plan import build_job
+    from harness.repro import make_deterministic
+
+    formats = arguments.format.split(",")
+    check_formats(formats)
+    config = compose_config([*arguments.overrides, "dry_run=true"])
+    make_deterministic(config.compute.threads)
+    job = build_job(config, Path(config.results) / "store")
+    folder = Path(arguments.out or Path(config.results) / "maps" / f"{config.model.name}-{config.dataset.name}")
+    made = export_maps(job, folder, arguments.images, formats)
+    print(f"{made.maps} maps of {made.images} images: {folder.absolute()}")
+    for name, why in made.failures.items():
+        print(f"FAILED {name}: {why}", file=sys.stderr)
+    return int(bool(made.failures))
 
 
 def collect_garbage(arguments: argparse.Namespace) -> int:
@@ -291,6 +336,13 @@ def parser() -> argparse.ArgumentParser:
     drawing = with_overrides(add("gallery", gallery))
     drawing.add_argument("--images", type=int, default=10, help="how many (default: 10)")
     drawing.add_argument("--out", help="PNG file (default: <results>/report/gallery-MODEL-DATASET.png)")
+    judging = add("detect", judge_images)
+    judging.add_argument("words", nargs="+", metavar="IMAGE|KEY=VALUE", help="image files, and overrides as for run.py")
+    judging.add_argument("--threshold", default="id95", help="id95 keeps 95 %% of the data set; or a score")
+    exporting = with_overrides(add("maps", maps))
+    exporting.add_argument("--images", type=int, default=10, help="how many (default: 10)")
+    exporting.add_argument("--out", help="folder (default: <results>/maps/MODEL-DATASET)")
+    exporting.add_argument("--format", default="npz,png", help="npz, png or both (default: %(default)s)")
     cleaning = add("gc", collect_garbage)
     cleaning.add_argument("--yes", action="store_true", help="really remove")
     cleaning.add_argument("--unfinished", action="store_true", help="also cells without any finished metric")

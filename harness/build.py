@@ -16,7 +16,7 @@ ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
 # Keys of a group's YAML that other configs or tables read, and that are no constructor arguments.
 ANNOTATIONS: dict[str, frozenset[str]] = {
-    "model": frozenset({"name", "target_layer"}),
+    "model": frozenset({"name", "target_layer", "saliency_layer", "contrast_layer"}),
     "dataset": frozenset({"name", "tolerance_px"}),
     "method": frozenset(),
     "metric": frozenset(),

@@ -42,14 +42,9 @@ def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
     labels["settings"] = _settings(about["identity"])
     for key in cell.groups():
         group = cell.group(key)
-        shared = {
-            "schema": SCHEMA,
-            "cell_key": cell.key,
-            "metric_key": key,
-            "reference": "",
-            "metric": read_json(group.path / "group.json")["name"],
-            **labels,
-        }
+        metric = read_json(group.path / "group.json")
+        shared = {"schema": SCHEMA, "cell_key": cell.key, "metric_key": key, "metric": metric["name"], **labels}
+        shared |= {"reference": metric.get("reference", ""), "kind": metric.get("kind", labels["kind"])}
         for path in sorted(group.path.glob("DONE-*.json")):
             done = read_json(path)
             for row in done["rows"]:

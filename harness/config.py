@@ -4,7 +4,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CACHE_MODES = ("missing", "refresh", "off", "only")
 OTHER_FOLDERS = ("table",)  # of conf/: read by `python -m harness table`, no part of a run
-LIST_GROUPS = ("method", "metric")  # selectable as a list; each file is packaged as <group>.<name>
+LIST_GROUPS = ("method", "metric", "ood")  # selectable as a list; each file is packaged as <group>.<name>
+REQUIRED_GROUPS = ("method", "metric")  # of which a run needs at least one choice
+NESTED = ("model", "dataset", "train", "validation", "ood")  # checked against what the chosen files compose to
 
 
 class ConfigError(ValueError):
@@ -58,10 +60,18 @@ class Compute:
 
 @dataclass
 class RunConfig:
-    """One run: model x dataset x methods x metrics under a protocol."""
+    """One run: model x dataset x methods x metrics under a protocol.
+
+    Detectors read further data sets. train: what they are fitted on; validation: what thresholds are chosen on
+    (`dataset@train=NAME`, `dataset@validation=NAME`; chosen if they have a class, see `is_chosen`; limit: their
+    first images alone). ood: the sets to tell from `dataset`, by name.
+    """
 
     model: dict[str, Any] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=lambda: {"limit": None})
+    validation: dict[str, Any] = field(default_factory=lambda: {"limit": None})
+    ood: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     metric: dict[str, Any] = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
@@ -78,6 +88,29 @@ class RunConfig:
 def register_schema() -> None:
     """Make the schema known to Hydra, so that an unknown top-level key is refused."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+
+def input_setting(name: str, default: int, *, _root_: DictConfig) -> int:
+    """`${input:NAME,DEFAULT}`: a setting of the data set's transform, which its OOD sets take over.
+
+    A part of a data set, or several as one, have their transforms further down; drawn scenes have none: the default.
+    """
+    found = set(_transform_settings(OmegaConf.to_container(_root_.dataset, resolve=True), name))
+    if len(found) > 1:
+        raise ConfigError(f"the parts of dataset {_root_.dataset.get('name')} differ in transform.{name}: {found}")
+    return found.pop() if found else default
+
+
+def _transform_settings(settings: Any, name: str) -> Iterator[Any]:
+    if isinstance(settings, dict):
+        transform = settings.get("transform")
+        if isinstance(transform, dict) and name in transform:
+            yield transform[name]
+        for value in settings.values():
+            yield from _transform_settings(value, name)
+
+
+OmegaConf.register_new_resolver("input", input_setting, replace=True)
 
 
 def groups(folders: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
@@ -142,15 +175,12 @@ def _parsed(arguments: Sequence[str]) -> list[Override]:
 
 
 def _check_composed(overrides: Sequence[Override], folders: Sequence[Path]) -> None:
-    """Check keys below model and dataset against what the chosen files compose to."""
-    nested = [
-        key for o in overrides if (key := o.key_or_group or "").split(".")[0] in ("model", "dataset") and "." in key
-    ]
+    """Check keys below model and data sets against what the chosen files compose to."""
+    nested = [key for o in overrides if (key := o.key_or_group or "").split(".")[0] in NESTED and "." in key]
     if not nested:
         return
-    chosen = [
-        f"{o.key_or_group}={_first(o)}" for o in overrides if o.key_or_group in ("model", "dataset", "experiment")
-    ]
+    selecting = ("model", "dataset", "dataset@train", "dataset@validation", "ood", "experiment")
+    chosen = [f"{place}={_first(o)}" for o in overrides if (place := o.get_key_element()) in selecting]
     search = ",".join(f"file://{folder.absolute()}" for folder in folders[1:])
     config = _compose([*chosen, *([f"hydra.searchpath=[{search}]"] if search else [])])
     for key in nested:
@@ -162,6 +192,11 @@ def _first(override: Override) -> Any:
 
 
 def _check_setting_path(key: str, config: Any) -> None:
+    top = key.split(".")[0]
+    if top in ("train", "validation") and key != f"{top}.limit" and not is_chosen(config[top]):
+        raise ConfigError(f"{key}: no {top} set is chosen: dataset@{top}=NAME")
+    if top == "ood" and (name := key.split(".")[1]) not in selected(config.ood):
+        raise ConfigError(f"{key}: {name} is not chosen: ood=[{','.join([*selected(config.ood), name])}]")
     for name in key.split("."):
         if not OmegaConf.is_dict(config):
             return
@@ -181,7 +216,7 @@ def _check_choices(group: str, override: Override, choices: list[str]) -> None:
         if isinstance(choice, str) and choice not in choices:
             raise ConfigError(suggest(choice, choices, group))
         if isinstance(value, list) and group not in LIST_GROUPS and not override.is_sweep_override():
-            raise ConfigError(f"{group}=[...]: only {' and '.join(LIST_GROUPS)} take a list; sweep with -m {group}=a,b")
+            raise ConfigError(f"{group}=[...]: only {', '.join(LIST_GROUPS)} take a list; sweep with -m {group}=a,b")
 
 
 def _sweep_values(override: Override) -> list[Any]:
@@ -200,7 +235,7 @@ def _check_key(key: str, override: Override, known: dict[str, list[str]], folder
             raise ConfigError(suggest(rest[0], known[top], top))
         if len(rest) == 1 and not override.is_delete():
             raise ConfigError(f"{key}={override.value()}: name one of its settings, for example {key}.SETTING=VALUE")
-    if top in LIST_GROUPS and len(rest) > 1:
+    if top in LIST_GROUPS and top not in NESTED and len(rest) > 1:
         file = next(path for path in (folder / top / f"{rest[0]}.yaml" for folder in folders) if path.is_file())
         _check_setting(key, rest[1], OmegaConf.load(file))
     elif top in ("protocol", "compute") and rest:
@@ -228,17 +263,25 @@ def validate(config: DictConfig) -> None:
         _at_least("subset_seed", config.subset_seed, 0)
     if config.compute.processes != "auto":
         _at_least("compute.processes", config.compute.processes, 1)
-    for group in LIST_GROUPS:
+    for name in ("train", "validation"):
+        if config[name].limit is not None:
+            _at_least(f"{name}.limit", config[name].limit, 1)
+    for group in REQUIRED_GROUPS:
         if not selected(config[group]):
             raise ConfigError(f"no {group} chosen: {group}=[{','.join(groups()[group][:2])},...]")
 
 
 def selected(choices: DictConfig) -> list[str]:
-    """Names of the chosen methods or metrics, sorted.
+    """Names of the chosen methods, metrics or OOD sets, sorted.
 
     An experiment may tune a method that the command line then does not choose: such an entry has no class.
     """
-    return sorted(str(name) for name, settings in choices.items() if "_target_" in settings)
+    return sorted(str(name) for name, settings in choices.items() if is_chosen(settings))
+
+
+def is_chosen(settings: DictConfig) -> bool:
+    """Whether a file was chosen for this place of the config: it names a class."""
+    return "_target_" in settings
 
 
 def _choice(name: str, value: Any, valid: Sequence[str]) -> None:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from harness.collect import runs_table
-from harness.evaluate import SHARED, attribute, share
-from harness.plan import Cell, Job
+from harness.evaluate import SHARED, share
+from harness.job import Cell, Job
 from harness.repro import environment
+from harness.score import TEST, Detection
 
 PROBE_IMAGES = 2
 
@@ -45,6 +46,16 @@ def estimate(job: Job, runs: Path) -> list[Estimate]:
     return made
 
 
+def forward_seconds(detection: Detection) -> float:
+    """Seconds an image of one forward pass, timed on the first images of the test set."""
+    test = detection.sets[TEST]
+    job = detection.features_job(test)
+    samples = [test.dataset[int(index)] for index in test.order[:PROBE_IMAGES]]
+    start = time.perf_counter()
+    share(job, samples, job.cells, len(samples))
+    return (time.perf_counter() - start) / len(samples)
+
+
 def _names(job: Job) -> list[str]:
     return [cell.name for cell in job.cells]
 
@@ -72,6 +83,6 @@ def _probe(job: Job, cells: list[Cell]) -> dict[str, float]:
         start = time.perf_counter()
         batch, forward = share(job, alike, [cell], job.config.compute.batch_size)
         if batch.pairs:
-            attribute(job, cell, batch, forward)
+            cell.prepare(batch, forward)
         seconds[cell.name] = (time.perf_counter() - start) / len(alike)
     return seconds

@@ -14,14 +14,12 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from harness.frames import gaussian_blur
+from harness.job import Cell, Job
 from harness.network import ForwardPass, Passes
-from harness.plan import Cell, Job
 from harness.store import SAMPLES, Lock, Shard, write_json
-from harness.types import Batch, FramedMaps, Sample, SampleRng, columns_to_numpy
+from harness.types import Batch, Sample, columns_to_numpy
 
 Columns = dict[str, np.ndarray]
 Wanted = dict[str, set[str]]  # method -> metrics
@@ -229,11 +227,13 @@ def _measure_shard(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted
     cells = [cell for cell in job.cells if cell.name in wanted]
     for rows in _micro_batches(samples, outcome.batch_size):
         for batch, forward, sharing in _passes(job, [samples[row] for row in rows], cells, outcome):
-            positions = np.array([shard.start + rows[i] for i in batch.targets.image.tolist()], dtype=np.int64)
             for cell in sharing:
-                if batch.pairs and cell.name not in outcome.failures:
-                    for metric, columns in _measure_cell(job, cell, batch, forward, wanted[cell.name], outcome):
-                        tables[cell.name][metric].append({"position": positions, **columns})
+                units, ids = cell.units(batch)
+                if units and cell.name not in outcome.failures:
+                    positions = np.array([shard.start + rows[unit] for unit in units], dtype=np.int64)
+                    names = {"position": positions, "sample_id": np.array(ids, dtype=object)}
+                    for group, columns in _measure_cell(job, cell, batch, forward, names, wanted[cell.name], outcome):
+                        tables[cell.name][group].append(columns)
     return tables
 
 
@@ -258,12 +258,13 @@ def _passes(
 
 def share(job: Job, samples: list[Sample], cells: list[Cell], max_rows: int) -> tuple[Batch, ForwardPass]:
     """The batch on the device, its targets under the protocol, and the forward pass that the cells share."""
-    needs = [cell.attributor.needs() for cell in cells]
+    needs = [cell.needs() for cell in cells]
     layers = tuple(sorted({layer for need in needs for layer in need.layers}))
     batch = Batch.of(samples, job.device)
-    forward = ForwardPass(job.network, batch.images, layers, any(need.input_graph for need in needs), max_rows)
+    graph, penultimate = any(need.input_graph for need in needs), any(need.penultimate for need in needs)
+    forward = ForwardPass(job.network, batch.images, layers, graph, max_rows, penultimate)
     forward.logits  # noqa: B018  # the pass itself, on the clock of the caller
-    return TARGETS[job.config.protocol.targets](batch, forward), forward
+    return job.targets(batch, forward), forward
 
 
 def _micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:
@@ -277,48 +278,31 @@ def _micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:
 
 
 def _measure_cell(
-    job: Job, cell: Cell, batch: Batch, forward: ForwardPass, wanted: set[str], outcome: Outcome
+    job: Job, cell: Cell, batch: Batch, forward: ForwardPass, names: Columns, wanted: set[str], outcome: Outcome
 ) -> Iterator[tuple[str, Columns]]:
-    """Columns of each wanted metric for one micro-batch; a failure ends the method or the metric, not the run."""
+    """Columns of each wanted group for one micro-batch; a failure ends the cell or the group, not the run."""
     if SAMPLES in wanted:
-        yield SAMPLES, _sample_columns(batch, forward)
-    metrics = sorted(wanted - {SAMPLES})
-    if not metrics:
+        yield SAMPLES, {**names, **cell.samples(batch, forward)}
+    groups = sorted(wanted - {SAMPLES})
+    if not groups:
         return
     try:
-        with _Clock(job, outcome, cell.name, len(batch.samples), len(batch.pairs)):
-            maps = attribute(job, cell, batch, forward)
+        with _Clock(job, outcome, cell.name, len(batch.samples), len(names["position"])):
+            prepared = cell.prepare(batch, forward)
     except Exception as error:
         _fail(job, cell, sorted(cell.groups), error, outcome)
         return
-    for metric in metrics:
-        if (cell.name, metric) in outcome.broken:
+    for group in groups:
+        if (cell.name, group) in outcome.broken:
             continue
         try:
-            with _Clock(job, outcome, f"metric {metric}", len(batch.samples), len(batch.pairs)):
-                columns = columns_to_numpy(job.metrics[metric].measure(batch, maps, forward).items())
-            yield metric, {"sample_id": np.array(batch.sample_ids, dtype=object), **columns}
+            same = cell.cost_of(group) == cell.name  # its images are counted above
+            counts = (0, 0) if same else (len(batch.samples), len(names["position"]))
+            with _Clock(job, outcome, cell.cost_of(group), *counts):
+                columns = columns_to_numpy(cell.columns(group, prepared, batch, forward).items())
+            yield group, {**names, **columns}
         except Exception as error:
-            _fail(job, cell, [metric], error, outcome)
-
-
-def attribute(job: Job, cell: Cell, batch: Batch, forward: ForwardPass) -> FramedMaps:
-    """The method's maps under the protocol's smoothing, in the frames of the batch."""
-    rng = SampleRng.of(job.config.seed, cell.name, batch)
-    made = cell.attributor.attribute(forward, job.network.outputs_of(batch.targets, forward.logits), rng)
-    values = made.values.float()
-    if values.ndim != 3 or len(values) != len(batch.pairs):
-        raise ValueError(f"{cell.name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"{cell.name} returned values that are not finite for {_not_finite(batch, values)}")
-    if cell.smooth:
-        values = gaussian_blur(values, cell.smooth * max(values.shape[1:]))
-    return FramedMaps.of(replace(made, values=values), batch)
-
-
-def _not_finite(batch: Batch, values: Tensor) -> str:
-    bad = (~values.isfinite()).flatten(1).any(1).tolist()
-    return ", ".join([name for name, is_bad in zip(batch.sample_ids, bad, strict=True) if is_bad][:5])
+            _fail(job, cell, [group], error, outcome)
 
 
 def _fail(job: Job, cell: Cell, metrics: list[str], error: Exception, outcome: Outcome) -> None:
@@ -335,69 +319,9 @@ def _fail(job: Job, cell: Cell, metrics: list[str], error: Exception, outcome: O
         outcome.failures.update({f"{cell.name} x {metric}": why for metric in metrics})
 
 
-def _sample_columns(batch: Batch, forward: ForwardPass) -> Columns:
-    """Who each pair is and what the network says of it."""
-    image, label = batch.targets
-    probability = forward.probabilities[image, label]
-    top = forward.scores.argmax(1)[image]
-    columns = {
-        "label": label,
-        "top": top,
-        "predicted": _predicted(forward)[image, label],
-        "logit": forward.scores[image, label],
-        "probability": probability,
-    }
-    return {
-        "sample_id": np.array(batch.sample_ids, dtype=object),
-        "image_id": np.array([sample.id for sample, _ in batch.pairs], dtype=object),
-        **columns_to_numpy(columns.items()),
-    }
-
-
 def _joined(parts: list[Columns]) -> Columns:
     """Micro-batches as one table in the order of positions; images without targets leave an empty one."""
     parts = parts or [{"position": np.zeros(0, np.int64), "sample_id": np.zeros(0, object)}]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(joined["position"], kind="stable")
     return {name: column[order] for name, column in joined.items()}
-
-
-def _with_labels(batch: Batch, labels: list[tuple[int, ...]]) -> Batch:
-    samples = [replace(sample, targets=chosen) for sample, chosen in zip(batch.samples, labels, strict=True)]
-    return Batch.of(samples, batch.images.device)
-
-
-def _predicted(forward: ForwardPass) -> Tensor:
-    """Which classes the network predicts, bool [B,C]: the best one (softmax), those of at least 0.5 (sigmoid).
-
-    Grouped outputs are not exclusive, so a group is predicted when either is true.
-    """
-    best = torch.nn.functional.one_hot(forward.scores.argmax(1), forward.scores.shape[1]).bool()
-    likely = forward.probabilities >= 0.5
-    if forward.network.groups is not None:
-        return best | likely
-    return best if forward.network.activation == "softmax" else likely
-
-
-def _annotated(batch: Batch, forward: ForwardPass) -> Batch:
-    explains = forward.network.explains
-    if all(explains(label) for _, label in batch.pairs):
-        return batch
-    return _with_labels(batch, [tuple(c for c in sample.targets if explains(c)) for sample in batch.samples])
-
-
-def _top1(batch: Batch, forward: ForwardPass) -> Batch:
-    return _with_labels(batch, [(int(label),) for label in forward.scores.argmax(1)])
-
-
-def _annotated_and_predicted(batch: Batch, forward: ForwardPass) -> Batch:
-    predicted = _predicted(forward).tolist()
-    pairs = zip(batch.samples, predicted, strict=True)
-    return _with_labels(batch, [tuple(c for c in sample.targets if chosen[c]) for sample, chosen in pairs])
-
-
-TARGETS: dict[str, Callable[[Batch, ForwardPass], Batch]] = {
-    "labels": _annotated,
-    "predicted": _annotated_and_predicted,
-    "top1": _top1,
-}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.evaluate import attribute, share
+from harness.evaluate import share
+from harness.job import Job
 from harness.network import ForwardPass
-from harness.plan import Job
 from harness.types import Batch, FramedMaps
 
 FULL_COLOUR = 0.995  # quantile of the modulus: fine-grained maps have a few pixels far above the rest
@@ -29,7 +29,7 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown = list(islice(_explained(job), count))
+    shown = [(_first_class(batch), forward) for batch, forward in islice(explained(job), count)]
     if not shown:
         raise ValueError("no image has a class to be explained under this protocol: there is nothing to draw")
     rows = len(shown)
@@ -39,7 +39,7 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
         batch, forward = shown[row]
         _draw_truth(job, axes[row, 0], batch)
         for axis, cell in zip(axes[row, 1:], job.cells, strict=True):
-            _draw_map(job, axis, batch, attribute(job, cell, batch, forward))
+            _draw_map(job, axis, batch, cell.prepare(batch, forward))
             if row == 0:
                 axis.set_title(cell.name, fontsize=8)
     for axis in axes.flat:
@@ -51,20 +51,34 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     return rows
 
 
-def _explained(job: Job) -> Iterator[tuple[Batch, ForwardPass]]:
-    """Images with their first class under the protocol; those without one are passed over."""
+def explained(job: Job) -> Iterator[tuple[Batch, ForwardPass]]:
+    """Images one by one with their classes under the protocol; those without one are passed over."""
     for index in job.order[: job.stop]:
         sample = job.dataset[int(index)]
         batch, forward = share(job, [sample], job.cells, job.config.compute.batch_size)
         if batch.pairs:
-            first = replace(batch.samples[0], targets=batch.samples[0].targets[:1])
-            yield Batch.of([first], job.device), forward
+            yield batch, forward
 
 
-def _frame_image(batch: Batch) -> np.ndarray:
+def _first_class(batch: Batch) -> Batch:
+    first = replace(batch.samples[0], targets=batch.samples[0].targets[:1])
+    return Batch.of([first], batch.images.device)
+
+
+def frame_image(batch: Batch) -> np.ndarray:
+    """The first image in its frame: [H,W,3] in [0,1]."""
     height, width = (int(v) for v in batch.frames[0])
     image = torch.nn.functional.interpolate(batch.images[:1], (height, width), mode="bilinear", antialias=True)
     return image[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+
+
+def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A map [H,W] over its image [H,W,3], made grey: red where positive, blue where negative, [H,W,3] in [0,1]."""
+    scale = float(np.quantile(np.abs(values), FULL_COLOUR)) or 1.0
+    strength = np.clip(np.abs(values)[..., None] / scale, 0, 1)
+    grey = image.mean(2, keepdims=True).repeat(3, 2) * 0.5 + 0.5
+    colour = np.where(values[..., None] >= 0, [0.85, 0.0, 0.0], [0.0, 0.1, 0.85])
+    return np.clip(grey * (1 - strength) + colour * strength, 0, 1)
 
 
 def _draw_boxes(axis: Any, batch: Batch) -> None:
@@ -76,18 +90,14 @@ def _draw_boxes(axis: Any, batch: Batch) -> None:
 
 
 def _draw_truth(job: Job, axis: Any, batch: Batch) -> None:
-    axis.imshow(_frame_image(batch))
+    axis.imshow(frame_image(batch))
     _draw_boxes(axis, batch)
     axis.set_title(str(job.dataset.classes[int(batch.targets.label[0])])[:18], fontsize=7)
 
 
 def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
     values = maps.maps[0].cpu().numpy()
-    scale = float(np.quantile(np.abs(values), FULL_COLOUR)) or 1.0
-    strength = np.clip(np.abs(values)[..., None] / scale, 0, 1)
-    grey = _frame_image(batch).mean(2, keepdims=True).repeat(3, 2) * 0.5 + 0.5
-    colour = np.where(values[..., None] >= 0, [0.85, 0.0, 0.0], [0.0, 0.1, 0.85])
-    axis.imshow(np.clip(grey * (1 - strength) + colour * strength, 0, 1))
+    axis.imshow(overlay(frame_image(batch), values))
     _draw_boxes(axis, batch)
     x, y = maps.peak[0][0].tolist()
     hit = float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.get("tolerance_px") or 1)

@@ -67,6 +67,18 @@ def cell_identity(
     }
 
 
+def features_identity(
+    *, model: dict[str, Any], weights: str, dataset: dict[str, Any], data: str, order: int | None, precision: str
+) -> dict[str, Any]:
+    """The identity of a data set's features: as `cell_identity`, without what no feature depends on."""
+    return {
+        "schema": SCHEMA,
+        "model": content(model) | {"fingerprint": weights},
+        "dataset": content(dataset) | {"fingerprint": data, "order": order},
+        "precision": precision,
+    }
+
+
 def metric_identity(metric: dict[str, Any], version: int, summary_only: Sequence[str] = ()) -> dict[str, Any]:
     """The identity of a metric inside a cell: the settings that decide its columns, not those of its summary."""
     measured = {key: value for key, value in metric.items() if key not in summary_only}

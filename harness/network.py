@@ -4,7 +4,8 @@ How a layer is found and the graph cut there is in `harness.graph`; here network
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -150,6 +151,12 @@ class Network:
         self._cuts: dict[str, Cut] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
 
+    @cached_property
+    def last_linear(self) -> nn.Linear | None:
+        """The linear layer registered last; None where there is none, or where outputs are grouped into classes."""
+        linears = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
+        return linears[-1] if linears and self.groups is None else None
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Network":
         """Move the network to a device and a floating-point type."""
         self.module.to(device=device, dtype=dtype)
@@ -282,6 +289,7 @@ class ForwardPass:
         layers: names whose activations are kept.
         input_graph: whether `input_gradient` will be asked for.
         max_rows: how many images a method may send through the network at once.
+        penultimate: whether the input of the last linear layer is kept.
     """
 
     def __init__(
@@ -291,17 +299,46 @@ class ForwardPass:
         layers: tuple[str, ...] = (),
         input_graph: bool = False,
         max_rows: int | None = None,
+        penultimate: bool = False,
     ) -> None:
         self.network, self.images = network, images
-        self.layers, self.input_graph = layers, input_graph
+        self.layers, self.input_graph, self.keeps_penultimate = layers, input_graph, penultimate
         self.max_rows = max(len(images), max_rows or 0)
         self.inputs = network.normalise(images)  # [B,3,H,W]
 
     @cached_property
     def _run(self) -> tuple[Tensor, Tensor, dict[str, LayerValues]]:
         leaf = self.inputs.detach().requires_grad_(self.input_graph)
-        with torch.set_grad_enabled(self.input_graph):
+        with torch.set_grad_enabled(self.input_graph), self._catching_penultimate():
             return leaf, *self.network.run(leaf, self.layers)
+
+    @contextmanager
+    def _catching_penultimate(self) -> Iterator[None]:
+        linear = self.network.last_linear if self.keeps_penultimate else None
+        if linear is None:
+            yield
+            return
+        with linear.register_forward_pre_hook(lambda _module, inputs: self._caught.append(inputs[0].detach())):
+            yield
+
+    @cached_property
+    def _caught(self) -> list[Tensor]:
+        return []
+
+    @cached_property
+    def penultimate(self) -> Tensor:
+        """Input of the last linear layer, [B,D].
+
+        Raises:
+            ValueError: the network does not end in a linear layer, or it was not to be kept.
+        """
+        logits, linear = self.logits, self.network.last_linear
+        if linear is None or not self._caught:
+            raise ValueError("no penultimate features: the network does not end in a linear layer, or see needs()")
+        kept = self._caught[-1]
+        if kept.ndim != 2 or not torch.equal(linear(kept), logits):
+            raise ValueError("no penultimate features: the network's last linear layer does not make the logits")
+        return kept
 
     @property
     def logits(self) -> Tensor:
@@ -342,3 +379,17 @@ class ForwardPass:
         leaf, logits, _ = self._run
         self.network.passes.backward += len(leaf) * len(targets.rounds())
         return _target_gradients(logits, leaf, targets, keep_graph=True)[0]
+
+    def gradient_of(self, score: Callable[[Tensor, Mapping[str, Tensor]], Tensor]) -> Tensor:
+        """Gradient [B,3,H,W] with respect to the normalised input of any number that each image has.
+
+        score: (logits [B,C], kept activations by layer) -> [B]; a row may depend on its own image alone.
+        """
+        if not self.input_graph:
+            raise ValueError("the graph to the input was not kept: set input_graph in the method's needs()")
+        leaf, logits, values = self._run
+        self.network.passes.backward += len(leaf)
+        with torch.enable_grad():
+            total = score(logits, {name: value.activation for name, value in values.items()}).sum()
+        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True)
+        return gradient

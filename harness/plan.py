@@ -1,8 +1,5 @@
-"""What a composed config asks for: the network, the data, the cells, and which of their shards are missing."""
+"""From a composed config to a job: the network, the data, the cells and their identities."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,74 +8,14 @@ import torch
 from omegaconf import DictConfig
 
 from harness import identity
+from harness.attribute import AttributionCell
 from harness.build import build, settings
 from harness.config import ConfigError, selected, validate
+from harness.job import Cell, Job
 from harness.network import Network
-from harness.store import SAMPLES, CellStore, Group, Shard, shards_of
+from harness.store import SAMPLES, CellStore, shards_of
+from harness.targets import TARGETS
 from harness.types import Attributor, Dataset, Metric
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One method on one model and dataset; `groups` maps each requested metric to its key in the store."""
-
-    name: str
-    attributor: Attributor
-    smooth: float  # Gaussian sigma as a share of the map's longer side
-    store: CellStore
-    groups: dict[str, str]
-
-    def group(self, metric: str) -> Group:
-        """The store of one metric's columns (or `SAMPLES`)."""
-        return self.store.group(self.groups[metric])
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """Everything needed to evaluate one config: built objects, cells, shards."""
-
-    config: DictConfig
-    network: Network
-    dataset: Dataset
-    order: np.ndarray  # dataset index of each position
-    metrics: dict[str, Metric]
-    cells: list[Cell]
-    shards: list[Shard]
-    device: torch.device
-
-    @property
-    def stop(self) -> int:
-        """How many images are evaluated."""
-        return self.shards[-1].stop if self.shards else 0
-
-    @cached_property
-    def run_id(self) -> str:
-        """Digest of what was asked for, the same for every invocation of the same request."""
-        asked = sorted((cell.store.key, *sorted(cell.groups.values())) for cell in self.cells)
-        return identity.digest([asked, self.stop])[:12]
-
-    @property
-    def split(self) -> str:
-        """Which images, in slice notation: `test`, `test[:200]`, `test[:200]@seed3`."""
-        part = "" if self.stop == len(self.dataset) else f"[:{self.stop}]"
-        order = "" if self.config.subset_seed is None else f"@seed{self.config.subset_seed}"
-        return f"{self.dataset.split}{part}{order}"
-
-    def missing(self) -> dict[Shard, dict[str, set[str]]]:
-        """Shard -> method -> metrics (and `SAMPLES`) whose columns are not in the store."""
-        absent: dict[Shard, dict[str, set[str]]] = {}
-        for cell in self.cells:
-            for metric in cell.groups:
-                for shard in cell.group(metric).missing(self.shards):
-                    absent.setdefault(shard, {}).setdefault(cell.name, set()).add(metric)
-        return dict(sorted(absent.items()))
-
-    def describe(self) -> Iterator[str]:
-        """One line a cell: key, method, shards done / total."""
-        absent = self.missing()
-        for cell in self.cells:
-            done = sum(cell.name not in absent.get(shard, {}) for shard in self.shards)
-            yield f"{cell.store.key}  {cell.name:<22} {done}/{len(self.shards)} shards of {self.stop} images"
 
 
 def build_job(config: DictConfig, store_root: Path) -> Job:
@@ -90,10 +27,14 @@ def build_job(config: DictConfig, store_root: Path) -> Job:
     if len(dataset) == 0:
         raise ConfigError(f"dataset {config.dataset.name} has no samples")
     metrics = {name: build(config.metric[name], "metric", name) for name in selected(config.metric)}
-    order = _order(len(dataset), config.subset_seed)
+    if strangers := [name for name, metric in metrics.items() if not hasattr(metric, "measure")]:
+        raise ConfigError(f"metric {', '.join(strangers)} reads detectors' scores, and the methods attribute")
+    order = image_order(len(dataset), config.subset_seed)
     stop = min(len(dataset), config.limit or len(dataset))
-    cells = [_cell(config, name, network, dataset, metrics, store_root) for name in selected(config.method)]
-    return Job(config, network, dataset, order, metrics, cells, shards_of(stop, config.compute.shard_size), device)
+    cells: list[Cell] = [_cell(config, name, network, dataset, metrics, store_root) for name in selected(config.method)]
+    shards = shards_of(stop, config.compute.shard_size)
+    targets = TARGETS[config.protocol.targets]
+    return Job(config, network, dataset, order, cells, shards, device, targets, metrics)
 
 
 def pick_device(name: str) -> torch.device:
@@ -108,13 +49,14 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"compute.device={name}: choose auto, cpu, cuda or cuda:N") from error
 
 
-def _order(count: int, seed: int | None) -> np.ndarray:
+def image_order(count: int, seed: int | None) -> np.ndarray:
+    """Dataset index of each position: the data set's own order, or a seeded permutation."""
     return np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
 
 
 def _cell(
     config: DictConfig, name: str, network: Network, dataset: Dataset, metrics: dict[str, Metric], root: Path
-) -> Cell:
+) -> AttributionCell:
     attributor: Attributor = build(config.method[name], "method", name)
     for layer in attributor.needs().layers:
         try:
@@ -145,7 +87,7 @@ def _cell(
             {"identity": cell, "labels": labels},
             {SAMPLES: {"name": SAMPLES}} | {groups[metric]: value for metric, value in described.items()},
         )
-    return Cell(name, attributor, smooth, store, groups)
+    return AttributionCell(name, store, groups, attributor, metrics, smooth, config.seed)
 
 
 def _group(config: DictConfig, name: str, metric: Metric) -> dict[str, Any]:

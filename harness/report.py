@@ -10,7 +10,7 @@ import pandas as pd
 from harness.store import write_atomically
 
 # The rows that a reader wants first: means with an interval. Counts, medians and class means stay in the CSV.
-HEADLINES = ("mean", "peak_in_cue", "mass_in_cue")
+HEADLINES = ("mean", "peak_in_cue", "mass_in_cue", "auroc", "fpr95_id_pos", "aurc")
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay results</title>
 <style>
@@ -32,12 +32,18 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay resu
 {% endfor %}</table>
 {% for failure in section.failures %}<p class="failed">{{ failure }}</p>{% endfor %}
 {% endfor %}
+{% for run, pictures in runs %}
+<h2>Scores, run {{ run }}</h2>
+{% for picture in pictures %}<img src="{{ picture }}" alt="{{ picture }}">{% endfor %}
+{% endfor %}
 </html>
 """
 
 
 def column_name(row: Any) -> str:
-    """A result row's metric with what tells it apart from its neighbours."""
+    """A result row's metric with what tells it apart from its neighbours; for an ood row, the set and the quantity."""
+    if row.reference:
+        return f"{row.dataset} {row.stat}"
     stat = "" if row.stat == "mean" else row.stat
     subset = "" if row.subset == "all" else row.subset
     return " ".join(filter(None, [row.metric, row.variant, subset, stat]))
@@ -45,7 +51,7 @@ def column_name(row: Any) -> str:
 
 def headlines(results: pd.DataFrame) -> pd.DataFrame:
     """Rows that charts and pages show, with a `column` that names the quantity."""
-    chosen = results[results["stat"].isin(HEADLINES) & results["value"].notna()].copy()
+    chosen = results[results["stat"].isin(HEADLINES) & results["value"].notna()].fillna({"reference": ""})
     chosen["column"] = [column_name(row) for row in chosen.itertuples()]
     return chosen
 
@@ -54,9 +60,22 @@ def terminal_table(results: pd.DataFrame) -> str:
     """Means with their intervals, a line a method and a column a quantity; failures below."""
     shown = headlines(results)
     shown["cell"] = [f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" for row in shown.itertuples()]
-    table = shown.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
+    plain = shown[shown["reference"] == ""]
+    table = plain.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
     lines = [table.fillna("").to_string()] if len(table) else []
+    lines += _ood_table(shown[shown["reference"] != ""])
     return "\n".join([*lines, *_failures(results)]) or "no row has a value: the status column of results.csv says why"
+
+
+def _ood_table(shown: pd.DataFrame) -> list[str]:
+    """As the papers print them: FPR95 / AUROC in percent, a line a detector and a column an OOD set."""
+    if shown.empty:
+        return []
+    wide = shown.pivot_table(index=["method", "dataset"], columns="stat", values="value", aggfunc="first", sort=False)
+    cells = [f"{100 * row.fpr95_id_pos:.2f} / {100 * row.auroc:.2f}" for row in wide.itertuples()]
+    table = pd.Series(cells, index=wide.index).unstack("dataset").sort_index()
+    head = f"{shown['reference'].iloc[0]} against ...: FPR95 (in-distribution positive) / AUROC, percent"
+    return [head, table.to_string(), "intervals and the other conventions are in results.csv"]
 
 
 def _failures(results: pd.DataFrame) -> list[str]:
@@ -67,14 +86,27 @@ def _failures(results: pd.DataFrame) -> list[str]:
 def write_report(results: pd.DataFrame, folder: Path) -> Path:
     """Charts (PNG) and `index.html` of a tidy result table; returns the page's path."""
     sections = []
-    for (dataset, split), part in results[results["split"] != ""].groupby(["dataset", "split"], sort=True):
-        picture = f"{dataset}-{split}.png".translate(str.maketrans("[]:@", "____"))
+    for title, part in results[results["split"] != ""].groupby(_titles(results), sort=True):
+        picture = f"{title}.png".translate(str.maketrans("[]:@ ", "_____"))
         _draw(headlines(part), folder / picture)
         for model, rows in part.groupby("model", sort=True):
-            sections.append(_section(f"{model} on {dataset} {split}", rows, picture))
-    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(sections=sections)
+            sections.append(_section(f"{model} on {title}", rows, picture))
+    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(sections=sections, runs=_pictures(folder))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
+
+
+def _pictures(folder: Path) -> list[tuple[str, list[str]]]:
+    """What runs of detectors have drawn beside their results, by run; paths relative to the report's folder."""
+    runs = sorted({path.parent for path in (folder.parent / "runs").glob("*/*.png")})
+    return [(run.name, [f"../runs/{run.name}/{path.name}" for path in sorted(run.glob("*.png"))]) for run in runs]
+
+
+def _titles(results: pd.DataFrame) -> pd.Series:
+    """What a row is shown under: its data set and part, or what ood sets are told from."""
+    plain = results["dataset"] + " " + results["split"]
+    reference = results["reference"].fillna("")
+    return plain.where(reference == "", reference + " against other sets")
 
 
 def _section(title: str, results: pd.DataFrame, picture: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,8 +130,11 @@ class Group:
         return [s for s in wanted if s.stop > len(covered) or not covered[s.start : s.stop].all()]
 
     def write(self, shard: Shard, columns: dict[str, np.ndarray]) -> None:
-        """Put one shard; curves [n,K] become lists."""
-        arrays = {name: pa.array(list(c) if c.ndim > 1 else c) for name, c in columns.items()}
+        """Put one shard; columns [n,K] become lists of one length."""
+        arrays = {
+            name: pa.FixedSizeListArray.from_arrays(pa.array(c.ravel()), c.shape[1]) if c.ndim > 1 else pa.array(c)
+            for name, c in columns.items()
+        }
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(arrays), sink)
         write_atomically(self.path / f"{shard}.parquet", sink.getvalue().to_pybytes())
@@ -143,6 +146,16 @@ class Group:
         frame = pa.concat_tables(filled, promote_options="permissive").to_pandas()
         frame = frame[frame["position"] < stop].drop_duplicates(["position", "sample_id"], keep="first")
         return frame.sort_values("position", kind="stable").reset_index(drop=True)
+
+    def parts(self, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """The columns of images 0 .. stop-1 in order, a shard at a time; for tables with a row an image."""
+        start = 0
+        for shard in self.shards():
+            if shard.stop > start and shard.start < stop:
+                table = pq.read_table(self.path / f"{shard}.parquet")
+                inside = slice(start - shard.start, min(stop, shard.stop) - shard.start)
+                yield {name: _to_numpy(table[name])[inside] for name in table.column_names}
+                start = shard.stop
 
     def done(self, stop: int) -> Path:
         """Marker that the first `stop` images are evaluated and summarised; it holds the result rows."""
@@ -158,6 +171,13 @@ class Group:
         shards = [self.path / f"{shard}.parquet" for shard in self.shards() if shard.start < stop]
         for path in [*shards, *self.path.glob("DONE-*.json"), self.failed]:
             path.unlink(missing_ok=True)
+
+
+def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """A column [n], or a column of lists [n,K]."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
 class CellStore:
@@ -179,9 +199,9 @@ class CellStore:
         return Lock(self.path / "locks" / f"{shard}.lock")
 
     def describe(self, cell: dict[str, Any], groups: dict[str, Any]) -> None:
-        """Write the identities, once."""
+        """Write the identities, once; an empty one is not written."""
         for path, value in [
-            (self.path / "cell.json", cell),
+            *([(self.path / "cell.json", cell)] if cell else []),
             *((self.path / key / "group.json", v) for key, v in groups.items()),
         ]:
             if not path.exists():

@@ -18,14 +18,15 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from harness import config as configs
-from harness.config import ConfigError, compose_config, groups, suggest
+from harness.config import ConfigError, compose_config, groups, suggest, validate
 from harness.store import write_atomically
 
 PUBLISHED = configs.CONF.parent / "results" / "published"
 FORMATS = ("md", "csv", "tex")
 NONE, BETWEEN = "–", " · "
 NAMES = ("method", "model", "dataset", "metric", "subset", "stat")  # equal in a cell and in its result
-PATTERNS = ("variant", "protocol", "split")  # shell patterns in a cell
+PATTERNS = ("variant", "reference", "protocol", "split")  # shell patterns in a cell
+IN_COLUMN = ("dataset", "reference", "metric", "subset", "stat", "variant")  # given by a column
 
 CHOICES = ("columns", "each", "without")  # parts of a file that not every table has
 
@@ -35,7 +36,11 @@ Published = dict[Names, tuple[float, str]]  # (method, network, dataset, metric,
 
 
 class Column(NamedTuple):
-    """A quantity; `{name}` in variant and subset stands for a value of the row or panel. scale: 100 for percent."""
+    """A quantity; `{name}` stands for a value of the row or panel. scale: 100 for percent.
+
+    dataset: of which the result is, where it is not the panel's: an out-of-distribution set, or `average`. reference:
+    a pattern of the in-distribution set that it is told from.
+    """
 
     label: str
     metric: str
@@ -44,6 +49,8 @@ class Column(NamedTuple):
     subset: str = "all"
     scale: float = 1
     digits: int = 3
+    dataset: str = "{dataset}"
+    reference: str = "*"
 
 
 class Result(NamedTuple):
@@ -209,8 +216,8 @@ def _cell(
 ) -> Cell:
     values = {**panel, **row}
     asked = {
-        **{name: str(values[name]) for name in ("method", "model", "dataset")},
-        **{name: str(getattr(column, name)).format(**values) for name in ("metric", "subset", "stat", "variant")},
+        **{name: str(values[name]) for name in ("method", "model")},
+        **{name: str(getattr(column, name)).format(**values) for name in IN_COLUMN},
         **{name: str(panel.get(name, "*")) for name in ("protocol", "split")},
     }
     network = str(panel.get("network", panel["model"]))
@@ -222,7 +229,7 @@ def _cell(
 def _published(file: str | None) -> Published:
     if file is None:
         return {}
-    frame = pd.read_csv(PUBLISHED / file).fillna({"note": ""})
+    frame = pd.read_csv(PUBLISHED / file, dtype={"note": str}).fillna({"note": ""})
     keys = frame[["row", "model", "dataset", "metric", "subset", "variant", "stat"]].itertuples(index=False, name=None)
     return dict(zip(keys, zip(frame["value"].astype(float), frame["note"], strict=True), strict=True))
 
@@ -374,13 +381,12 @@ def fill_command(panel: Mapping[str, Any], cells: list[Cell]) -> str:
 
 @cache
 def obstacle(command: str) -> str:
-    """Why a `python run.py ...` does not compose; empty if it does."""
+    """Why a `python run.py ...` cannot be run; empty if it composes."""
     try:
-        config = compose_config(shlex.split(command)[2:])
+        validate(compose_config(shlex.split(command)[2:]))
     except ConfigError as error:
         return str(error).splitlines()[0].split(" Did you mean")[0].split(" Valid:")[0].rstrip(".")
-    chosen = {**config.method, **config.metric}
-    return ", ".join(f"{name} is set up but not chosen" for name, made in chosen.items() if "_target_" not in made)
+    return ""
 
 
 def note_lines(table: Table) -> list[str]:

@@ -187,11 +187,17 @@ class FramedMaps:
 
     maps: Tensor  # [P,H,W], zero outside the frame
     valid: Tensor  # [P,H,W]
+    attribution: Attribution
 
     @classmethod
     def of(cls, attribution: Attribution, batch: Batch) -> "FramedMaps":
         """Bilinear resize of the native maps to the frames of the batch."""
-        return cls(resize_to_frames(attribution.values, batch.frames), batch.valid)
+        return cls(resize_to_frames(attribution.values, batch.frames), batch.valid, attribution)
+
+    def over_inputs(self, batch: Batch) -> Tensor:
+        """The native maps over the network's input, [P,h,w]: where pixels are perturbed and masked."""
+        size = batch.images.new_tensor(batch.images.shape[2:], dtype=torch.int64)
+        return resize_to_frames(self.attribution.values, size.expand(len(batch.pairs), 2))
 
     @cached_property
     def positive(self) -> Tensor:
@@ -234,10 +240,11 @@ class ResultRow:
 
 
 class Needs(NamedTuple):
-    """What a method reads of the shared forward pass: activations by layer, the graph back to the input."""
+    """What is read of the shared forward pass: activations by layer, the graph to the input, penultimate features."""
 
     layers: tuple[str, ...] = ()
     input_graph: bool = False
+    penultimate: bool = False
 
 
 class Attributor(Protocol):

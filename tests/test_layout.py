@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("harness", "methods", "metrics", "datasets")
-CONTRACTS = {"harness.types", "harness.network", "harness.stats"}
+CONTRACTS = {"harness.types", "harness.network", "harness.stats", "harness.curves", "harness.detection"}
 # Geometry of frames: ground truth is rasterised by the code that metrics read it with.
 ALSO = {"datasets.annotations": {"harness.frames"}}
 
@@ -92,7 +92,7 @@ def test_imports_name_modules_that_exist() -> None:
 
 @pytest.mark.parametrize("package", ["methods", "metrics", "datasets"])
 def test_families_import_contracts_and_their_own_alone(package: str) -> None:
-    """harness.types, .network, .stats and the family itself; ground truth also harness.frames. Not each other."""
+    """harness.types, .network, .stats, .detection and the family itself; ground truth also .frames. Not each other."""
     wrong = [
         each
         for each in IMPORTS

@@ -1,5 +1,6 @@
 """A plain folder, with and without class folders; the shared textures."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from PIL import Image
 
 from datasets.folder import Folder
 from datasets.images import DataError
+from harness.build import build
+from harness.config import ConfigError, compose_config
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "dtd" / "images"
 
@@ -58,6 +61,46 @@ def test_nothing_there(tmp_path: Path) -> None:
         Folder(str(tmp_path / "absent"))
     with pytest.raises(DataError, match="no images below"):
         Folder(str(tmp_path))
+
+
+def test_the_expected_images(root: Path) -> None:
+    """Their number, their names and sizes; each error says what was found and how to go on without."""
+    with pytest.raises(DataError, match=r"3 images at .*this set has 8925: unpack .*expected_count=null"):
+        Folder(str(root), expected_count=8925)
+    with pytest.raises(DataError, match=r"names and sizes of the 3 images at .* give \w{20}, not 00: .*") as caught:
+        Folder(str(root), expected_count=3, expected_listing="00")
+    listing = re.search(r"give (\w{20})", str(caught.value))[1]  # type: ignore[index]
+    assert len(Folder(str(root), expected_count=3, expected_listing=listing)) == 3
+    (root / "dog" / "1.png").rename(root / "dog" / "2.png")
+    with pytest.raises(DataError, match="expected_listing=null"):
+        Folder(str(root), expected_count=3, expected_listing=listing)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("isun", "iSUN/iSUN_patches/{:04d}.jpeg"),
+        ("lsun_c", "LSUN/test/{}.jpg"),
+        ("lsun_r", "LSUN_resize/LSUN_resize/{}.jpg"),
+        ("inaturalist", "iNaturalist/images/{}.jpg"),
+        ("sun", "SUN/images/sun_{}.jpg"),
+        ("places", "Places/images/p_{}.jpg"),
+        ("textures", "dtd/images/dotted/dotted_{}.jpg"),
+    ],
+)
+def test_ood_sets_in_their_archives_layout(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A miniature of each lies where the config looks; too few images are refused; no labels; the ID set's size."""
+    monkeypatch.setenv("ASSAY_DATA", str(tmp_path))
+    for number in range(3):
+        add(tmp_path / file.format(number))
+    with pytest.raises(ConfigError, match=r"3 images at .* has \d+: .*expected_count=null"):
+        build(compose_config(["dataset=cifar10", f"ood=[{name}]"]).ood[name], "dataset", name)
+    config = compose_config(["dataset=cifar10", f"ood=[{name}]", f"ood.{name}.expected_count=null"])
+    data = build(config.ood[name], "dataset", name)
+    assert (len(data), tuple(data[0].image.shape)) == (3, (3, 32, 32))
+    assert (data[0].targets == ()) == (name != "textures")
 
 
 def test_a_corrupt_image_is_named(root: Path) -> None:

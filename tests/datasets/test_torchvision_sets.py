@@ -80,6 +80,48 @@ def test_svhn(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_svhn_of_the_cifar_benchmarks(tmp_path: Path) -> None:
+    """The first 1000 of each digit in file order. Of 2300 images those at even places show a 1, and 1000 are taken;
+    the others show a 2, and from place 1999 on a 0, none of them too often."""
+    digits = np.tile([1, 2], 1300)[:2300]
+    digits[1999::2] = 10  # from here on, 0 in place of 2
+    pixels = np.zeros((32, 32, 3, 2300), np.uint8)
+    pixels[0, 0, 0], pixels[0, 0, 1] = np.arange(2300) % 250, np.arange(2300) // 250
+    scipy.io.savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": digits[:, None]})
+    data = svhn(str(tmp_path), transform=NONE, select="first_1000_per_digit")
+    kept = [i for i in range(2300) if not (digits[i] == 1 and i >= 2000)]
+    assert len(data) == len(kept) == 1000 + 999 + 151
+    found = (data.images[:, 0, 0, :2] @ [1, 250]).tolist()
+    assert found == kept
+    assert [int(label) for label in data.labels] == (digits[kept] % 10).tolist()
+    assert data.fingerprint() != svhn(str(tmp_path), transform=NONE).fingerprint()
+    with pytest.raises(DataError, match="select='1000': choose all or first_1000_per_digit"):
+        svhn(str(tmp_path), select="1000")
+
+
+def test_places365_by_a_list(tmp_path: Path) -> None:
+    """The named images alone, in the list's order, without labels and without the devkit; counted and looked for."""
+    folder = tmp_path / "test_256"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        Image.new("RGB", (20, 20)).save(folder / f"Places365_test_{number}.jpg")
+    with pytest.raises(DataError, match=r"no file .*names\.txt\. It names the images .*places365_test_list\.txt"):
+        places365(str(tmp_path), "test", list="names.txt")
+    (tmp_path / "names.txt").write_text("Places365_test_3.jpg\nsomewhere/Places365_test_1.jpg\n")
+    data = places365(str(tmp_path), "test", transform=NONE, list="names.txt", expected_count=2)
+    assert [(data[i].id, data[i].targets) for i in range(len(data))] == [
+        ("test_256/Places365_test_3.jpg", ()),
+        ("test_256/Places365_test_1.jpg", ()),
+    ]
+    assert data.split == "test"
+    with pytest.raises(DataError, match=r"2 images at .*test_256, the list names\.txt has 10000"):
+        places365(str(tmp_path), "test", list="names.txt", expected_count=10000)
+    (tmp_path / "names.txt").write_text("Places365_test_3.jpg\nPlaces365_test_4.jpg\n")
+    with pytest.raises(DataError, match=r"no file .*Places365_test_4\.jpg\. Put the images that .*names\.txt names"):
+        places365(str(tmp_path), "test", list="names.txt")
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_places365(tmp_path: Path) -> None:
     (tmp_path / "categories_places365.txt").write_text("/b/bar 1\n/a/alley 0\n")
     (tmp_path / "places365_val.txt").write_text("Places365_val_1.jpg 1\nPlaces365_val_2.jpg 0\n")
@@ -102,14 +144,16 @@ def test_dtd(tmp_path: Path, base: str) -> None:
         path = tmp_path / base / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(path)
-    data = dtd(str(tmp_path), transform=NONE)
+    data = dtd(str(tmp_path), transform=NONE, expected_count=3)
     assert data.classes == ["banded", "dotted"]
+    with pytest.raises(DataError, match=r"3 images at .*images, DTD has 5640: .*expected_count=null"):
+        dtd(str(tmp_path), expected_count=5640)
     assert [data[i].targets for i in range(3)] == [(0,), (0,), (1,)]
     with pytest.raises(DataError, match=r"no file .*labels/test2\.txt.*download=true"):
         dtd(str(tmp_path), "test", 2)
     (tmp_path / base / "labels").mkdir()
     (tmp_path / base / "labels" / "test2.txt").write_text("dotted/dotted_1.jpg\nbanded/banded_2.jpg\n")
-    test = dtd(str(tmp_path), "test", 2)
+    test = dtd(str(tmp_path), "test", 2, expected_count=5640)  # of every image: a partition's own list counts
     assert [(test[i].id, test[i].targets) for i in range(2)] == [
         ("dotted/dotted_1.jpg", (1,)),
         ("banded/banded_2.jpg", (0,)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from harness.config import (
     CONF,
@@ -20,6 +21,8 @@ from harness.config import (
     check_overrides,
     compose_config,
     groups,
+    is_chosen,
+    selected,
     suggest,
     take_allow_flag,
     validate,
@@ -114,6 +117,67 @@ def test_overrides_reach_their_place() -> None:
     assert config.protocol.smooth == {"gradcam": 0.1}
 
 
+# The data sets of detectors
+
+
+def test_without_detectors_there_is_one_data_set() -> None:
+    """The others are there to be chosen."""
+    config = compose_config(["train.limit=5"])
+    assert not is_chosen(config.train)
+    assert not is_chosen(config.validation)
+    assert config.train == {"limit": 5}
+    assert selected(config.ood) == []
+
+
+def test_every_data_set_of_a_detector_has_its_settings() -> None:
+    """Training, validation and OOD sets each in their place, set one by one; a limit is theirs alone."""
+    config = compose_config(
+        [
+            *("dataset=cifar10_test5k", "dataset@train=cifar10_train", "dataset@validation=cifar10_val"),
+            *("ood=[svhn,textures]", "train.root=/t", "train.limit=50", "validation.whole.root=/v", "ood.svhn.root=/s"),
+        ]
+    )
+    validate(config)
+    assert is_chosen(config.train)
+    assert (config.train.name, config.train.root, config.train.split) == ("cifar10_train", "/t", "train")
+    assert (config.validation.name, config.validation.whole.root) == ("cifar10_val", "/v")
+    assert (config.train.limit, config.validation.limit) == (50, None)
+    assert selected(config.ood) == ["svhn", "textures"]
+    assert (config.ood.svhn.root, config.ood.svhn.select) == ("/s", "first_1000_per_digit")
+    assert "/s" not in (config.ood.textures.root, config.dataset.whole.root)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size", "resize"),
+    [
+        (["dataset=cifar10"], 32, 32),
+        (["dataset=imagenet"], 224, 256),
+        (["dataset=imagenet", "dataset.transform.size=299", "dataset.transform.resize=320"], 299, 320),
+        (["dataset=cifar10_jpeg_test5k"], 32, 32),  # a part: the transform is the whole's
+        (["dataset=voc0712"], 224, 256),  # several as one
+        (["dataset=scenes_hard"], 64, 64),  # drawn: no transform
+        (["dataset=cifar10", "ood.svhn.transform.size=28"], 28, 32),
+    ],
+)
+def test_ood_images_take_the_size_of_the_in_distribution_set(overrides: list[str], size: int, resize: int) -> None:
+    """Resized and cropped as the network needs them, wherever the data set keeps its transform."""
+    transform = compose_config(["ood=[svhn,inaturalist]", *overrides]).ood.svhn.transform
+    assert (transform.mode, transform.size, transform.resize) == ("crop", size, resize)
+
+
+def test_parts_of_unequal_sizes_give_ood_images_none() -> None:
+    """Two sizes of one data set: neither is taken silently."""
+    config = compose_config(["dataset=voc0712", "ood=[svhn]", "dataset.parts.voc12.transform.size=300"])
+    with pytest.raises(InterpolationResolutionError, match=r"voc0712 differ in transform\.size"):
+        OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("choice", groups()["ood"])
+def test_ood_sets_are_named_by_their_file(choice: str) -> None:
+    """The `dataset` column of an OOD row says what was typed."""
+    assert alone("ood", choice).ood[choice].name == choice
+
+
 # What is mistyped
 
 
@@ -138,11 +202,19 @@ def test_overrides_reach_their_place() -> None:
         ("model.wieghts=x", "model.wieghts", "weights"),
         ("dataset.sise=3", "dataset.sise", "size"),
         ("dataset.transform.mod=crop", "dataset.transform.mod", "mode"),
+        ("ood=[scenes_noise,svhm]", "'svhm'", "svhn"),
+        ("ood.svhm.root=x", "'svhm'", "svhn"),
+        ("ood.svhn.rot=x", "ood.svhn.rot: 'rot'", "root"),
+        ("ood.svhn.transform.mod=crop", "ood.svhn.transform.mod: 'mod'", "mode"),
+        ("dataset@train=cifar11", "'cifar11'", "cifar10"),
+        ("train.limt=3", "train.limt: 'limt'", "limit"),
+        ("validation.sed=1", "validation.sed: 'sed'", "seed"),
     ],
 )
 def test_a_typo_is_answered_with_what_was_meant(override: str, mistyped: str, meant: str) -> None:
     """Top-level keys, group choices, settings: the message names the wrong word and suggests the right one."""
     others = ["dataset=imagenet"] if "transform" in override else []
+    others += ["dataset@train=cifar10", "dataset@validation=cifar10_val", "ood=[svhn]"][: 2 + ("ood." in override)]
     with pytest.raises(ConfigError) as caught:
         compose_config([*others, override])
     assert mistyped in str(caught.value)
@@ -167,8 +239,13 @@ def test_a_typo_is_answered_with_what_was_meant(override: str, mistyped: str, me
         ("dry_run=perhaps", "dry_run=perhaps"),
         ("method=[]", "no method chosen: method=["),
         ("metric=[]", "no metric chosen: metric=["),
-        ("model=[scenes_vgg]", "model=[...]: only method and metric take a list; sweep with -m model=a,b"),
+        ("model=[scenes_vgg]", "model=[...]: only method, metric, ood take a list; sweep with -m model=a,b"),
         ("subset_seed=-1", "subset_seed=-1"),
+        ("train.limit=0", "train.limit=0: give a whole number of at least 1"),
+        ("validation.root=x", "validation.root: no validation set is chosen: dataset@validation=NAME"),
+        ("ood.svhn=3", "ood.svhn=3: name one of its settings"),
+        ("ood.svhn.root=/x", "ood.svhn.root: svhn is not chosen: ood=[svhn]"),
+        ("dataset@train=[cifar10]", "dataset=[...]: only method, metric, ood take a list"),
         ("method.gradcam=3", "method.gradcam=3"),
         ("method=[gradcam", "method=[gradcam"),
     ],
@@ -202,6 +279,7 @@ def test_suggestions() -> None:
         ["--cfg", "job", "model=resnet50"],
         ["hydra.verbose=true", "+model.anything=1", "++seed=3"],
         ["model@other=scenes_vgg", "~experiment"],
+        ["-m", "ood=[svhn],[svhn,isun]", "dataset@train=cifar10_train,cifar100_train", "train.limit=5"],
         ["-sc", "install=bash"],
     ],
     ids=" ".join,

@@ -18,8 +18,9 @@ from datasets.scenes import Scenes
 from harness import evaluate as engine
 from harness import launch, store
 from harness.config import compose_config
+from harness.job import Job
 from harness.network import Network, Targets
-from harness.plan import Job, build_job
+from harness.plan import build_job
 from harness.types import Attribution, Sample
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,6 +17,12 @@ from harness.tables import Cell, Column, Result, cell_text, fill_table, read_spe
 
 ROOT = Path(__file__).resolve().parents[2]
 CELL = {"protocol": "pointing_game", "method": "gradcam", "model": "vgg16_voc07", "dataset": "voc07", "split": "test"}
+CELL |= {"reference": ""}
+OOD = {"method": "line", "model": "cifar_densenet_bc100", "dataset": "svhn", "reference": "cifar10", "metric": "ood"}
+OOD |= {"variant": "index,strict", "stat": "fpr95_id_pos", "subset": "all", "protocol": "standard", "split": "test"}
+EMPTY = pd.DataFrame(columns=[*tables.NAMES, *tables.PATTERNS, "status"])
+PRINTED = ["hedging_table1", "rap_table1", *(f"line_s{n}" for n in (1, 2, 3, 4))]
+PRINTED += [f"conductance_table{n}" for n in (4, 5, 6)]
 PG = {"metric": "pointing_game", "variant": "tol=15px,box", "subset": "all", "stat": "class_mean"}
 NUMBERS = {"value": 0.85, "ci_low": 0.83, "ci_high": 0.87, "n": 4952}
 
@@ -80,13 +86,66 @@ def test_published_tables_are_complete_and_their_oddities_noted() -> None:
         assert frame["value"].dropna().between(0, 1.3).all()  # fractions and ratios, never percent
 
 
-@pytest.mark.parametrize("name", ["hedging_table1", "rap_table1"])
-def test_every_published_figure_has_a_cell(name: str) -> None:
-    """No figure is lost between the file and the table: as many reported cells as printed values."""
+@pytest.mark.parametrize(
+    "name, cell, value",
+    [
+        ("line_s1", "msp svhn fpr95_id_pos", 0.4724),
+        ("line_s1", "line lsun_c auroc", 0.9983),
+        ("line_s1", "dice_react places365 fpr95_id_pos", 0.5094),
+        ("line_s1", "react average auroc", 0.9467),
+        ("line_s2", "mahalanobis lsun_c fpr95_id_pos", 0.6890),
+        ("line_s2", "line average fpr95_id_pos", 0.3567),
+        ("line_s2", "odin isun auroc", 0.8384),
+        ("line_s3", "mahalanobis textures auroc", 0.3306),
+        ("line_s3", "energy inaturalist fpr95_id_pos", 0.5950),
+        ("line_s3", "line average auroc", 0.9362),
+    ],
+)
+def test_published_ood_figures_are_the_printed_ones(name: str, cell: str, value: float) -> None:
+    """Cells of LINe's supplement read by eye, as fractions; exact."""
     frame = pd.read_csv(tables.PUBLISHED / f"{name}.csv")
-    table = fill_table(name, pd.DataFrame(columns=[*tables.NAMES, *tables.PATTERNS, "status"]))
-    assert sorted(c.reported for c in table.cells if not math.isnan(c.reported)) == sorted(frame["value"].dropna())
-    assert len(table.cells) == len(frame)
+    asked = dict(zip(["row", "dataset", "stat"], cell.split(), strict=True))
+    assert frame.loc[(frame[list(asked)] == pd.Series(asked)).all(axis=1), "value"].tolist() == [value]
+
+
+@pytest.mark.parametrize(
+    "table, row, values",
+    [
+        (4, "lcr", [0.887, 0.815, 0.802, 0.841, 0.806]),
+        (4, "combined_nn", [0.933, 0.856, 0.856, 0.870, 0.861]),
+        (5, "conductance_mlp", [0.944, 0.873, 0.872, 0.820, 0.886]),
+        (5, "combined_nn", [0.957, 0.891, 0.894, 0.842, 0.960]),
+        (6, "combined_qda", [0.942, 0.874, 0.873, 0.852, 0.890]),
+    ],
+)
+def test_published_error_figures_are_the_printed_ones(table: int, row: str, values: list[float]) -> None:
+    """A row: validation AUROC, recalls of right and wrong predictions on validation and test; exact."""
+    frame = pd.read_csv(tables.PUBLISHED / f"conductance_table{table}.csv")
+    assert frame.loc[frame["row"] == row, "value"].tolist() == values
+
+
+def test_misprinted_averages_are_noted() -> None:
+    """An average is the mean of its row to the last digit (.01 more, as the paper rounds), or a note gives the mean."""
+    noted = []
+    for number in (1, 2, 3):
+        frame = pd.read_csv(tables.PUBLISHED / f"line_s{number}.csv")
+        for (row, stat), part in frame.groupby(["row", "stat"]):
+            last = part[part["dataset"] == "average"].iloc[0]
+            mean = 100 * part.loc[part["dataset"] != "average", "value"].mean()
+            if abs(mean - 100 * last["value"]) > 0.011:
+                assert f"which is {mean:.2f}" in last["note"]
+                noted.append((number, row, stat))
+    assert len(noted) == 5
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_published_figure_has_a_cell(name: str) -> None:
+    """No figure is lost between the file and the table: as many reported cells as printed values; rows that the paper
+    lacks are the only others."""
+    frame = pd.read_csv(tables.PUBLISHED / f"{name}.csv")
+    cells = fill_table(name, EMPTY).cells
+    assert sorted(c.reported for c in cells if not math.isnan(c.reported)) == sorted(frame["value"].dropna())
+    assert len([cell for cell in cells if cell.asked["method"] in set(frame["row"])]) == len(frame)
 
 
 # Filling
@@ -101,6 +160,36 @@ def test_a_cell_compares_ours_with_the_printed_figure(tmp_path: Path) -> None:
     assert first[["value", "half_width", "reported", "n"]].tolist() == [0.85, 0.02, 0.866, 4952]
     assert first["difference"] == pytest.approx(-0.016, abs=1e-9)
     assert first["split"] == "test"
+
+
+def ood_cell(folder: Path, table: str = "line_s1", stat: str = "fpr95_id_pos", dataset: str = "svhn") -> Cell:
+    """LINe's row of a table."""
+    cells = tables.regenerate([table], folder)[0].cells
+    asked = {"method": "line", "stat": stat, "dataset": dataset}
+    return next(cell for cell in cells if asked.items() <= cell.asked.items())
+
+
+def test_a_column_has_a_data_set_of_its_own(tmp_path: Path) -> None:
+    """An OOD row has the OOD set in `dataset` and the panel's set in `reference`: 12.5 % against the printed 11.38."""
+    rows = [
+        tidy_row(**OOD, value=0.125, ci_low=0.12, ci_high=0.13, n=10000),
+        tidy_row(**OOD | {"dataset": "average", "stat": "auroc", "variant": "ties=half"}, value=0.97, n=53925),
+    ]
+    folder = results_with(tmp_path, *rows)
+    assert cell_text(ood_cell(folder), compared=True) == "12.50 ± 0.50 · 11.38 · +1.12 · 10000"
+    average = ood_cell(folder, stat="auroc", dataset="average")
+    assert (average.ours is not None, average.reported) == (True, 0.9699)
+    assert ood_cell(folder, dataset="isun").ours is None
+    frame = pd.read_csv(tmp_path / "tables/line_s1.csv")
+    assert set(frame["reference"]) == {"cifar10"}
+
+
+@pytest.mark.parametrize("change", [{"reference": "cifar100"}, {"reference": ""}, {"dataset": "cifar10"}])
+def test_another_in_distribution_set_fills_nothing(change: dict[str, str], tmp_path: Path) -> None:
+    """The same OOD set and network against other images: the cell stays empty, and CIFAR-100's table takes its own."""
+    folder = results_with(tmp_path, tidy_row(**OOD | change))
+    assert ood_cell(folder).ours is None
+    assert (ood_cell(folder, "line_s2").ours is not None) == (change.get("reference") == "cifar100")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +244,7 @@ def test_what_is_not_there_is_a_dash(value: float, low: float, high: float, repo
 def test_missing_cells_name_their_command_and_absent_methods() -> None:
     """Every empty cell is in exactly one line: a command for what conf/method has, a name for what it lacks."""
     for name in tables.names():
-        table = fill_table(name, pd.DataFrame(columns=[*tables.NAMES, *tables.PATTERNS, "status"]))
+        table = fill_table(name, EMPTY)
         lines = tables.missing_lines(table)
         assert sum(int(re.search(r"(\d+) cells", line)[1]) for line in lines) == len(table.missing())  # type: ignore[index]
         for method in {cell.asked["method"] for cell in table.missing()}:
@@ -165,7 +254,7 @@ def test_missing_cells_name_their_command_and_absent_methods() -> None:
 
 def test_the_command_of_the_embedded_table_composes() -> None:
     """What a bare clone can fill, it is told how to: no obstacle."""
-    table = fill_table("embedded_localization", pd.DataFrame(columns=[*tables.NAMES, *tables.PATTERNS, "status"]))
+    table = fill_table("embedded_localization", EMPTY)
     panel = table.panels[0]
     command = tables.fill_command(panel, [cell for cell in table.cells if cell.panel == panel["label"]])
     assert command.startswith("python run.py model=scenes_vgg dataset=scenes")
@@ -174,11 +263,16 @@ def test_the_command_of_the_embedded_table_composes() -> None:
 
 @pytest.mark.parametrize("command, why", [
     ("python run.py dataset=nowhere", "'nowhere' is not a dataset"),
-    ("python run.py experiment=embedded method=[gradcam]", "is set up but not chosen"),
+    ("python run.py limit=0", "limit=0: give a whole number of at least 1"),
 ])  # fmt: skip
 def test_an_obstacle_is_named(command: str, why: str) -> None:
-    """A choice that does not exist; a method that an experiment tunes but the command leaves out."""
+    """A choice that does not exist; a value that a run refuses."""
     assert why in tables.obstacle(command)
+
+
+def test_a_method_that_an_experiment_tunes_and_the_command_leaves_out_is_none() -> None:
+    """Its settings lie idle (`is_chosen`)."""
+    assert tables.obstacle("python run.py experiment=embedded method=[gradcam]") == ""
 
 
 # Files

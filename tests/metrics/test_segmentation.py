@@ -345,7 +345,7 @@ def test_ignored_pixels_do_not_matter() -> None:
     samples = [replace(one, boxes={0: torch.tensor([[1.0, 2, 5, 9]])}) for one in case.samples]
     batch = Batch.of(samples)
     framed = FramedMaps.of(Attribution(case.maps), batch)
-    other = FramedMaps(torch.where(batch.counted, framed.maps, -50.0) * batch.valid, batch.valid)
+    other = FramedMaps(torch.where(batch.counted, framed.maps, -50.0) * batch.valid, batch.valid, framed.attribution)
     for metric in METRICS[:3]:
         first, second = (metric.measure(batch, maps, NO_FORWARD) for maps in (framed, other))
         assert all(torch.equal(first[name], second[name]) for name in first)

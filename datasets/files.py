@@ -1,0 +1,27 @@
+"""Images named one by one: a user's own, to be scored."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.images import DataError, LabelledFiles, require_files
+
+
+class Files(LabelledFiles):
+    """Image files without labels or boxes.
+
+    Args:
+        files: their paths.
+        split: name of the split in tables.
+        transform: settings of `datasets.images.Transform`.
+
+    Raises:
+        DataError: no file is named, or one does not exist.
+    """
+
+    def __init__(self, files: Sequence[str], split: str = "files", transform: Mapping[str, Any] | None = None) -> None:
+        if not files:
+            raise DataError("files=[]: name at least one image")
+        paths = [Path(file).expanduser().absolute() for file in files]
+        require_files(paths, "Give the path of an image.")
+        super().__init__(Path(paths[0].anchor), [(path, None) for path in paths], (), split, transform)

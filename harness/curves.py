@@ -1,0 +1,212 @@
+"""ROC, precision-recall and risk-coverage statistics of detection scores, and their bootstrap.
+
+A score is high where a failure is likely. Negatives are the images that a detector should pass (in distribution,
+or predicted right), positives those it should find. Every statistic is a function of how many negatives and
+positives have each distinct score, so tables of counts [r,K], a row a resample and a column a distinct score in
+ascending order, give all of them for all resamples at once; the estimate itself is the row without resampling.
+
+Definitions, with s a score, N negatives and M positives:
+
+- `fpr_id_pos`: the papers' FPR95, the negatives being what is accepted. t is the sorted score (-s, ascending) of the
+  negatives at index round(.05 N), half to even, no interpolation; the share of positives with -s > t.
+- `fpr_ood_pos`: OpenOOD's FPR95. The highest threshold with a share of at least .95 of the positives at or above it;
+  the share of negatives at or above it.
+- `auroc`: P(positive above negative) + P(equal) / 2.
+- `aupr_in`, `aupr_out`: area under precision over recall of the negatives (found by -s > t) and of the positives
+  (s >= t) by trapezoids, from precision 0 at recall 0; `ap_in`, `ap_out` in steps (scikit-learn's average precision).
+- `detection_error`: the smallest share of all images that a threshold puts on the wrong side.
+- `risk`: the share of wrong predictions among the images that a detector is surest of (lowest score), at a coverage;
+  `aurc` its mean over coverages 1/n, 2/n, ... 1; `e_aurc` what of it a perfect order would save. Images of equal
+  score are taken in every order, on average.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.stats import LEVEL, Array, Estimate
+
+RESAMPLES = 1000
+COVERAGES = tuple(step / 10 for step in range(1, 11))
+PART = 60_000  # counts held at once: a part of the resamples that stays in the processor's cache
+
+Counts = NDArray[np.int64]
+Statistics = dict[str, Array]  # name -> [r]
+
+
+def roc_statistics(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95) -> dict[str, float]:
+    """Every statistic of `curve_statistics` by name, of scores [N] and [M]."""
+    first, second, count = _levels(negatives, positives)
+    counts = [np.bincount(levels, minlength=count).reshape(1, -1).astype(np.float64) for levels in (first, second)]
+    return {name: float(value[0]) for name, value in curve_statistics(counts[0], counts[1], tpr).items()}
+
+
+def roc_bootstrap(
+    negatives: ArrayLike,
+    positives: ArrayLike,
+    streams: tuple[int, int] = (0, 1),
+    tpr: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Statistics:
+    """Statistics [resamples] of both samples drawn anew with repetition, each to its own size.
+
+    The draws of a side depend on its size and its stream alone: two detectors on the same images see the same
+    resamples, so that their differences pair, and several sets of positives share those of the negatives.
+    """
+    first, second, count = _levels(negatives, positives)
+    drawn = zip(
+        _resampled(first, count, streams[0], resamples),
+        _resampled(second, count, streams[1], resamples),
+        strict=True,
+    )
+    return _joined([curve_statistics(one, other, tpr) for one, other in drawn])
+
+
+def _levels(negatives: ArrayLike, positives: ArrayLike) -> tuple[Counts, Counts, int]:
+    """The rank of each score among the distinct ones of both samples, and how many of these there are."""
+    two = _numbers(negatives), _numbers(positives)
+    distinct = np.unique(np.concatenate(two))
+    return np.searchsorted(distinct, two[0]), np.searchsorted(distinct, two[1]), len(distinct)
+
+
+def _numbers(scores: ArrayLike) -> Array:
+    """As an array; ValueError if there are none, or one is not a number."""
+    values = np.asarray(scores, dtype=np.float64)
+    if not len(values):
+        raise ValueError("no scores")
+    if unknown := int(np.isnan(values).sum()):
+        raise ValueError(f"{unknown} of {len(values)} scores are not a number")
+    return values
+
+
+def risk_bootstrap(
+    scores: ArrayLike, wrong: ArrayLike, stream: int = 0, resamples: int = RESAMPLES
+) -> tuple[dict[str, float], Statistics]:
+    """Statistics of one set of images, right or wrong: as they are, and [resamples] of the images drawn anew.
+
+    Those of `curve_statistics`, the wrong ones being positive (nan where one side is empty), and of `risk_statistics`.
+
+    Args:
+        scores: [n]. wrong: bool [n]. stream: of the draws, which depend on it and n alone.
+    """
+    distinct, levels = np.unique(_numbers(scores), return_inverse=True)
+    count = len(distinct)
+    both = levels + count * np.asarray(wrong, dtype=bool)  # one draw for right and wrong images alike
+    once = _both_statistics(np.bincount(both, minlength=2 * count).reshape(1, -1).astype(np.float64))
+    parts = [_both_statistics(counts) for counts in _resampled(both, 2 * count, stream, resamples)]
+    return {name: float(value[0]) for name, value in once.items()}, _joined(parts)
+
+
+def _both_statistics(counts: Array) -> Statistics:
+    right, wrong = np.split(counts, 2, axis=1)
+    return curve_statistics(right, wrong) | risk_statistics(right, wrong)
+
+
+def _joined(parts: list[Statistics]) -> Statistics:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def estimate(value: float, resampled: Array, method: str, n: int) -> Estimate:
+    """A value with the standard error and the percentile interval of its resamples; nan among them left out."""
+    kept = resampled[~np.isnan(resampled)]
+    if len(kept) < 2 or n < 2:
+        return Estimate(value, np.nan, np.nan, np.nan, method, n)
+    low, high = np.quantile(kept, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Estimate(value, float(kept.std(ddof=1)), float(low), float(high), method, n)
+
+
+def _resampled(levels: Counts, count: int, stream: int, resamples: int) -> Iterator[Array]:
+    """How many images of each resample have each of `count` levels: [r,count], in parts of bounded size."""
+    generator = np.random.default_rng([stream, len(levels)])
+    ranks, rows = levels.astype(np.int32), max(1, PART // count)
+    for start in range(0, resamples, rows):
+        made = min(rows, resamples - start)
+        drawn = ranks[generator.integers(0, len(ranks), (made, len(ranks)), dtype=np.int32)]
+        drawn += count * np.arange(made, dtype=np.int32)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=made * count).reshape(made, count).astype(np.float64)
+
+
+# Statistics of tables of counts
+
+
+def curve_statistics(negatives: Array, positives: Array, tpr: float = 0.95) -> Statistics:
+    """ROC and precision-recall statistics [r] of counts [r,K] by ascending score; nan in rows with an empty side."""
+    below, found = negatives.cumsum(1), positives.cumsum(1)
+    tables = Tables(negatives, positives, below, found, below[:, -1:], found[:, -1:], tpr)
+    n, m = tables.n[:, 0], tables.m[:, 0]
+    accepted = _share(below, below + found)  # precision of what scores at most as much as each distinct score
+    above = m[:, None] - found + positives
+    flagged = _share(above, above + n[:, None] - below + negatives)  # precision of what scores at least as much
+    steps_in, steps_out = _weighted(negatives, accepted), _weighted(positives, flagged)
+    made = {
+        "fpr_id_pos": _fpr_id_pos(tables),
+        "fpr_ood_pos": _fpr_ood_pos(tables),
+        "auroc": _share(_weighted(positives, below) - _weighted(positives, negatives) / 2, n * m),
+        "aupr_in": _share(steps_in + _weighted(negatives[:, 1:], accepted[:, :-1]), 2 * n),
+        "aupr_out": _share(steps_out + _weighted(positives[:, :-1], flagged[:, 1:]), 2 * m),
+        "ap_in": _share(steps_in, n),
+        "ap_out": _share(steps_out, m),
+        "detection_error": _share(n + np.minimum((found - below).min(1), 0), n + m),  # above a score, or below all
+    }
+    return {name: np.where(n * m > 0, values, np.nan) for name, values in made.items()}
+
+
+class Tables(NamedTuple):
+    """Counts [r,K], how many have at most each score [r,K], totals [r,1], and the share to be found."""
+
+    negatives: Array
+    positives: Array
+    below: Array
+    found: Array
+    n: Array
+    m: Array
+    tpr: float
+
+
+def _fpr_id_pos(t: Tables) -> Array:
+    accepted = t.n - np.rint(round(1 - t.tpr, 9) * t.n)  # rank of the threshold, from the lowest score
+    threshold = (t.below < accepted).sum(1, keepdims=True)
+    return _share(_at(t.found, threshold) - _at(t.positives, threshold), t.m)[:, 0]
+
+
+def _fpr_ood_pos(t: Tables) -> Array:
+    missed = t.m - np.ceil(np.round(t.tpr * t.m, 6))  # at most so many may score less than the threshold
+    threshold = (t.found <= missed).sum(1, keepdims=True)
+    return _share(t.n - _at(t.below, threshold) + _at(t.negatives, threshold), t.n)[:, 0]
+
+
+def risk_statistics(right: Array, wrong: Array) -> Statistics:
+    """`aurc`, `e_aurc` and `risk@<coverage>` for COVERAGES, [r], of counts [r,K] by ascending score."""
+    errors, covered = wrong.cumsum(1), (right + wrong).cumsum(1)
+    n, m = covered[:, -1:], errors[:, -1:]
+    ties = right + wrong
+    rate, before = _share(wrong, ties), covered - ties
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(n.max()) + 1))])
+    # The risk after i of a score's ties is (errors before + rate i) / (before + i); its sum over i in closed form.
+    spread = harmonic[covered.astype(np.int64)] - harmonic[before.astype(np.int64)]
+    aurc = (wrong + (errors - wrong - rate * before) * spread).sum(1) / n[:, 0]
+    best = m - (n - m) * (harmonic[n.astype(np.int64)] - harmonic[(n - m).astype(np.int64)])  # all errors last
+    made = {"aurc": aurc, "e_aurc": aurc - (best / n)[:, 0]}
+    for coverage in COVERAGES:
+        images = np.ceil(np.round(coverage * n, 6))
+        last = (covered < images).sum(1, keepdims=True)
+        missed = _at(errors, last) - _at(rate, last) * (_at(covered, last) - images)
+        made[f"risk@{coverage:g}"] = _share(missed, images)[:, 0]
+    return made
+
+
+def _at(table: Array, column: Counts) -> Array:
+    """The entry [r,1] of each row at its column [r,1]; the last one beyond the end."""
+    return np.take_along_axis(table, np.minimum(column, table.shape[1] - 1), 1)
+
+
+def _weighted(counts: Array, values: Array) -> Array:
+    """Sum over scores of counts x values, [r]."""
+    return np.einsum("rk,rk->r", counts, values)
+
+
+def _share(above: Array, below: Array) -> Array:
+    """above / below, 0 where below is 0."""
+    return above / np.maximum(below, 1)

@@ -1,0 +1,1 @@
+"""Relevance propagation: the engine, its rules, and the methods that are tables of rules."""

@@ -1,0 +1,123 @@
+"""Gradient Hedge (Nam et al. 2021; published code: Attribution-Equilibrium)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from harness.network import ForwardPass, Targets
+from harness.types import Attribution, Needs, SampleRng
+from methods.attribution.relevance import rules
+from methods.attribution.relevance.engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
+from methods.attribution.relevance.rules import Affine, Map, SumRule, ZBox, flow, indicator, per_sample, ratio
+
+Residual = Literal["main_only", "split"]
+TERMS = ("C", "A", "U", "Psi")
+RESIDUAL: dict[str, SumRule] = {"main_only": rules.deepest_alone, "split": rules.halved}
+
+
+def normalised(relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """P = R+ / Sum R+ and N = |R-| / Sum |R-|, an empty section being 0: twice [B,...]."""
+    sections = relevance.clamp(min=0), (-relevance).clamp(min=0)
+    positive, negative = (section * ratio(torch.ones_like(total := per_sample(section)), total) for section in sections)
+    return positive, negative
+
+
+@dataclass(frozen=True)
+class Hedge:
+    """R' = C + A + U (Eq. 6-12 with the code's normalisation), whose sum is gamma - 2, or 0 in 1x1 convolutions.
+
+    C = J(x+, |w|, gamma P - N) minus Psi = 1 / #(C != 0) wherever C != 0; A = J(1[x > 0], |w|, P);
+    U = -J(1[x <= 0], |w|, N). In 1x1 convolutions (and fully connected layers) gamma is 1 and there is no Psi.
+    """
+
+    gamma: float
+    terms: Sequence[str] = TERMS
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        positive, negative = normalised(relevance)
+        weight, result = layer.weight.abs(), torch.zeros_like(x)
+        if "C" in self.terms:
+            result += self._contribution(x.clamp(min=0), weight, layer, positive, negative)
+        if "A" in self.terms:
+            result += flow(indicator(x, torch.gt), weight, layer, positive)
+        if "U" in self.terms:
+            result -= flow(indicator(x, torch.le), weight, layer, negative)
+        return result
+
+    def _contribution(self, x: Tensor, weight: Tensor, layer: Affine, positive: Tensor, negative: Tensor) -> Tensor:
+        if layer.is_pointwise:
+            return flow(x, weight, layer, positive - negative)
+        shared = flow(x, weight, layer, self.gamma * positive - negative)
+        if "Psi" not in self.terms:
+            return shared
+        active = indicator(shared, torch.ne)
+        return shared.sub_(active.mul_(ratio(torch.ones_like(count := per_sample(active)), count)))
+
+
+def pool_positive(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
+    """J with the pool, on max(x, 0) + 1e-9."""
+    return rules.share(x.clamp(min=0) + 1e-9, function, relevance)
+
+
+@dataclass(frozen=True)
+class GradientHedge:
+    """Attributions of a layer's Grad-CAM-like tensor, propagated so that positive and negative parts balance.
+
+    Starts at G = a mean_hw(dy_t/da) / |Sum G|, a the layer's activation; ends at the input with the z^B rule.
+
+    layer: where it starts. gamma: weight of the positive section, 1 to 2. terms: which of C, A, U, Psi to use (Psi
+    belongs to C). residual: `main_only` leaves shortcuts without relevance, as the published code does (whose maps of
+    residual networks are twice these); `split` halves it. batch_norm: `pass_nonzero` (the code), `pass`, or `fold`.
+    """
+
+    layer: str
+    gamma: float = 1.0
+    terms: Sequence[str] = TERMS
+    residual: Residual = "main_only"
+    batch_norm: BatchNorm = "pass_nonzero"
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.residual not in RESIDUAL:
+            raise ValueError(f"residual={self.residual!r}: choose one of {', '.join(RESIDUAL)}")
+        check_batch_norm(self.batch_norm)
+        if unknown := set(self.terms) - set(TERMS):
+            raise ValueError(f"terms={list(self.terms)}: {', '.join(sorted(unknown))} unknown, choose of {TERMS}")
+        if not 1 <= self.gamma <= 2:
+            raise ValueError(f"gamma={self.gamma}: choose 1 to 2")
+
+    def needs(self) -> Needs:
+        """Nothing shared: the graph has rules in the place of derivatives."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]."""
+        tape, table = Tape.record(forward, (self.layer,), self.batch_norm), self.table()
+        activation = tape.at(self.layer)
+
+        def relevance(one_hot: Tensor) -> Tensor:
+            gradient = tape.pull(None, tape.logits, one_hot, activation)
+            return tape.pull(table, activation, balanced(activation.detach(), gradient), tape.inputs)
+
+        return Attribution(tape.by_pair(targets, relevance).sum(1))
+
+    def table(self) -> RuleTable:
+        """The rules by operation."""
+        return RuleTable(
+            Hedge(self.gamma, self.terms),
+            first=ZBox(),
+            pool=pool_positive,
+            maximum=pool_positive,
+            norm=BATCH_NORM[self.batch_norm],
+            add=RESIDUAL[self.residual],
+        )
+
+
+def balanced(activation: Tensor, gradient: Tensor) -> Tensor:
+    """G / |Sum G| with G = a mean_hw(gradient): [B,K,h,w] twice -> [B,K,h,w]."""
+    product = activation * gradient.mean((2, 3), keepdim=True)
+    return ratio(product, per_sample(product).abs())

@@ -1,0 +1,115 @@
+"""Layer-wise relevance propagation: one rule a layer, composed by config; and its contrastive form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.network import ForwardPass, Network, Targets
+from harness.types import Attribution, Needs, SampleRng
+from methods.attribution.relevance import rules
+from methods.attribution.relevance.engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
+from methods.attribution.relevance.rules import Affine, AffineRule, AlphaBeta
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One rule for fully connected layers, another for convolutions."""
+
+    dense: AffineRule
+    convolution: AffineRule
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        return (self.dense if layer.is_dense else self.convolution)(x, layer, relevance)
+
+
+@dataclass(frozen=True)
+class LRP:
+    """Layer-wise relevance propagation (Bach et al. 2015), from the logit to the input.
+
+    rule: of convolutions and fully connected layers, an object of `rules`. dense: of fully connected layers, if
+    another. first: of layers that read the input (`rules.ZBox`, `rules.Flat`), if another. layers: of layers by name,
+    a pattern (`features.1?`, `layer4.*`) -> rule; these come before all others. batch_norm: `fold` merges it into the
+    layer before it (where there is none, as in DenseNet after a concatenation, relevance passes); `pass` lets it
+    pass always; `pass_nonzero` where its input is not exactly 0. stabiliser: of sums of two activations, relative to
+    their mean modulus. Max-pools give all to the largest input, average pools in proportion.
+    """
+
+    rule: AffineRule
+    dense: AffineRule | None = None
+    first: AffineRule | None = None
+    layers: Mapping[str, AffineRule] = field(default_factory=dict)
+    batch_norm: BatchNorm = "fold"
+    stabiliser: float = 1e-6
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_batch_norm(self.batch_norm)
+
+    def needs(self) -> Needs:
+        """Nothing shared: the graph has rules in the place of derivatives."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]; sums to the logit but for what biases, dead denominators and the stabiliser keep."""
+        tape, table = Tape.record(forward, batch_norm=self.batch_norm), self.table()
+
+        def relevance(one_hot: Tensor) -> Tensor:
+            return tape.pull(table, tape.logits, one_hot * tape.logits.detach(), tape.inputs)
+
+        return Attribution(tape.by_pair(targets, relevance).sum(1))
+
+    def table(self) -> RuleTable:
+        """The rules by operation."""
+        return RuleTable(
+            self.rule if self.dense is None else Dense(self.dense, self.rule),
+            first=self.first,
+            named=self.layers,
+            norm=BATCH_NORM[self.batch_norm],
+            add=partial(rules.proportional, epsilon=self.stabiliser),
+        )
+
+
+@dataclass(frozen=True)
+class ContrastiveLRP:
+    """R_t - R_o Sum R_t / Sum R_o: LRP of the class minus that of all others (Gu et al. 2018, CLRP1).
+
+    R_t starts with the class' logit y_t, R_o with y_t / n at each of the n other outputs (as in AGF's code). Outputs of
+    the class' own group are not among the others. Where Sum R_o is 0 nothing is subtracted.
+
+    lrp: the method whose maps are contrasted.
+    """
+
+    lrp: LRP = field(default_factory=lambda: LRP(AlphaBeta()))
+    VERSION: ClassVar[int] = 1
+
+    def needs(self) -> Needs:
+        """Nothing shared: the graph has rules in the place of derivatives."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]; sums to 0."""
+        tape, table = Tape.record(forward, batch_norm=self.lrp.batch_norm), self.lrp.table()
+
+        def relevance(one_hot: Tensor) -> Tensor:
+            logit = (one_hot * tape.logits.detach()).sum(1, keepdim=True)
+            rest = other_outputs(forward.network, one_hot)
+            others = logit * rest / rest.sum(1, keepdim=True).clamp(min=1)
+            r_t, r_o = (tape.pull(table, tape.logits, start, tape.inputs) for start in (one_hot * logit, others))
+            return r_t - r_o * rules.ratio(rules.per_sample(r_t), rules.per_sample(r_o))
+
+        return Attribution(tape.by_pair(targets, relevance).sum(1))
+
+
+def other_outputs(network: Network, one_hot: Tensor) -> Tensor:
+    """1 at the outputs that contrast with each row's, 0 at its own and its group's members: [B,C] -> [B,C]."""
+    own = one_hot.clone()
+    for members in network.groups or ():
+        index = torch.tensor(list(members), dtype=torch.int64, device=one_hot.device)
+        touched = one_hot[:, index].sum(1, keepdim=True)  # 1 where the row's output is a member
+        own[:, index] = torch.maximum(own[:, index], touched.expand(-1, len(index)))
+    return (1 - own) * one_hot.sum(1, keepdim=True)

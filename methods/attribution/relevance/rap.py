@@ -1,0 +1,162 @@
+"""Relative attributing propagation (Nam et al. 2020): relevance by magnitude, then a shift that keeps the sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from harness.network import ForwardPass, Targets
+from harness.types import Attribution, Needs, SampleRng
+from methods.attribution.relevance.engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
+from methods.attribution.relevance.rules import (
+    Affine,
+    AffineRule,
+    ZBox,
+    indicator,
+    per_sample,
+    ratio,
+    split_signs,
+    sum_of,
+)
+
+Variant = Literal["official", "paper"]
+
+
+Half = tuple[
+    Tensor, Tensor, Tensor
+]  # |x| of one sign, the weights that excite, and the magnitudes of those that inhibit
+
+
+class _Bipolar:
+    """z+ = Sum of the positive contributions and z- = Sum of the negative ones' magnitudes, each [B,...]."""
+
+    def __init__(self, halves: Sequence[Half], layer: Affine) -> None:
+        self.inputs = [u for u, _, _ in halves]
+        self.leaves = [u.detach().requires_grad_() for u in self.inputs]
+        with torch.enable_grad():
+            self._sums = tuple(
+                sum((layer.apply(leaf, half[k], None) for leaf, half in zip(self.leaves, halves, strict=True)), _ZERO)
+                for k in (1, 2)
+            )
+        self.excited, self.inhibited = (each.detach() for each in self._sums)
+
+    def share(self, by_excited: Tensor, by_inhibited: Tensor) -> Tensor:
+        """Relevance of x from relevance per unit of either sum: x (w+^T s+ + |w-|^T s-)."""
+        gradients = torch.autograd.grad(self._sums, self.leaves, (by_excited, by_inhibited))
+        return sum_of([gradient.mul_(u) for gradient, u in zip(gradients, self.inputs, strict=True)])
+
+
+_ZERO = torch.zeros(())
+
+
+def _halves(x: Tensor, layer: Affine) -> list[Half]:
+    """x+ with w+ and |w-|; |x-| with |w-| and w+."""
+    positive, negative = split_signs(x)
+    up, down = layer.weight.clamp(min=0), (-layer.weight).clamp(min=0)
+    return [(positive, up, down)] + ([] if negative is None else [(-negative, down, up)])
+
+
+def _less(relevance: Tensor, excess: Tensor, active: Tensor) -> Tensor:
+    """Relevance [B,...] minus a sum a sample [B,1,...] in equal parts on the active (1, otherwise 0) units."""
+    return relevance.sub_(active.mul_(ratio(excess, per_sample(active))))
+
+
+@dataclass(frozen=True)
+class Official:
+    """The published code's rule, x+ and x- apart (each with all of R: a layer with negative inputs doubles it).
+
+    C = J(x+, w+, P) + J(x+, |w-|, N + R rho) in convolutions, J(x+, w+, R) + J(x+, |w-|, R rho) in fully connected
+    layers, P = R+, N = R-, rho = z- / (z+ + z-); then C loses what it has too much, in equal parts wherever C != 0.
+    """
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        return sum_of([self._half(_Bipolar([half], layer), layer, relevance) for half in _halves(x, layer)])
+
+    def _half(self, sums: _Bipolar, layer: Affine, relevance: Tensor) -> Tensor:
+        by_inhibited = ratio(relevance, sums.excited + sums.inhibited)  # R rho / z-
+        if layer.is_dense:
+            by_excited = ratio(relevance, sums.excited)
+        else:
+            by_excited = ratio(relevance.clamp(min=0), sums.excited)
+            by_inhibited.add_(ratio(relevance.clamp(max=0), sums.inhibited))
+        shared = sums.share(by_excited, by_inhibited)
+        return _less(shared, per_sample(shared) - _summed(relevance, shared), indicator(shared, torch.ne))
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper's rule (Eq. 7-9): R~ = J(z+, R) + J(z-, rho R), minus Sum J(z-, rho R) / #(x != 0) where x != 0.
+
+    z+ holds the contributions x+ w+ and x- w-, z- their counterparts: one denominator for both signs of x.
+    """
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        sums = _Bipolar(_halves(x, layer), layer)
+        by_inhibited = ratio(relevance, sums.excited + sums.inhibited)
+        shared = sums.share(ratio(relevance, sums.excited), by_inhibited)
+        return _less(shared, _summed(by_inhibited * sums.inhibited, shared), indicator(x, torch.ne))
+
+
+def _summed(values: Tensor, like: Tensor) -> Tensor:
+    """Sum a sample, shaped to broadcast with another tensor."""
+    return values.flatten(1).sum(1).view(-1, *[1] * (like.ndim - 1))
+
+
+def absolute_contributions(x: Tensor, layer: Affine, gradient: Tensor) -> Tensor:
+    """The last layer (Eq. 5-6): |x_i w_ti| y_t / Sum |x w_t|, y_t the logit with its bias.
+
+    gradient: of the logit with respect to the layer's output, 1 at the class unless a pool or the like follows.
+    """
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        output = layer.apply(leaf, layer.weight, layer.bias)
+    logit = per_sample((output.detach() * gradient).view(len(x), -1))
+    (factor,) = torch.autograd.grad(output, leaf, gradient)
+    magnitude = (x * factor).abs()
+    return magnitude * ratio(logit.view(-1, *[1] * (x.ndim - 1)), per_sample(magnitude))
+
+
+RULES: dict[str, AffineRule] = {"official": Official(), "paper": Paper()}
+
+
+@dataclass(frozen=True)
+class RAP:
+    """Relative attributing propagation (Nam et al. 2020): what matters more than average is positive.
+
+    variant: `official`, the published code's arithmetic, or `paper`, its equations; see docs/methods/relevance.md.
+    batch_norm: `pass_nonzero` (the code), `pass`, or `fold`. The input layer takes the z^B rule.
+    In float32, maps of residual networks depend on rounding: sums that nearly cancel divide relevance.
+    """
+
+    variant: Variant = "official"
+    batch_norm: BatchNorm = "pass_nonzero"
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.variant not in RULES:
+            raise ValueError(f"variant={self.variant!r}: choose one of {', '.join(RULES)}")
+        check_batch_norm(self.batch_norm)
+
+    def needs(self) -> Needs:
+        """Nothing shared: the graph has rules in the place of derivatives."""
+        return Needs()
+
+    def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
+        """[P,H,W]; sums to the logit where no batch-norm and no negative layer input intervenes."""
+        tape, table = Tape.record(forward, batch_norm=self.batch_norm), self.table()
+        pulled = tape.by_pair(targets, lambda start: tape.pull(table, tape.logits, start, tape.inputs))
+        return Attribution(pulled.sum(1))
+
+    def table(self) -> RuleTable:
+        """The rules by operation."""
+        return RuleTable(
+            RULES[self.variant],
+            first=ZBox(),
+            last=absolute_contributions,
+            norm=BATCH_NORM[self.batch_norm],
+            gradient_after_last=True,
+        )

@@ -1,0 +1,314 @@
+"""Rules of relevance propagation: from the relevance of an operation's output to that of its inputs.
+
+Pure functions of what the operation has seen. Notation: x input, w weight, z = w x the output without its bias,
+R relevance of the output; v+ = max(v, 0), v- = min(v, 0). J(u, v, R)_i = Sum_j u_i v_ij / (Sum_i' u_i' v_i'j) R_j
+with 0/0 := 0 shares each R_j among the inputs in proportion to u_i v_ij. All reductions are per sample.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+
+
+class Affine(NamedTuple):
+    """A convolution or fully connected layer: y = apply(x, weight, bias), linear in x for a bias of None.
+
+    layer: its module path, as in `Network`; empty where its weight is no module's.
+    """
+
+    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    weight: Tensor  # [out, in / groups, *kernel]
+    bias: Tensor | None = None
+    layer: str = ""
+
+    @property
+    def is_dense(self) -> bool:
+        """Fully connected: every input reaches every output."""
+        return self.weight.ndim == 2
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Fully connected, or a convolution that looks at one position alone."""
+        return all(size == 1 for size in self.weight.shape[2:])
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> "Affine":
+        """The same layer with its outputs multiplied by scale [out] and shifted by shift [out] (a batch-norm)."""
+        weight = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
+        return self._replace(weight=weight, bias=shift if self.bias is None else self.bias * scale + shift)
+
+
+AffineRule = Callable[[Tensor, Affine, Tensor], Tensor]  # (x, layer, R of its output) -> R of x
+MapRule = Callable[[Tensor, Map, Tensor], Tensor]  # (x, the operation, R of its output) -> R of x
+ScaleRule = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, factor of each channel, R) -> R of x
+SumRule = Callable[[Sequence[Tensor], Sequence[int], Tensor], tuple[Tensor | None, ...]]
+
+
+# Arithmetic
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """Sum over all but the first dimension, shaped to broadcast with `values`: [B,...] -> [B,1,...]."""
+    return values.flatten(1).sum(1).view(-1, *[1] * (values.ndim - 1))
+
+
+def ratio(relevance: Tensor, total: Tensor) -> Tensor:
+    """R / z, and 0 where that is not finite: 0/0 := 0 (one pass; comparisons cost more than divisions)."""
+    return (relevance / total).nan_to_num_(0, 0, 0)
+
+
+def stabilised(total: Tensor, epsilon: float) -> Tensor:
+    """z + epsilon mean|z| sign(z) with the mean over a sample's outputs: relative to the layer, never 0 unless all are."""
+    if epsilon == 0:
+        return total
+    margin = epsilon * per_sample(total.abs()) / max(1, total[:1].numel())
+    return total + torch.copysign(margin, total)
+
+
+def indicator(x: Tensor, compare: Callable[..., Tensor]) -> Tensor:
+    """1 where compare(x, 0) and 0 elsewhere, as numbers."""
+    return compare(x, 0, out=torch.empty_like(x))
+
+
+def split_signs(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """x+ and x-, the latter None where no sample has negative inputs (after a ReLU): half the work."""
+    if x.min() >= 0:
+        return x, None
+    return x.clamp(min=0), x.clamp(max=0)
+
+
+def shares(
+    parts: Sequence[tuple[Tensor, Tensor]],
+    layer: Affine,
+    relevance: Tensor,
+    epsilon: float = 0,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Each R_j among the inputs in proportion to Sum of u_i v_ij over the parts (u, v), with one denominator for all.
+
+    Args:
+        parts: inputs u, shaped as the layer's, each with the weights v to use for it.
+        layer: how weights apply.
+        relevance: R, shaped as the layer's output.
+        epsilon: relative stabiliser, see `stabilised`.
+        bias: [out] added to the denominator, which then keeps its share of R to itself.
+    """
+    leaves = [u.detach().requires_grad_() for u, _ in parts]
+    with torch.enable_grad():
+        outputs = [
+            layer.apply(u, v, bias if number == 0 else None)
+            for number, (u, (_, v)) in enumerate(zip(leaves, parts, strict=True))
+        ]
+    total = sum_of([z.detach() for z in outputs])
+    each = ratio(relevance, stabilised(total, epsilon))
+    gradients = torch.autograd.grad(outputs, leaves, [each] * len(outputs))
+    return sum_of([gradient.mul_(u) for gradient, (u, _) in zip(gradients, parts, strict=True)])
+
+
+def sum_of(terms: Sequence[Tensor]) -> Tensor:
+    """t_0 + t_1 + ..., accumulated in t_0."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total.add_(term)
+    return total
+
+
+def flow(u: Tensor, v: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+    """J(u, v, R)."""
+    return shares([(u, v)], layer, relevance)
+
+
+def vjp(function: Callable[..., Tensor], inputs: Sequence[Tensor], relevance: Tensor) -> tuple[Tensor, ...]:
+    """Ordinary gradient of the operation: relevance^T d function / d input, for each input."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    with torch.enable_grad():
+        output = function(*leaves)
+    return torch.autograd.grad(output, leaves, relevance)
+
+
+# Convolutions and fully connected layers
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """R_i = Sum_j x_i w_ij / (z_j + epsilon sign(z_j)) R_j (Bach et al. 2015, Eq. 58), z_j with its bias.
+
+    epsilon: relative to the mean |z| of the layer's outputs: 1e-6 stands for 0, 0.25 denoises.
+    bias: whether z_j includes the bias (Bach: it does), which then keeps its share of R_j.
+    """
+
+    epsilon: float = 1e-6
+    bias: bool = True
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        return shares([(x, layer.weight)], layer, relevance, self.epsilon, layer.bias if self.bias else None)
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Epsilon's rule with the contributions of the output's own sign enlarged by a factor 1 + gamma.
+
+    Where z_j >= 0 and x >= 0 that is the published rule, weights w + gamma w+ (Montavon et al. 2019, section 10.2.3);
+    where z_j < 0, w + gamma w-; and x < 0 is treated alike (generalised: Andéol et al. 2021, as in Zennit).
+
+    bias: whether z_j includes the bias, enlarged like a contribution.
+    """
+
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+    bias: bool = True
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        bias = layer.bias if self.bias else None
+        is_negative = layer.apply(x, layer.weight, bias) < 0
+        result = self._share(x, layer, relevance.masked_fill(is_negative, 0), bias, 1)
+        rest = relevance.masked_fill(~is_negative, 0)
+        return result + self._share(x, layer, rest, bias, -1) if rest.any() else result
+
+    def _share(self, x: Tensor, layer: Affine, relevance: Tensor, bias: Tensor | None, sign: int) -> Tensor:
+        """R of x from the outputs of one sign."""
+        positive, negative = split_signs(x)
+        parts = [(positive, self._enlarged(layer.weight, sign))]
+        if negative is not None:
+            parts.append((negative, self._enlarged(layer.weight, -sign)))
+        return shares(parts, layer, relevance, self.epsilon, None if bias is None else self._enlarged(bias, sign))
+
+    def _enlarged(self, values: Tensor, sign: int) -> Tensor:
+        """v + gamma v+, or v + gamma v- for sign -1."""
+        return values + self.gamma * (values.clamp(min=0) if sign > 0 else values.clamp(max=0))
+
+
+@dataclass(frozen=True)
+class AlphaBeta:
+    """alpha x share of the positive contributions - beta x share of the negative ones (Bach et al. 2015, Eq. 60).
+
+    Positive contributions are x+ w+ and x- w-, with one denominator for both; negative ones x+ w- and x- w+.
+    Sum R is kept for alpha - beta = 1. Raises ValueError for other values.
+
+    bias: whether b+ (b-) counts in the denominator of the positive (negative) contributions.
+    """
+
+    alpha: float = 1
+    beta: float = 0
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.alpha < 1 or abs(self.alpha - self.beta - 1) > 1e-9:
+            raise ValueError(f"alpha={self.alpha}, beta={self.beta}: alpha - beta must be 1 and beta not negative")
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        positive, negative = split_signs(x)
+        upper, lower = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+        excited = self._share(((positive, upper), (negative, lower)), layer, relevance, 1)
+        if self.beta == 0:
+            return self.alpha * excited
+        inhibited = self._share(((positive, lower), (negative, upper)), layer, relevance, -1)
+        return self.alpha * excited - self.beta * inhibited
+
+    def _share(
+        self, parts: Sequence[tuple[Tensor | None, Tensor]], layer: Affine, relevance: Tensor, sign: int
+    ) -> Tensor:
+        bias = sign * (sign * layer.bias).clamp(min=0) if self.bias and layer.bias is not None else None
+        return shares([(u, v) for u, v in parts if u is not None], layer, relevance, bias=bias)
+
+
+@dataclass(frozen=True)
+class Excitation:
+    """J(x, w+, R): the marginal winning probability of excitation backprop (Zhang et al. 2016, Eq. 5), x as it is."""
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        return flow(x, layer.weight.clamp(min=0), layer, relevance)
+
+
+@dataclass(frozen=True)
+class Inhibition:
+    """J(x, |w-|, R): the same rule with the layer's weights negated, for the contrastive variant."""
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        return flow(x, (-layer.weight).clamp(min=0), layer, relevance)
+
+
+@dataclass(frozen=True)
+class ZBox:
+    """z^B rule (Montavon et al. 2017, Table 1) for inputs in a box: (x_i w_ij - l w+_ij - h w-_ij) / Sum_i' R_j.
+
+    l and h are each image's least and largest normalised value over all channels and pixels (as in the code of RAP),
+    constant images that a convolution zero-pads as it does x. The terms are computed as (x - l) w+ + (x - h) w-, all
+    of one sign.
+    """
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        shape = (-1, *[1] * (x.ndim - 1))
+        low, high = x.flatten(1).amin(1).view(shape), x.flatten(1).amax(1).view(shape)
+        return shares([(x - low, layer.weight.clamp(min=0)), (x - high, layer.weight.clamp(max=0))], layer, relevance)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Every input of a receptive field receives an equal share (Lapuschkin et al. 2019)."""
+
+    def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+        """R of x."""
+        return flow(torch.ones_like(x), torch.ones_like(layer.weight), layer, relevance)
+
+
+# Other operations
+
+
+def share(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
+    """J with a linear operation (an average pool) in the place of the weights."""
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        output = function(leaf)
+    (gradient,) = torch.autograd.grad(output, leaf, ratio(relevance, output.detach()))
+    return gradient * x
+
+
+def gradient(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
+    """The operation's own gradient: a max-pool hands R to the largest input."""
+    return vjp(function, [x], relevance)[0]
+
+
+def identity(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
+    """R as it is, summed where the operation has spread x by broadcasting."""
+    return relevance.sum_to_size(x.shape)
+
+
+def through(x: Tensor, scale: Tensor, relevance: Tensor) -> Tensor:
+    """A batch-norm (or any factor a channel) passes R on."""
+    return relevance
+
+
+def through_nonzero(x: Tensor, scale: Tensor, relevance: Tensor) -> Tensor:
+    """A batch-norm passes R on where gamma x is not exactly 0 (the published code of RAP)."""
+    return indicator(x * scale, torch.ne).mul_(relevance)
+
+
+def proportional(
+    summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor, epsilon: float = 0
+) -> tuple[Tensor | None, ...]:
+    """x_k / (x_0 + x_1) R for each summand; epsilon: see `stabilised`."""
+    total = sum_of([summands[0] + summands[1], *summands[2:]])
+    each = ratio(relevance, stabilised(total, epsilon))
+    return tuple((each * x).sum_to_size(x.shape) for x in summands)
+
+
+def deepest_alone(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """All of R to the summand with the most layers before it, the first of equals; nothing to a shortcut."""
+    main = max(range(len(summands)), key=lambda k: (depths[k], -k))
+    return tuple(relevance.sum_to_size(x.shape) if k == main else None for k, x in enumerate(summands))
+
+
+def halved(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """R / n to each of n summands."""
+    return tuple((relevance / len(summands)).sum_to_size(x.shape) for x in summands)

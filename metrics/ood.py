@@ -1,0 +1,108 @@
+"""Does a score tell in-distribution images from others? FPR at 95 % recall, AUROC, AUPR, detection error."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harness.curves import RESAMPLES, Statistics, estimate, roc_bootstrap, roc_statistics
+from harness.stats import Estimate
+from harness.types import ResultRow, derive_seed
+
+AVERAGE = "average"
+
+
+class Convention(NamedTuple):
+    """A result row's stat (`{}`: the recall in percent), what it is called in `harness.curves`, and its variant."""
+
+    stat: str
+    source: str
+    variant: str
+    higher_is_better: bool
+
+
+CONVENTIONS = (
+    Convention("fpr{}_id_pos", "fpr_id_pos", "index,strict", False),
+    Convention("fpr{}_ood_pos", "fpr_ood_pos", "first_at_least", False),
+    Convention("auroc", "auroc", "ties=half", True),
+    Convention("aupr_in", "aupr_in", "trapezoid", True),
+    Convention("aupr_in", "ap_in", "average_precision", True),
+    Convention("aupr_out", "aupr_out", "trapezoid", True),
+    Convention("aupr_out", "ap_out", "average_precision", True),
+    Convention("detection_error", "detection_error", "pooled", False),
+)
+
+
+class Measured(NamedTuple):
+    """One OOD set: its statistics, their resamples, the number of its images; or why there are none."""
+
+    values: dict[str, float]
+    resampled: Statistics
+    n: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class OODDetection:
+    """The papers' OOD tables, an OOD set at a time and averaged over the sets; definitions in `harness.curves`.
+
+    `fpr95_id_pos` is the FPR95 of LINe, DICE, ReAct and ODIN (in-distribution images are the positives), and
+    `fpr95_ood_pos` that of OpenOOD: on one table of scores they can be .64 and .99. n counts the OOD images.
+    Intervals resample in-distribution and OOD images (percentile bootstrap); the average's resamples share the
+    in-distribution images between the sets.
+
+    tpr: share of the positives that must be found; resamples: of the bootstrap.
+    """
+
+    tpr: float = 0.95
+    resamples: int = RESAMPLES
+    VERSION: ClassVar[int] = 1
+    PARTNERS: ClassVar[Literal["ood"]] = "ood"
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.tpr < 1:
+            raise ValueError(f"tpr={self.tpr}: give a share of at least .5 and below 1")
+        if self.resamples < 2:
+            raise ValueError(f"resamples={self.resamples}: give at least 2")
+
+    def summarize(self, test: pd.DataFrame, partners: Mapping[str, pd.DataFrame]) -> dict[str, list[ResultRow]]:
+        """Rows of each OOD set and of `average`, the unweighted mean over the sets."""
+        sets = {name: self._measure(test, name, partners[name]) for name in sorted(partners)}
+        return {name: list(self._rows(measured)) for name, measured in {**sets, AVERAGE: _average(sets)}.items()}
+
+    def _measure(self, test: pd.DataFrame, name: str, table: pd.DataFrame) -> Measured:
+        scores = test["score"].to_numpy(float), table["score"].to_numpy(float)
+        try:
+            values = roc_statistics(*scores, self.tpr)
+            resampled = roc_bootstrap(*scores, (0, derive_seed(name)), self.tpr, self.resamples)
+        except ValueError as error:
+            return Measured({}, {}, len(table), f"{len(test)} images against {len(table)}: {error}")
+        return Measured(values, resampled, len(table))
+
+    def _rows(self, measured: Measured) -> Iterator[ResultRow]:
+        for stat, source, variant, higher in CONVENTIONS:
+            name = stat.format(f"{100 * self.tpr:g}")
+            if measured.why:
+                row = ResultRow(variant, name, None, measured.n, higher_is_better=higher)
+                yield row.undefined(measured.why)
+            else:
+                yield ResultRow(variant, name, **_estimate(measured, source).fields(), higher_is_better=higher)
+
+
+def _estimate(measured: Measured, source: str) -> Estimate:
+    return estimate(measured.values[source], measured.resampled[source], "two_sample_bootstrap", measured.n)
+
+
+def _average(sets: Mapping[str, Measured]) -> Measured:
+    """The unweighted mean over the sets, resample by resample."""
+    n = sum(each.n for each in sets.values())
+    if not sets:
+        return Measured({}, {}, n, "no OOD set was chosen: ood=[NAME,...]")
+    if absent := [name for name, each in sets.items() if each.why]:
+        return Measured({}, {}, n, f"no value for {', '.join(absent)}")
+    sources = next(iter(sets.values())).values
+    values = {source: float(np.mean([each.values[source] for each in sets.values()])) for source in sources}
+    resampled = {source: np.mean([each.resampled[source] for each in sets.values()], axis=0) for source in sources}
+    return Measured(values, resampled, n)

@@ -1,0 +1,241 @@
+"""Statistics of detection scores: the authors' numbers, scikit-learn, definitions by brute force, and the bootstrap.
+
+Here a score is high where a failure is likely; the golden file's are high in distribution, so they enter negated.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import golden
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from harness.curves import (
+    COVERAGES,
+    curve_statistics,
+    estimate,
+    risk_bootstrap,
+    risk_statistics,
+    roc_bootstrap,
+    roc_statistics,
+)
+
+Scores = NDArray[np.float64]
+
+
+def two_samples(n: int = 300, m: int = 200, seed: int = 0, digits: int = 1) -> tuple[Scores, Scores]:
+    """Overlapping normal scores, rounded so that many are equal."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 1, n).round(digits), rng.normal(1, 1.5, m).round(digits)
+
+
+def labels(negatives: Scores, positives: Scores) -> tuple[NDArray[np.int64], Scores]:
+    """As scikit-learn takes them: labels and scores."""
+    return np.repeat([0, 1], [len(negatives), len(positives)]), np.concatenate([negatives, positives])
+
+
+# The estimates
+
+
+@pytest.mark.parametrize("case", ["smooth", "ties"])
+def test_the_authors_code_gives_the_same(case: str) -> None:
+    """LINe's and DICE's metrics on 203/157 scores without ties and 210/130 with (where the index is round(10.5) = 10);
+    1e-14."""
+    arrays = golden("line_dice")
+    found = roc_statistics(-arrays[f"metric_{case}_id"], -arrays[f"metric_{case}_ood"])
+    theirs = {"fpr": "fpr_id_pos", "auroc": "auroc", "auin": "aupr_in", "auout": "aupr_out", "dterr": "detection_error"}
+    for name, ours in theirs.items():
+        assert found[ours] == pytest.approx(float(arrays[f"metric_{case}_{name}"]), abs=1e-14), name
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_scikit_learn_gives_the_same(digits: int) -> None:
+    """AUROC and average precision of both sides, with few and many ties; 1e-12."""
+    for seed in range(5):
+        truth, scores = labels(*two_samples(seed=seed, digits=digits))
+        found = roc_statistics(scores[truth == 0], scores[truth == 1])
+        assert found["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+        assert found["ap_out"] == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+        assert found["ap_in"] == pytest.approx(average_precision_score(1 - truth, -scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("tpr", [0.5, 0.8, 0.95])
+def test_the_two_false_positive_rates_follow_their_definitions(seed: int, tpr: float) -> None:
+    """Papers: the sorted index, strictly above. OpenOOD: scikit-learn's first point with the recall. Exactly."""
+    negatives, positives = two_samples(90 + 10 * seed, 60 + seed, seed)
+    found = roc_statistics(negatives, positives, tpr)
+    threshold = np.sort(-negatives)[round(round(1 - tpr, 9) * len(negatives))]
+    assert found["fpr_id_pos"] == (-positives > threshold).mean()
+    fpr, recall, _ = roc_curve(*labels(negatives, positives), drop_intermediate=False)
+    assert found["fpr_ood_pos"] == fpr[np.argmax(recall >= tpr)]
+
+
+def test_the_two_conventions_are_far_apart() -> None:
+    """2000 N(0,1) in distribution and 1000 2N+1 outside: FPR95 is .636 or .9885, on one and the same scores."""
+    state = np.random.RandomState(0)
+    inside, outside = state.randn(2000), 2 * state.randn(1000) + 1
+    found = roc_statistics(inside, outside)
+    assert (found["fpr_id_pos"], found["fpr_ood_pos"]) == (0.636, 0.9885)
+
+
+def test_by_hand() -> None:
+    """Negatives 1 1 2 3, positives 2 3 3 4 (docs/metrics/ood.md).
+
+    -s sorted: -3 -2 -1 -1, index round(.2) = 0: t = -3; of the positives only 2 has -s > -3: 1/4.
+    At least .95 of the positives: all four, so the threshold is 2; 2 and 3 of the negatives are at or above: 2/4.
+    AUROC: pairs won 2: 1,1 and half of 2 = 2.5; 3 (twice): 3 and half of 3 = 3.5; 4: 4; 13.5/16.
+    Detection error: threshold at 3 misses 2 and flags 3: 2/8; at 2 flags 2 and 3: 2/8. None is better.
+    AUPR out, steps: at 4 1/1, at 3 3/4, at 2 4/6: 1/4 (1 + 2 x 3/4 + 4/6) = 19/24; trapezoids from (0, 0):
+    (1/4)(0 + 1)/2 + (2/4)(1 + 3/4)/2 + (1/4)(3/4 + 4/6)/2 = 71/96.
+    """
+    found = roc_statistics([1, 1, 2, 3], [2, 3, 3, 4])
+    expected = {"fpr_id_pos": 1 / 4, "fpr_ood_pos": 2 / 4, "auroc": 13.5 / 16, "detection_error": 2 / 8}
+    expected |= {"ap_out": 19 / 24, "aupr_out": 71 / 96}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-15)
+
+
+def test_scores_that_tell_everything_or_nothing() -> None:
+    """Apart: no error of any kind (the trapezoids' first corner costs 1/2N of the area). All equal: chance."""
+    apart = roc_statistics([0, 1], [2, 3])
+    assert (apart["auroc"], apart["fpr_id_pos"], apart["fpr_ood_pos"], apart["detection_error"]) == (1, 0, 0, 0)
+    assert (apart["ap_in"], apart["ap_out"], apart["aupr_in"], apart["aupr_out"]) == (1, 1, 0.75, 0.75)
+    equal = roc_statistics([5, 5, 5], [5])
+    assert (equal["auroc"], equal["fpr_id_pos"], equal["fpr_ood_pos"], equal["detection_error"]) == (0.5, 0, 1, 0.25)
+    assert equal["ap_out"] == 0.25
+
+
+def test_only_the_order_of_the_scores_counts() -> None:
+    """A growing function of the scores, or another order of the images, changes nothing: bit-equal."""
+    negatives, positives = two_samples()
+    before = roc_statistics(negatives, positives)
+    assert roc_statistics(np.exp(negatives / 3) - 7, np.exp(positives / 3) - 7) == before
+    assert roc_statistics(negatives[::-1], np.roll(positives, 7)) == before
+    wrong = np.random.default_rng(1).random(len(negatives)) < 0.2
+    once, resampled = risk_bootstrap(negatives, wrong, resamples=20)
+    other, moved = risk_bootstrap(2 * negatives**3 - 1, wrong, resamples=20)
+    assert other == once
+    assert all(np.array_equal(moved[name], resampled[name], equal_nan=True) for name in resampled)
+
+
+@pytest.mark.parametrize(
+    ("negatives", "positives", "why"),
+    [([], [1.0], "no scores"), ([1.0], [], "no scores"), ([1.0, np.nan], [2.0], "1 of 2 scores are not a number")],
+)
+def test_what_cannot_be_ranked_is_refused(negatives: list[float], positives: list[float], why: str) -> None:
+    """An empty side, or a score that has no place in the order."""
+    for function in (roc_statistics, roc_bootstrap):
+        with pytest.raises(ValueError, match=why):
+            function(negatives, positives)
+
+
+# Risk and coverage
+
+
+def brute_force(scores: list[int], wrong: list[int]) -> tuple[float, list[float]]:
+    """AURC and the risk after each image: the mean over all orders of images of equal score."""
+    orders = [o for o in itertools.permutations(range(len(scores))) if all(np.diff([scores[i] for i in o]) >= 0)]
+    risks = np.mean([np.cumsum([wrong[i] for i in o]) / np.arange(1, len(o) + 1) for o in orders], axis=0)
+    return float(risks.mean()), risks.tolist()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_risk_is_the_mean_over_all_orders_of_ties(seed: int) -> None:
+    """Six images with scores 0 to 2: AURC and each coverage against every permutation; 1e-12."""
+    rng = np.random.default_rng(seed)
+    scores, wrong = rng.integers(0, 3, 6).tolist(), rng.integers(0, 2, 6).tolist()
+    aurc, risks = brute_force(scores, wrong)
+    found, _ = risk_bootstrap(scores, wrong, resamples=2)
+    assert found["aurc"] == pytest.approx(aurc, abs=1e-12)
+    for coverage in COVERAGES:
+        images = int(np.ceil(round(coverage * 6, 6)))
+        assert found[f"risk@{coverage:g}"] == pytest.approx(risks[images - 1], abs=1e-12)
+
+
+def test_risk_by_hand() -> None:
+    """Surest first: right, wrong, right, wrong. Risks 0, 1/2, 1/3, 1/2: AURC 1/3; best 0, 0, 1/3, 1/2: 5/24."""
+    found, _ = risk_bootstrap([1, 2, 3, 4], [0, 1, 0, 1], resamples=2)
+    assert found["aurc"] == pytest.approx(1 / 3, abs=1e-15)
+    assert found["e_aurc"] == pytest.approx(1 / 3 - 5 / 24, abs=1e-15)
+    assert [found[f"risk@{x:g}"] for x in (0.1, 0.5, 0.6, 1.0)] == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2], abs=1e-15)
+
+
+def test_without_errors_there_is_no_risk() -> None:
+    """AURC 0; what compares right with wrong is undefined. All wrong: risk 1, and no order would be better."""
+    found, resampled = risk_bootstrap([1, 2, 3], [0, 0, 0], resamples=5)
+    assert (found["aurc"], found["e_aurc"], found["risk@1"]) == (0, 0, 0)
+    assert np.isnan(found["auroc"])
+    assert np.isnan(resampled["auroc"]).all()
+    found, _ = risk_bootstrap([1, 2, 3], [1, 1, 1], resamples=5)
+    assert (found["aurc"], found["e_aurc"], found["risk@0.1"]) == pytest.approx((1, 0, 1), abs=1e-12)
+
+
+# The bootstrap
+
+
+def test_resamples_are_those_of_repeated_images() -> None:
+    """Tables of counts equal scores that are written out as often as they were drawn: 20 resamples, 1e-12."""
+    rng = np.random.default_rng(0)
+    distinct = np.arange(9.0)
+    negatives, positives = (rng.multinomial(30, np.full(9, 1 / 9), 20).astype(float) for _ in range(2))
+    found, risk = curve_statistics(negatives, positives), risk_statistics(negatives, positives)
+    for row in range(20):
+        drawn = [np.repeat(distinct, counts[row].astype(int)) for counts in (negatives, positives)]
+        for name, value in roc_statistics(*drawn).items():
+            assert found[name][row] == pytest.approx(value, abs=1e-12), name
+        once, _ = risk_bootstrap(np.concatenate(drawn), np.repeat([0, 1], 30), resamples=2)
+        assert {name: values[row] for name, values in risk.items()} == pytest.approx(
+            {name: once[name] for name in risk}, abs=1e-12
+        )
+
+
+def test_the_same_draws_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much is held at once changes no resample."""
+    negatives, positives = two_samples()
+    before = roc_bootstrap(negatives, positives, resamples=50)
+    monkeypatch.setattr("harness.curves.PART", 1000)
+    after = roc_bootstrap(negatives, positives, resamples=50)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_two_detectors_on_the_same_images_pair() -> None:
+    """The same resamples: the AUROC of equal scores differs by 0 in each, of near scores by less than either varies.
+    Another stream draws others."""
+    negatives, positives = two_samples(digits=6)
+    near = positives + np.random.default_rng(5).normal(0, 0.1, len(positives))
+    one, two = (roc_bootstrap(negatives, each, resamples=400)["auroc"] for each in (positives, near))
+    assert (one - two).std() < 0.2 * one.std()
+    assert np.array_equal(one, roc_bootstrap(negatives - 1, positives - 1, resamples=400)["auroc"])
+    assert not np.array_equal(one, roc_bootstrap(negatives, positives, (0, 2), resamples=400)["auroc"])
+
+
+def test_standard_error_of_the_area() -> None:
+    """AUROC of 300 against 200: DeLong's variance from each image's share of pairs won; within 10 % (Monte Carlo of
+    1000 resamples: 2.2 %)."""
+    negatives, positives = two_samples(digits=6)
+    won = (positives[:, None] > negatives).astype(float)
+    delong = np.sqrt(won.mean(1).var(ddof=1) / len(positives) + won.mean(0).var(ddof=1) / len(negatives))
+    made = estimate(0.5, roc_bootstrap(negatives, positives)["auroc"], "x", 200)
+    assert made.stderr == pytest.approx(delong, rel=0.1)
+
+
+def test_intervals_cover() -> None:
+    """100 draws of 150 against 150 N(0,1) and N(1,1): the intervals hold AUROC = Phi(1/sqrt 2) = .7602 and
+    FPR95 = 1 - Phi(1 - 1.645) = .7405 in about 95 %: at least 88 % (three standard errors of the count)."""
+    truth, covered = {"auroc": 0.76025, "fpr_id_pos": 0.74045}, {"auroc": 0, "fpr_id_pos": 0}
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        negatives, positives = rng.normal(0, 1, 150), rng.normal(1, 1, 150)
+        resampled = roc_bootstrap(negatives, positives, resamples=400)
+        for name, value in truth.items():
+            made = estimate(value, resampled[name], "x", 150)
+            covered[name] += made.ci_low <= value <= made.ci_high
+    assert min(covered.values()) >= 88
+
+
+def test_an_estimate_of_little() -> None:
+    """One image, or resamples without a value: the value alone."""
+    assert np.isnan(estimate(1.0, np.ones(9), "x", 1)[1:4]).all()
+    assert np.isnan(estimate(1.0, np.full(9, np.nan), "x", 9)[1:4]).all()
+    assert estimate(1.0, np.array([np.nan, 0.0, 1.0]), "x", 9)[2:4] == pytest.approx((0.025, 0.975))

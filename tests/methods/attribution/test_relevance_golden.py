@@ -1,0 +1,204 @@
+"""Relevance methods against the outputs of their authors' code (../shared/golden/README.md, tests/golden).
+
+Tolerances are relative to each image's largest value, in float32: 1e-5, or 1e-4 where the notes say so (RAP on the
+residual network in a batch, excitation backprop at the input).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Known, assert_close, attribute, attribute_alone, golden, known
+from torch import Tensor
+
+from harness.models import torchvision_network
+from harness.network import ForwardPass, Network, Targets
+from harness.types import Attributor
+from methods.attribution.relevance.engine import Tape
+from methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
+from methods.attribution.relevance.hedge import GradientHedge, balanced
+from methods.attribution.relevance.lrp import LRP, ContrastiveLRP
+from methods.attribution.relevance.rap import RAP
+from methods.attribution.relevance.rules import AlphaBeta, ZBox
+
+SINGLE, BATCHED = 1e-5, 1e-4
+SHARED = Path(__file__).resolve().parents[4] / "shared"
+REAL, REAL_WEIGHTS = SHARED / "golden" / "resnet50_real.npz", SHARED / "weights" / "imagenet-resnet50.safetensors"
+
+# Relevance at the input of these modules is relevance at the output of the layers before them.
+BEFORE_VGG = {
+    **{"classifier.2": "classifier.1", "classifier.0": "flatten", "avgpool": "features.9", "features.9": "features.8"},
+    **{"features.7": "features.6", "features.5": "features.4", "features.4": "features.3", "features.2": "features.1"},
+}
+BEFORE_RESNET = {
+    **{"fc": "mean", "avgpool": "layer1", "layer1.1": "layer1.0", "layer1.0": "relu", "bn1": "conv1"},
+    **{f"layer1.{k}.conv3": f"layer1.{k}.relu2" for k in (0, 1)},
+    **{f"layer1.{k}.conv2": f"layer1.{k}.relu1" for k in (0, 1)},
+    **{f"layer1.{k}.bn{n}": f"layer1.{k}.conv{n}" for k in (0, 1) for n in (1, 2, 3)},
+    **{"layer1.1.add.0": "layer1.1.bn3", "layer1.0.add.0": "layer1.0.bn3", "layer1.0.add.1": "layer1.0.downsample.1"},
+    "layer1.0.downsample.1": "layer1.0.downsample.0",
+}
+# What the code records of the hedge, and how often it counts our relevance: half of it goes into the last block's main
+# path, and each block returns its main path's twice.
+HEDGED = {
+    **dict.fromkeys(("features.7", "features.5", "features.4", "features.2"), 1.0),
+    **dict.fromkeys((f"layer1.{k}.{m}" for k in (0, 1) for m in ("conv3", "bn2", "conv2", "bn1")), 1.0),
+    **{"layer1.1.bn3": 0.5, "layer1.1": 2.0, "layer1.0.bn3": 1.0, "layer1.0": 2.0, "bn1": 2.0},
+}
+BEFORE = {"tiny_vgg": BEFORE_VGG, "tiny_resnet": BEFORE_RESNET}
+
+
+def lrp(alpha: float, beta: float) -> LRP:
+    """As the RAP repository has it: z^B at the input, batch-norms passing where their input is not 0."""
+    return LRP(AlphaBeta(alpha, beta), first=ZBox(), batch_norm="pass_nonzero", stabiliser=0)
+
+
+def arrays(file: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value) for key, value in golden(file).items()}
+
+
+def maps(method: Attributor, network: Known) -> Tensor:
+    return attribute(method, network.network, network.images, network.targets).values
+
+
+def one_hot(network: Known) -> Tensor:
+    return torch.eye(5)[network.targets.label]
+
+
+# The tiny networks
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_rap(name: str) -> None:
+    """RAP (official variant): the map; and relevance at the input of every module."""
+    network, expected = known(name), arrays("rap")
+    assert_close(maps(RAP(), network), expected[f"{name}.map"].sum(1), SINGLE if name == "tiny_vgg" else BATCHED)
+    tape = Tape.record(ForwardPass(network.network, network.images), [*BEFORE[name].values()], "pass_nonzero")
+    for module, layer in BEFORE[name].items():
+        pulled = tape.pull(RAP().table(), tape.logits, one_hot(network), tape.at(layer))
+        assert_close(pulled, expected[f"{name}.R_in.{module}"].view_as(pulled), BATCHED)
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+@pytest.mark.parametrize(("alpha", "beta"), [(1, 0), (2, 1)])
+def test_lrp(name: str, alpha: float, beta: float) -> None:
+    """LRP of the RAP repository: the map; and, to 1e-4, relevance at the input of every module."""
+    network, expected, method = known(name), arrays(f"lrp_alpha{alpha}beta{beta}"), lrp(alpha, beta)
+    assert_close(maps(method, network), expected[f"{name}.map"].sum(1), SINGLE)
+    tape = Tape.record(ForwardPass(network.network, network.images), [*BEFORE[name].values()], "pass_nonzero")
+    start = one_hot(network) * tape.logits.detach()
+    for module, layer in BEFORE[name].items():
+        pulled = tape.pull(method.table(), tape.logits, start, tape.at(layer))
+        assert_close(pulled, expected[f"{name}.R_in.{module}"].view_as(pulled), BATCHED)
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_default_lrp_is_within_tolerance(name: str) -> None:
+    """With the default stabiliser of residual sums the maps are still those of the published code."""
+    method = LRP(AlphaBeta(), first=ZBox(), batch_norm="pass_nonzero")
+    assert_close(maps(method, known(name)), arrays("lrp_alpha1beta0")[f"{name}.map"].sum(1), SINGLE)
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_contrastive_lrp(name: str) -> None:
+    """CLRP1 of the AGF repository: the contrasted map, channel by channel summed; Sum = 0."""
+    values, expected = maps(ContrastiveLRP(lrp(1, 0)), known(name)), arrays("clrp")
+    assert_close(values, expected[f"{name}.map"].sum(1), SINGLE)
+    assert_close(values, expected[f"{name}.map_summed"][:, 0], SINGLE)
+    assert float(values.sum((1, 2)).abs().max()) < SINGLE * float(values.abs().sum((1, 2)).min())
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_gradient_hedge(name: str, gamma: float) -> None:
+    """The start, the map, and relevance at the input of every module on the main path.
+
+    On the residual network the official code returns the main path's relevance twice: a factor 2 on the map and on
+    `R_in` of whole blocks (the next convolution renormalises it away).
+    """
+    network, expected = known(name), arrays("gradient_hedge")
+    method = GradientHedge(network.layer, gamma)
+    twice = 2 if name == "tiny_resnet" else 1
+    assert_close(twice * maps(method, network), expected[f"{name}.gamma{gamma}.map"].sum(1), SINGLE)
+    layers = {module: layer for module, layer in BEFORE[name].items() if module in HEDGED}
+    tape = Tape.record(
+        ForwardPass(network.network, network.images), [network.layer, *layers.values()], method.batch_norm
+    )
+    activation = tape.at(network.layer)
+    gradient = tape.pull(None, tape.logits, one_hot(network), activation)
+    start = balanced(activation.detach(), gradient)
+    assert_close(start, expected[f"{name}.start"], SINGLE)
+    for module, layer in layers.items():
+        pulled = tape.pull(method.table(), activation, start, tape.at(layer))
+        assert_close(HEDGED[module] * pulled, expected[f"{name}.gamma{gamma}.R_in.{module}"].view_as(pulled), SINGLE)
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_excitation_backprop(name: str) -> None:
+    """TorchRay's map at every recorded layer."""
+    network, expected = known(name), arrays("excitation_backprop")
+    compared = [key for key in expected if key.startswith(f"{name}.layer_") and key.endswith(".map")]
+    assert compared
+    for key in compared:
+        layer = key.removeprefix(f"{name}.layer_").removesuffix(".map")
+        values = maps(ExcitationBackprop(None if layer == "input" else layer), network)
+        assert_close(values, expected[key][:, 0], BATCHED if layer == "input" else SINGLE)
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_contrastive_eb(name: str) -> None:
+    """TorchRay's map at every recorded layer, clamped as there and signed."""
+    network, expected = known(name), arrays("contrastive_eb")
+    contrast = {"tiny_vgg": "classifier.1", "tiny_resnet": "mean"}[name]
+    compared = [key for key in expected if key.startswith(f"{name}.layer_") and key.endswith(".map")]
+    assert compared
+    for key in compared:
+        layer = key.removeprefix(f"{name}.layer_").removesuffix(".map")
+        assert_close(maps(ContrastiveEB(contrast, layer, signed=False), network), expected[key][:, 0], SINGLE)
+        channels = expected[f"{name}.layer_{layer}.channels"]
+        assert_close(maps(ContrastiveEB(contrast, layer), network), channels.sum(1), SINGLE)
+
+
+# The real ResNet-50
+
+
+REAL_MAPS: dict[str, tuple[Attributor, float]] = {
+    "rap.map": (RAP(), 1),
+    "gradient_hedge.gamma1.0.map": (GradientHedge("layer4", 1.0), 2),
+    "gradient_hedge.gamma2.0.map": (GradientHedge("layer4", 2.0), 2),
+    "excitation_backprop.layer3.map": (ExcitationBackprop("layer3"), 1),
+    "contrastive_eb.layer3.map": (ContrastiveEB("avgpool", "layer3", signed=False), 1),
+    "contrastive_eb.layer3.signed_map": (ContrastiveEB("avgpool", "layer3"), 1),
+}
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """As the files were made: the order of float32 sums depends on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif(not (REAL.is_file() and REAL_WEIGHTS.is_file()), reason=f"no {REAL} or {REAL_WEIGHTS}")
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("name", REAL_MAPS)
+def test_real_resnet50(name: str) -> None:
+    """Two ImageNet images on the trained ResNet-50, each alone as in the file; float32, 1e-5 of each image's maximum.
+
+    RAP is ill-conditioned here, whatever the implementation: residual sums that nearly cancel divide relevance, so
+    noise of 1e-7 on the input changes its map by up to its maximum. It equals the file only with the same order of
+    float32 sums in the forward pass (two threads; 2e-6), and no float64 run equals it.
+    """
+    with np.load(REAL, allow_pickle=False) as file:
+        inputs, label, expected = (torch.from_numpy(file[key]) for key in ("x", "predicted_class", name))
+    trained = torchvision_network("resnet50", str(REAL_WEIGHTS))
+    network = Network(trained.module, (0, 0, 0), (1, 1, 1))  # the inputs are normalised already
+    method, factor = REAL_MAPS[name]
+    values = attribute_alone(method, network, inputs, Targets(torch.arange(2), label.long()))
+    assert_close(factor * values, expected[:, 0], SINGLE)

@@ -1,0 +1,186 @@
+"""Rows of tables of wrong predictions: ranking, the threshold of close recalls, risk and coverage."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from harness.types import ResultRow
+from metrics.error_detection import NO_VALIDATION, ErrorDetection, close_recall_threshold
+
+QUICK = ErrorDetection(resamples=200)
+
+
+def table(scores: ArrayLike, wrong: ArrayLike) -> pd.DataFrame:
+    """A score table."""
+    scores = np.asarray(scores, dtype=float)
+    ids = [f"image{row}" for row in range(len(scores))]
+    flags = np.asarray(wrong, dtype=bool)
+    return pd.DataFrame(
+        {"image_id": ids, "label": 0, "predicted": flags.astype(int), "is_error": flags, "score": scores}
+    )
+
+
+def drawn(n: int = 500, seed: int = 0, digits: int = 2) -> pd.DataFrame:
+    """About a fifth wrong, with higher scores."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 1, n).round(digits)
+    return table(scores, rng.random(n) < 1 / (1 + np.exp(2 - 2 * scores)))
+
+
+def named(rows: list[ResultRow]) -> dict[tuple[str, str, str, float | None], ResultRow]:
+    """Rows by stat, variant, subset and x, each once."""
+    found = {(row.stat, row.variant, row.subset, row.x): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+TEST = table([1, 2, 3, 4, 5, 6], [0, 0, 1, 0, 1, 1])
+HELD_OUT = table([1, 2, 3, 4], [0, 1, 0, 1])
+
+
+def test_rows_by_hand() -> None:
+    """Test: right 1 2 4, wrong 3 5 6. Validation: right 1 3, wrong 2 4 (docs/metrics/error_detection.md).
+
+    Threshold: at 1 recalls of wrong and right are 1, 0; at 2 1, 1/2; at 3 1/2, 1/2: closest; at 4 1/2, 1.
+    Test at 3: all three wrong are flagged, of the right 1 and 2 are not: 1 and 2/3.
+    AUROC 8 of 9 pairs. Risks by coverage in images: 0, 0, 1/3, 1/4, 2/5, 1/2: AURC 89/360; best 0 0 0 1/4 2/5 1/2.
+    """
+    made = QUICK.summarize(TEST, {"validation": HELD_OUT})
+    assert list(made) == ["test"]
+    rows = named(made["test"])
+    expected = {
+        ("accuracy", "top1", "all", None): 1 / 2,
+        ("n_errors", "top1", "all", None): 3,
+        ("n_errors", "top1", "validation", None): 2,
+        ("auroc", "ties=half", "all", None): 8 / 9,
+        ("auroc", "ties=half", "validation", None): 3 / 4,
+        ("threshold", "close_recall", "validation", None): 3,
+        ("recall_error", "close_recall", "all", None): 1,
+        ("recall_correct", "close_recall", "all", None): 2 / 3,
+        ("recall_error", "close_recall", "validation", None): 1 / 2,
+        ("recall_correct", "close_recall", "validation", None): 1 / 2,
+        ("aurc", "ties=mean", "all", None): 89 / 360,
+        ("e_aurc", "ties=mean", "all", None): (1 / 3) / 6,
+        ("risk", "ties=mean", "all", 0.5): 1 / 3,
+        ("risk", "ties=mean", "all", 0.6): 1 / 4,
+        ("risk", "ties=mean", "all", 1.0): 1 / 2,
+    }
+    assert {key: rows[key].value for key in expected} == pytest.approx(expected)
+    assert rows["recall_error", "close_recall", "all", None].n == 3
+    assert rows["recall_correct", "close_recall", "all", None].ci_method == "wilson"
+    assert (rows["aurc", "ties=mean", "all", None].n, rows["auroc", "ties=half", "validation", None].n) == (6, 4)
+    assert [x for stat, _, _, x in rows if stat == "risk"] == [step / 10 for step in range(1, 11)]
+
+
+def test_scikit_learn_gives_the_same() -> None:
+    """AUROC and average precision of wrong predictions on the test and the validation set; 1e-12."""
+    sets = {"all": drawn(), "validation": drawn(300, 1)}
+    rows = named(QUICK.summarize(sets["all"], {"validation": sets["validation"]})["test"])
+    for subset, frame in sets.items():
+        area = roc_auc_score(frame["is_error"], frame["score"])
+        precision = average_precision_score(frame["is_error"], frame["score"])
+        assert rows["auroc", "ties=half", subset, None].value == pytest.approx(area, abs=1e-12)
+        assert rows["aupr_error", "average_precision", subset, None].value == pytest.approx(precision, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_threshold_makes_the_recalls_closest(seed: int) -> None:
+    """Against every candidate, with few and many ties: smallest |difference|, of equal ones the largest threshold."""
+    frame = drawn(60, seed, digits=seed % 3)
+    scores, wrong = frame["score"].to_numpy(), frame["is_error"].to_numpy()
+    if not wrong.any() or wrong.all():
+        pytest.skip("one-sided draw")
+    # Exact in integers: recalls times both numbers.
+    apart = {
+        t: abs(
+            int((scores[wrong] >= t).sum()) * int((~wrong).sum()) - int((scores[~wrong] < t).sum()) * int(wrong.sum())
+        )
+        for t in np.unique(scores)
+    }
+    best = max(t for t, value in apart.items() if value == min(apart.values()))
+    assert close_recall_threshold(scores, wrong) == best
+
+
+def test_of_equally_close_thresholds_the_largest_is_taken() -> None:
+    """Right 1 4, wrong 2 3: at 2 the recalls are 1, 1/2; at 3 1/2, 1/2; at 4 0, 1/2: 3. Right 1 2, wrong 1 2: at 1
+    they are 1, 0, at 2 1/2, 1/2. One score for all, as a detector that says nothing: that score."""
+    wrong = np.array([False, True, True, False])
+    assert close_recall_threshold(np.array([1.0, 2, 3, 4]), wrong) == 3
+    assert close_recall_threshold(np.array([1.0, 1, 2, 2]), np.array([False, True, False, True])) == 2
+    assert close_recall_threshold(np.zeros(4), wrong) == 0
+    # Right 5 5, wrong 0 0 6 6: at 5 the recalls are 1/2, 0, at 6 1/2, 1, equally far apart.
+    assert close_recall_threshold(np.array([5.0, 5, 0, 0, 6, 6]), np.array([0, 0, 1, 1, 1, 1], bool)) == 6
+
+
+def test_intervals_resample_images() -> None:
+    """They hold the value; accuracy at coverage 1 is 1 - risk, and the bootstrap's error of it is the binomial one."""
+    frame = drawn()
+    rows = named(ErrorDetection().summarize(frame, {})["test"])
+    for (stat, *_), row in rows.items():
+        if row.status == "ok" and stat != "n_errors":
+            assert row.value is not None and row.ci_low is not None and row.ci_high is not None
+            assert row.ci_low <= row.value <= row.ci_high, stat
+    risk, accuracy = rows["risk", "ties=mean", "all", 1.0], rows["accuracy", "top1", "all", None]
+    assert risk.value == pytest.approx(1 - accuracy.value)  # type: ignore[operator]
+    assert risk.stderr == pytest.approx(accuracy.stderr, rel=0.1)  # type: ignore[arg-type]
+    assert (risk.ci_method, accuracy.ci_method) == ("bootstrap", "wilson")
+
+
+def test_only_the_order_of_the_scores_counts() -> None:
+    """A growing function of the scores moves the threshold and nothing else."""
+    sets, moved = (drawn(), drawn(300, 1)), []
+    for change in (lambda s: s, lambda s: np.exp(s) - 5):
+        test, held_out = (frame.assign(score=change(frame["score"])) for frame in sets)
+        moved.append(QUICK.summarize(test, {"validation": held_out})["test"])
+    for before, after in zip(*moved, strict=True):
+        if before.stat == "threshold":
+            assert after.value == pytest.approx(np.exp(before.value) - 5)  # type: ignore[operator]
+        else:
+            assert before == after
+
+
+def test_without_a_validation_set_there_is_no_threshold() -> None:
+    """The recalls say what to choose; everything else is there."""
+    rows = QUICK.summarize(TEST, {})["test"]
+    without = [row for row in rows if row.status != "ok"]
+    assert {row.stat for row in without} == {"recall_error", "recall_correct"}
+    assert {row.status for row in without} == {f"undefined:{NO_VALIDATION}"}
+    assert {row.value for row in without} == {None}
+
+
+@pytest.mark.parametrize(("wrong", "absent"), [(0, "wrong"), (1, "right")])
+def test_a_network_that_is_always_right_or_wrong(wrong: int, absent: str) -> None:
+    """Nothing to rank, and no threshold when that is the validation set; risk and accuracy stay."""
+    one_sided = table([1, 2, 3], [wrong] * 3)
+    rows = named(QUICK.summarize(one_sided, {"validation": HELD_OUT})["test"])
+    assert rows["auroc", "ties=half", "all", None].status == f"undefined:no {absent} prediction among 3 images"
+    assert rows["risk", "ties=mean", "all", 1.0].value == wrong
+    stat = "recall_error" if absent == "wrong" else "recall_correct"
+    assert rows[stat, "close_recall", "all", None].status == f"undefined:no {absent} prediction among 3 images"
+    rows = named(QUICK.summarize(TEST, {"validation": one_sided})["test"])
+    why = f"undefined:no threshold from the validation set: no {absent} prediction among 3 images"
+    for key in itertools.product(("recall_error", "recall_correct"), ("all", "validation")):
+        assert rows[key[0], "close_recall", key[1], None].status == why
+    assert rows["threshold", "close_recall", "validation", None].status == why
+    assert rows["auroc", "ties=half", "all", None].status == "ok"
+
+
+def test_scores_that_cannot_be_ranked() -> None:
+    """Not a number, or no images: undefined, with the reason; the accuracy needs no scores."""
+    rows = named(QUICK.summarize(table([1, np.nan], [0, 1]), {"validation": HELD_OUT})["test"])
+    for stat, variant in (("auroc", "ties=half"), ("aurc", "ties=mean"), ("recall_error", "close_recall")):
+        assert rows[stat, variant, "all", None].status == "undefined:1 of 2 scores are not a number"
+    assert rows["accuracy", "top1", "all", None].value == 0.5
+    rows = named(QUICK.summarize(table([], []), {})["test"])
+    assert rows["accuracy", "top1", "all", None].status == "undefined:no images"
+    assert rows["aurc", "ties=mean", "all", None].status == "undefined:no images"
+
+
+def test_settings_are_checked() -> None:
+    """One resample has no spread."""
+    with pytest.raises(ValueError, match="resamples=1"):
+        ErrorDetection(resamples=1)

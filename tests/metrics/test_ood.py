@@ -1,0 +1,140 @@
+"""Rows of OOD tables: conventions named, sets averaged, intervals that share the in-distribution images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import ArrayLike
+
+from harness.curves import roc_statistics
+from harness.types import ResultRow
+from metrics.ood import CONVENTIONS, OODDetection
+
+
+def table(scores: ArrayLike) -> pd.DataFrame:
+    """A score table of images that are all predicted right."""
+    scores = np.asarray(scores, dtype=float)
+    ids = [f"image{row}" for row in range(len(scores))]
+    return pd.DataFrame({"image_id": ids, "label": 0, "predicted": 0, "is_error": False, "score": scores})
+
+
+def named(rows: list[ResultRow]) -> dict[tuple[str, str], ResultRow]:
+    """Rows by stat and variant, each once."""
+    found = {(row.stat, row.variant): row for row in rows}
+    assert len(found) == len(rows) == len(CONVENTIONS)
+    return found
+
+
+def shifted(shift: float, n: int = 400, seed: int = 0) -> pd.DataFrame:
+    """Normal scores of mean `shift`."""
+    return table(np.random.default_rng(seed).normal(shift, 1, n))
+
+
+QUICK = OODDetection(resamples=200)
+
+
+def test_rows_by_hand() -> None:
+    """In distribution 1 1 2 3, outside 2 3 3 4 (docs/metrics/ood.md); n counts the OOD images."""
+    rows = named(QUICK.summarize(table([1, 1, 2, 3]), {"far": table([2, 3, 3, 4, 4])})["far"])
+    assert rows["auroc", "ties=half"].value == pytest.approx((2.5 + 2 * 3.5 + 2 * 4) / 20)
+    assert {row.n for row in rows.values()} == {5}
+    rows = named(QUICK.summarize(table([1, 1, 2, 3]), {"far": table([2, 3, 3, 4])})["far"])
+    expected = {
+        ("fpr95_id_pos", "index,strict"): 1 / 4,
+        ("fpr95_ood_pos", "first_at_least"): 2 / 4,
+        ("auroc", "ties=half"): 13.5 / 16,
+        ("aupr_out", "trapezoid"): 71 / 96,
+        ("aupr_out", "average_precision"): 19 / 24,
+        ("detection_error", "pooled"): 2 / 8,
+    }
+    assert {key: rows[key].value for key in expected} == pytest.approx(expected)
+    assert [rows[key].higher_is_better for key in expected] == [False, False, True, True, True, False]
+    assert {row.ci_method for row in rows.values()} == {"two_sample_bootstrap"}
+
+
+def test_a_higher_score_is_out_of_distribution() -> None:
+    """Turned round, AUROC is its complement."""
+    inside, outside = shifted(0), shifted(1, 300, 1)
+    there = named(QUICK.summarize(inside, {"x": outside})["x"])
+    back = named(
+        QUICK.summarize(inside.assign(score=-inside["score"]), {"x": outside.assign(score=-outside["score"])})["x"]
+    )
+    key = ("auroc", "ties=half")
+    assert there[key].value > 0.7
+    assert there[key].value + back[key].value == pytest.approx(1)
+
+
+def test_the_average_is_the_unweighted_mean_over_sets() -> None:
+    """Of 300 and 20 images: the plain mean of the two values; n is the number of all images."""
+    inside, sets = shifted(0), {"near": shifted(0.5, 300, 1), "far": shifted(2, 20, 2)}
+    made = QUICK.summarize(inside, sets)
+    assert list(made) == ["far", "near", "average"]
+    average = named(made["average"])
+    for key, row in average.items():
+        values = [named(made[name])[key].value for name in sets]
+        assert row.value == pytest.approx(np.mean(values))  # type: ignore[arg-type]
+        assert row.n == 320
+
+
+def test_the_average_shares_the_resampled_in_distribution_images() -> None:
+    """Six like sets of 2000 images against 100: the in-distribution images decide the error of each AUROC, so the
+    mean's is not sqrt(6) times smaller but nearly as large (sets resampled apart would give .41 of it)."""
+    sets = {f"set{seed}": shifted(1, 2000, seed) for seed in range(1, 7)}
+    made = QUICK.summarize(shifted(0, 100), sets)
+    key = ("auroc", "ties=half")
+    one = np.mean([named(made[name])[key].stderr for name in sets])  # type: ignore[arg-type]
+    assert named(made["average"])[key].stderr > 0.85 * one
+
+
+def test_two_sets_of_one_size_are_resampled_apart() -> None:
+    """Their names part their draws: equal scores, other intervals."""
+    made = QUICK.summarize(shifted(0), {"one": shifted(1, 300, 1), "two": shifted(1, 300, 1)})
+    one, two = (named(made[name])["auroc", "ties=half"] for name in ("one", "two"))
+    assert one.value == two.value
+    assert one.ci_low != two.ci_low
+
+
+def test_intervals_hold_the_value_and_shrink_with_the_images() -> None:
+    """Four times the images on both sides: half the standard error, within 15 %."""
+    widths = []
+    for n in (200, 800):
+        rows = named(OODDetection().summarize(shifted(0, n), {"x": shifted(1, n, 1)})["x"])
+        for row in rows.values():
+            assert row.value is not None and row.ci_low is not None and row.ci_high is not None
+            assert row.ci_low <= row.value <= row.ci_high
+        widths.append(rows["auroc", "ties=half"].stderr)
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.15)  # type: ignore[operator]
+
+
+def test_the_recall_names_the_rows() -> None:
+    """tpr=.8: fpr80; the index follows."""
+    inside, outside = shifted(0), shifted(1, 300, 1)
+    rows = named(OODDetection(tpr=0.8, resamples=10).summarize(inside, {"x": outside})["x"])
+    expected = roc_statistics(inside["score"], outside["score"], 0.8)
+    assert rows["fpr80_id_pos", "index,strict"].value == expected["fpr_id_pos"]
+    assert rows["fpr80_ood_pos", "first_at_least"].value == expected["fpr_ood_pos"]
+
+
+def test_what_is_not_there_is_undefined_and_says_why() -> None:
+    """No set; an empty one, which leaves the average without a value; a score that is not a number; one image."""
+    inside = shifted(0)
+    nothing = QUICK.summarize(inside, {})
+    assert list(nothing) == ["average"]
+    assert {row.status for row in nothing["average"]} == {"undefined:no OOD set was chosen: ood=[NAME,...]"}
+    made = QUICK.summarize(inside, {"empty": table([]), "good": shifted(1)})
+    assert {row.status for row in made["empty"]} == {"undefined:400 images against 0: no scores"}
+    assert {row.status for row in made["good"]} == {"ok"}
+    assert {(row.status, row.value) for row in made["average"]} == {("undefined:no value for empty", None)}
+    broken = QUICK.summarize(inside, {"x": table([1, np.nan])})["x"]
+    assert {row.status for row in broken} == {"undefined:400 images against 2: 1 of 2 scores are not a number"}
+    alone = QUICK.summarize(inside, {"x": table([1])})["x"]
+    assert {(row.status, row.stderr) for row in alone} == {("ok", None)}
+
+
+def test_settings_are_checked() -> None:
+    """A recall of 95 is .95 mistyped; one resample has no spread."""
+    with pytest.raises(ValueError, match=r"tpr=95: give a share"):
+        OODDetection(tpr=95)
+    with pytest.raises(ValueError, match="resamples=1"):
+        replace(QUICK, resamples=1)

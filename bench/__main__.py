@@ -2,6 +2,7 @@
 
 import os
 import re
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -16,10 +17,11 @@ def main() -> None:
     """Print the table and write bench/results/<device>-<cores>c-torch<version>.csv."""
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    from bench import attribution
+    from bench import attribution, cams, harness_overhead, perturbation, relevance
 
     parts = []
-    for part in attribution.tasks():
+    races = (attribution, relevance, cams, perturbation, harness_overhead)
+    for part in chain.from_iterable(race.tasks() for race in races):
         print(part.to_string(index=False, float_format="{:.3f}".format), "\n", flush=True)
         parts.append(part)
     about = environment(torch.device("cpu"))

@@ -25,6 +25,8 @@ def difficult_flags(boxes: Mapping[int, Tensor], size: tuple[int, int]) -> dict[
     the class's boxes cover less than a quarter of the image, and there is at least one other category.
     boxes: class -> [N,4] as x0, y0, x1, y1, half-open pixel edges; size: height and width of the image.
     """
+    if len(boxes) < 2:
+        return dict.fromkeys(boxes, False)
     return difficult_by_area({label: union_area(each, size) for label, each in boxes.items()}, size)
 
 

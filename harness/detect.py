@@ -182,12 +182,16 @@ def _put_rows(detection: Detection, metric: str, group: Group, stop: int, split:
 
 
 def _put_failure(detection: Detection, detector: str, metric: str) -> None:
-    """Where the metric's rows would be, why there are none."""
-    about = detection.ood if detection.metrics[metric].PARTNERS == "ood" else {TEST: detection.sets[TEST]}
+    """Where the metric's rows would be, why there are none; those of an earlier run go."""
+    about = {TEST: detection.sets[TEST]}
+    if detection.metrics[metric].PARTNERS == "ood":
+        about = detection.ood
+        _group(detection, _average_cell(detection, detector), detector, metric).done(0).unlink(missing_ok=True)
     for image_set in about.values():
         cell = image_set.cells[detector]
-        why = json.loads(cell.group(SCORE).failed.read_text())
-        write_json(_group(detection, cell.store, detector, metric).failed, why)
+        group = _group(detection, cell.store, detector, metric)
+        group.done(image_set.stop).unlink(missing_ok=True)
+        write_json(group.failed, json.loads(cell.group(SCORE).failed.read_text()))
 
 
 def _draw(detection: Detection, folder: Path) -> None:

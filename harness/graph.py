@@ -22,11 +22,22 @@ _PURE_OPERATORS: dict[Any, Any] = {
 }
 
 
+_MAKERS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.Linear)  # whose outputs are no views
+
+
 class Traced(NamedTuple):
-    """The pure graph with the modules that it calls, and its layers by name."""
+    """The pure graph with the modules that it calls, its layers by name, and what its pure nodes stand for."""
 
     module: fx.GraphModule
     layers: dict[str, fx.Node]
+    written: dict[str, "Written"]  # node's name -> how the module itself computes it
+
+
+class Written(NamedTuple):
+    """A node that writes into its first argument, as the module has it: its target, its arguments by name."""
+
+    target: Any
+    kwargs: dict[str, Any]
 
 
 class Crossing(NamedTuple):
@@ -70,10 +81,10 @@ def trace(module: nn.Module) -> Traced:
     tracer = _LayerTracer()
     graph = tracer.trace(module)
     made = fx.GraphModule(module, graph)
-    _remove_mutation(made)
+    written = _remove_mutation(made)
     ops = {node.name: node for node in made.graph.nodes if node.op.startswith("call")}
     copied = {node.name: node for node in made.graph.nodes}
-    return Traced(made, ops | {path: copied[node.name] for path, node in tracer.outputs.items()})
+    return Traced(made, ops | {path: copied[node.name] for path, node in tracer.outputs.items()}, written)
 
 
 def _pure_function(target: Any) -> Any:
@@ -106,19 +117,25 @@ def _made_pure(module: fx.GraphModule, node: fx.Node) -> bool:
     return False
 
 
-def _remove_mutation(module: fx.GraphModule) -> None:
-    """Replace in-place nodes by pure ones; later readers of the written value read the new one."""
+def _remove_mutation(module: fx.GraphModule) -> dict[str, Written]:
+    """Replace in-place nodes by pure ones, returned by name; later readers of the written value read the new one."""
     order = {node: position for position, node in enumerate(module.graph.nodes)}
     inplace = {
-        n: getattr(module.get_submodule(str(n.target)), "inplace", False) for n in order if n.op == "call_module"
+        str(n.target): called
+        for n in order
+        if n.op == "call_module" and getattr(called := module.get_submodule(str(n.target)), "inplace", False)
     }
+    originals: dict[str, Written] = {}
     for node in order:
-        if not (_made_pure(module, node) or inplace.get(node)):
+        original = Written(inplace.get(str(node.target), node.target), dict(node.kwargs))
+        if not (_made_pure(module, node) or (node.op == "call_module" and str(node.target) in inplace)):
             continue
+        originals[node.name] = original
         written = node.args[0]
         for user in [u for u in written.users if order[u] > order[node]]:
             user.replace_input_with(written, node)
     module.recompile()
+    return originals
 
 
 def cut_at(traced: Traced, layer: str) -> Cut:
@@ -176,4 +193,26 @@ def with_outputs(traced: Traced, cuts: Sequence[Cut]) -> fx.GraphModule:
     logits = tapped.graph_copy(traced.module.graph, copies)
     kept = [(cut.node, *(crossing.node for crossing in cut.crossing)) for cut in cuts]
     tapped.output((logits, tuple(tuple(copies[node] for node in nodes) for nodes in kept)))
-    return fx.GraphModule(traced.module, tapped)
+    module = fx.GraphModule(traced.module, tapped)
+    for node, copied in copies.items():
+        if node.name in traced.written and _is_free(module, copied):
+            _write_again(module, copied, traced.written[node.name])
+    module.recompile()
+    return module
+
+
+def _is_free(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node may write into its first argument: a new tensor that nobody else reads (or keeps)."""
+    written = node.args[0]
+    if not isinstance(written, fx.Node) or list(written.users) != [node]:
+        return False
+    if written.op == "call_module":
+        return isinstance(module.get_submodule(str(written.target)), _MAKERS)
+    return written.op == "call_function" and written.target in (operator.add, operator.iadd, torch.add)
+
+
+def _write_again(module: fx.GraphModule, node: fx.Node, original: Written) -> None:
+    target = original.target
+    if isinstance(target, nn.Module):
+        module.add_submodule(target := f"{node.target}_in_place", original.target)
+    node.target, node.kwargs = target, original.kwargs

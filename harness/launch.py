@@ -61,8 +61,7 @@ def run_attribution(config: DictConfig, overrides: list[str], store_root: Path, 
     if rank.number > 0:
         return int(bool(outcome.failures))
     for cell in job.cells:
-        for metric in job.metrics:
-            _summarise(job, cell, metric)
+        summarise(job, cell)
     stores = [cell.store for cell in job.cells]
     finish(config, job.run_id, stores, [job.split], outcome, overrides, started, job.device)
     for name, why in outcome.failures.items():
@@ -101,20 +100,17 @@ def _prepare(job: Job) -> None:
             cell.group(metric).failed.unlink(missing_ok=True)
 
 
-def sample_table(cell: Cell, metric: str, stop: int) -> pd.DataFrame:
-    """The per-sample table of one metric: who each pair is, and the metric's columns."""
-    return joined(cell.group(SAMPLES).read(stop), cell.group(metric).read(stop))
-
-
-def _summarise(job: Job, cell: Cell, metric: str) -> None:
-    """Aggregate a metric whose shards are all present; its DONE marker holds the rows and comes last."""
-    group = cell.group(metric)
-    if group.failed.exists() or group.missing(job.shards):
-        return
-    table = sample_table(cell, metric, job.stop)
-    made = job.metrics[metric].summarize(table) if len(table) else [NO_PAIRS]
-    rows = [asdict(row) for row in made]
-    marker = group.done(job.stop)
-    value = {"run_id": job.run_id, "split": job.split, "rows": rows}
-    if not marker.exists() or json.loads(marker.read_text())["rows"] != rows:
-        write_json(marker, value)
+def summarise(job: Job, cell: Cell) -> None:
+    """Aggregate the metrics whose shards are all present; a DONE marker holds a metric's rows and comes last."""
+    samples: pd.DataFrame | None = None
+    for name, metric in job.metrics.items():
+        group = cell.group(name)
+        if group.failed.exists() or group.missing(job.shards):
+            continue
+        samples = cell.group(SAMPLES).read(job.stop) if samples is None else samples
+        table = joined(samples, group.read(job.stop))
+        made = metric.summarize(table) if len(table) else [NO_PAIRS]
+        rows = [asdict(row) for row in made]
+        marker = group.done(job.stop)
+        if not marker.exists() or json.loads(marker.read_text())["rows"] != rows:
+            write_json(marker, {"run_id": job.run_id, "split": job.split, "rows": rows})

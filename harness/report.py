@@ -10,7 +10,10 @@ import pandas as pd
 from harness.store import write_atomically
 
 # The rows that a reader wants first: means with an interval. Counts, medians and class means stay in the CSV.
-HEADLINES = ("mean", "peak_in_cue", "mass_in_cue", "auroc", "fpr95_id_pos", "aurc")
+HEADLINES = (
+    *("mean", "peak_in_cue", "mass_in_cue", "auroc", "fpr95_id_pos", "aurc", "auc"),
+    *("average_drop", "increase_in_confidence", "average_drop_in_deletion"),
+)
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay results</title>
 <style>

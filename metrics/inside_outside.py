@@ -53,8 +53,9 @@ class OutsideInside:
         counted = counted_pixels(batch, self.region)
         inside = batch.region(self.region) & counted
         outside, negative = counted & ~inside, (-maps.maps).clamp(min=0)
-        positive_in, positive_out = mean_over(maps.positive, inside), mean_over(maps.positive, outside)
-        negative_in, negative_out = mean_over(negative, inside), mean_over(negative, outside)
+        pixels_in, pixels_out = (each.flatten(1).sum(1) for each in (inside, outside))
+        positive_in, negative_in = (sum_over(each, inside) / pixels_in for each in (maps.positive, negative))
+        positive_out, negative_out = (sum_over(each, outside) / pixels_out for each in (maps.positive, negative))
         lowest = maps.maps.masked_fill(~counted, torch.inf).flatten(1).amin(1).double()
         return {
             "ratio_all": quotient(positive_out + negative_in, positive_in + negative_out),
@@ -76,7 +77,12 @@ class OutsideInside:
 
 def mean_over(values: Tensor, pixels: Tensor) -> Tensor:
     """Mean of each map [P,H,W] over a set of pixels, bool [P,H,W]: float64 [P], nan over none."""
-    return (values * pixels).flatten(1).sum(1, dtype=torch.float64) / pixels.flatten(1).sum(1)
+    return sum_over(values, pixels) / pixels.flatten(1).sum(1)
+
+
+def sum_over(values: Tensor, pixels: Tensor) -> Tensor:
+    """Sum of each map [P,H,W] over a set of pixels, bool [P,H,W]: float64 [P]."""
+    return (values * pixels).flatten(1).sum(1, dtype=torch.float64)
 
 
 def quotient(above: Tensor, below: Tensor) -> Tensor:

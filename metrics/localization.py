@@ -105,20 +105,45 @@ class EnergyPointingGame:
 
     Sum over the region of max(m, 0), divided by its sum over the frame; undefined where the map has no
     positive value (counted).
+
+    largest_region: leave out pairs whose region covers more than this share of the frame (the paper: .5); null for
+    none. single_box: leave out pairs whose class has several boxes (the paper does).
     """
 
     region: Region = "box"
-    VERSION: ClassVar[int] = 1
+    largest_region: float | None = None
+    single_box: bool = False
+    VERSION: ClassVar[int] = 2
     PAIRED: ClassVar[tuple[str, ...]] = ("inside_share",)
-    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ()
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("largest_region", "single_box")
+
+    def __post_init__(self) -> None:
+        if self.largest_region is not None and not 0 < self.largest_region <= 1:
+            raise ValueError(f"largest_region={self.largest_region:g}: a share of the frame, in (0,1], or null")
+
+    @property
+    def variant(self) -> str:
+        """As it stands in the variant column."""
+        largest = "" if self.largest_region is None else f",region<={self.largest_region:g}"
+        return self.region + largest + (",single_box" if self.single_box else "")
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
-        """inside_share [P] in [0,1], nan where the positive mass is zero."""
-        return {"inside_share": positive_share(maps, batch.region(self.region))}
+        """inside_share [P] in [0,1], nan where the positive mass is zero; region_share of the frame; boxes (number)."""
+        region = batch.region(self.region)
+        return {
+            "inside_share": positive_share(maps, region),
+            "region_share": region.flatten(1).sum(1) / batch.valid.flatten(1).sum(1),
+            "boxes": (batch.boxes[..., 2:] > batch.boxes[..., :2]).all(2).sum(1),
+        }
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
-        """Mean over pairs, median, and the number of undefined pairs."""
-        return column_rows(frame, "inside_share", self.region, "all", True)
+        """Mean over the pairs that are not left out, median, and the number of undefined pairs among them."""
+        kept = pd.Series(True, index=frame.index)
+        if self.largest_region is not None:
+            kept &= frame["region_share"] <= self.largest_region
+        if self.single_box:
+            kept &= frame["boxes"] == 1
+        return column_rows(frame[kept], "inside_share", self.variant, "all", True)
 
 
 @dataclass(frozen=True)

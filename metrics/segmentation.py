@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -44,26 +45,94 @@ def percentile_of(name: str) -> float | None:
     return float(match[1]) / 100 if match else None
 
 
-def cutoffs(maps: Tensor, counted: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Each threshold's level for each map [P,H,W]: float64 [P]. Means in float64: a flat map equals its own."""
+class Ranking(NamedTuple):
+    """The counted pixels of P maps from the highest value down.
+
+    keys: float64 [P,N], the negated values; the mantissa's last bit, which no float32 uses, is set on the object;
+    inf beyond the counted pixels. found: int64 [P,N], pixels of the object so far. pixels: int64 [P], counted.
+    mean: float64 [P], in float64 so that a flat map equals its own; nan where no pixel is counted.
+    """
+
+    keys: Tensor
+    found: Tensor
+    pixels: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, objects: Tensor, counted: Tensor) -> "Ranking":
+        """Maps float32 [P,H,W], objects and counted pixels bool [P,H,W]; the object has counted pixels alone."""
+        keys = (0.0 - scores).double()  # 0.0 - : one zero
+        keys.view(torch.int64).bitwise_or_(objects)
+        keys = sort_rows(keys.masked_fill_(~counted, torch.inf).flatten(1))
+        found = (keys.view(torch.int64) & 1).cumsum(1)
+        return cls(keys, found, counted.flatten(1).sum(1), mean_over(scores, counted))
+
+    @property
+    def signed(self) -> Tensor:
+        """Whether a counted value is negative: bool [P]."""
+        lowest = self.keys.gather(1, (self.pixels - 1).clamp(min=0)[:, None])[:, 0]
+        return (lowest > 1e-300) & lowest.isfinite()  # a zero on the object has the last bit set
+
+    @property
+    def objects(self) -> Tensor:
+        """Pixels of the object: int64 [P]."""
+        return self.found[:, -1]
+
+    def above(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """How many pixels lie strictly above levels [P,K], and how many of them on the object: int64 [P,K]."""
+        low = levels.float()
+        low = torch.where(low.double() > levels, low.nextafter(low.new_tensor(-torch.inf)), low)  # at or below
+        between = (low.double() + low.nextafter(low.new_tensor(torch.inf)).double()) / 2  # no float32 lies there
+        marked = torch.searchsorted(self.keys, -between)
+        both = self.found.gather(1, (marked - 1).clamp(min=0))
+        return marked, torch.where(marked > 0, both, 0)
+
+    def quantiles(self, shares: Sequence[float]) -> Tensor:
+        """Quantiles of each map: float64 [Q,P], linear interpolation; nan where no pixel is counted."""
+        last = self.pixels - 1
+        position = torch.tensor(shares, dtype=torch.float64, device=last.device)[:, None] * last.clamp(min=0)  # [Q,P]
+        low = position.floor().long()
+        high = (low + 1).minimum(last.clamp(min=0))
+        bits = [self.keys.gather(1, (last - rank).clamp(min=0).T).view(torch.int64) & ~1 for rank in (low, high)]
+        below, above = (-each.view(torch.float64).T for each in bits)
+        return torch.where(last >= 0, below + (above - below) * (position - low), torch.nan)
+
+    def average_precision(self) -> Tensor:
+        """Sum over thresholds n of (R_n - R_n-1) P_n: float64 [P], nan without an object.
+
+        Thresholds are the distinct values, so that tied pixels enter together, as in scikit-learn's
+        `average_precision_score`.
+        """
+        bits = self.keys.view(torch.int64) >> 1
+        last = torch.ones_like(bits, dtype=torch.bool)  # of its tie
+        torch.ne(bits[:, 1:], bits[:, :-1], out=last[:, :-1])
+        at_last = self.found * last
+        before = torch.zeros_like(at_last)
+        before[:, 1:] = at_last.cummax(1).values[:, :-1]
+        rank = torch.arange(1, at_last.shape[1] + 1, dtype=torch.float64, device=at_last.device)
+        gained = (at_last - before).double().mul_(at_last).div_(rank)  # zero within a tie
+        return gained.sum(1) / self.objects  # 0 / 0 without an object
+
+
+_RANKED: "WeakKeyDictionary[FramedMaps, dict[Region, Ranking]]" = WeakKeyDictionary()
+
+
+def ranking(batch: Batch, maps: FramedMaps, region: Region) -> Ranking:
+    """Made once for all metrics of a batch."""
+    made = _RANKED.setdefault(maps, {})
+    if region not in made:
+        counted = counted_pixels(batch, region)
+        made[region] = Ranking.of(maps.maps, batch.region(region) & counted, counted)
+    return made[region]
+
+
+def cutoffs(ranked: Ranking, names: Sequence[str]) -> dict[str, Tensor]:
+    """Each threshold's level for each map: float64 [P]."""
     shares = {name: share for name in names if (share := percentile_of(name)) is not None}
-    levels = dict(zip(shares, quantiles(maps, counted, list(shares.values())), strict=True)) if shares else {}
-    mean = mean_over(maps, counted)
-    zero = torch.zeros_like(mean)
-    signed = ((maps < 0) & counted).flatten(1).any(1)
-    levels |= {"zero": zero, "mean": mean, "signed_or_mean": torch.where(signed, zero, mean)}
+    levels = dict(zip(shares, ranked.quantiles(list(shares.values())), strict=True)) if shares else {}
+    zero = torch.zeros_like(ranked.mean)
+    levels |= {"zero": zero, "mean": ranked.mean, "signed_or_mean": torch.where(ranked.signed, zero, ranked.mean)}
     return {name: levels[name] for name in names}
-
-
-def quantiles(maps: Tensor, counted: Tensor, shares: Sequence[float]) -> Tensor:
-    """Quantiles of each map's counted pixels: float64 [Q,P], linear interpolation; nan where none is counted."""
-    ordered = sort_rows(maps.masked_fill(~counted, torch.inf).flatten(1))
-    last = counted.flatten(1).sum(1) - 1  # [P]
-    position = torch.tensor(shares, dtype=torch.float64, device=maps.device)[:, None] * last.clamp(min=0)  # [Q,P]
-    low = position.floor().long()
-    high = (low + 1).minimum(last.clamp(min=0))
-    below, above = (ordered.gather(1, index.T).T.double() for index in (low, high))
-    return torch.where(last >= 0, below + (above - below) * (position - low), torch.nan)
 
 
 def sort_rows(rows: Tensor) -> Tensor:
@@ -123,17 +192,13 @@ def _of_objects(counts: Counts, above: Tensor, below: Tensor) -> Ratio:
 
 def count_pixels(batch: Batch, maps: FramedMaps, region: Region, thresholds: Sequence[str]) -> dict[str, Tensor]:
     """pixels, object_pixels and, by each threshold, marked_<name> and both_<name>: int64 [P]."""
-    counted = counted_pixels(batch, region)
-    objects = batch.region(region) & counted
-    columns = {"pixels": _number(counted), "object_pixels": _number(objects)}
-    for name, level in cutoffs(maps.maps, counted, thresholds).items():
-        marked = (maps.maps > level[:, None, None]) & counted
-        columns |= {f"marked_{name}": _number(marked), f"both_{name}": _number(marked & objects)}
+    ranked = ranking(batch, maps, region)
+    levels = cutoffs(ranked, thresholds)
+    columns = {"pixels": ranked.pixels, "object_pixels": ranked.objects}
+    marked, both = ranked.above(torch.stack(list(levels.values()), 1))
+    for column, name in enumerate(levels):
+        columns |= {f"marked_{name}": marked[:, column], f"both_{name}": both[:, column]}
     return columns
-
-
-def _number(pixels: Tensor) -> Tensor:
-    return pixels.flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -246,12 +311,11 @@ class MeanAP:
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """ap, ap_binarised, object_share: float64 [P] in [0,1], nan without a pixel of the object; difficult."""
-        counted = counted_pixels(batch, self.region)
         counts = Counts.of(count_pixels(batch, maps, self.region, [self.threshold]), self.threshold)
         accuracy = pixel_accuracy(counts).each()
         share = counts.object / counts.pixels
         return {
-            "ap": average_precision(maps.maps, batch.region(self.region) & counted, counted),
+            "ap": ranking(batch, maps, self.region).average_precision(),
             "ap_binarised": accuracy.square() + (1 - accuracy) / 2,
             "object_share": torch.where(share > 0, share, torch.nan),
             "difficult": batch.difficult,
@@ -267,33 +331,3 @@ class MeanAP:
             rows += [estimate_row(chance, "chance", continuous, subset, None)]
             rows += column_rows(part, "ap_binarised", binarised, subset, True)
         return rows
-
-
-def average_precision(scores: Tensor, objects: Tensor, counted: Tensor) -> Tensor:
-    """Sum over thresholds n of (R_n - R_n-1) P_n for each pair: maps [P,H,W] -> float64 [P], nan without an object.
-
-    Thresholds are the distinct values of the counted pixels, so that tied pixels enter together, as in
-    scikit-learn's `average_precision_score`.
-
-    Args:
-        scores: float32 [P,H,W].
-        objects: bool [P,H,W], only counted pixels.
-        counted: bool [P,H,W].
-    """
-    keys = (2 * _descending(scores) + objects).masked_fill(~counted, 2**62)  # even: the rest is no object
-    ordered = sort_rows(keys.flatten(1))
-    last = torch.ones_like(ordered, dtype=torch.bool)  # of its tie
-    last[:, :-1] = (ordered[:, 1:] >> 1) != (ordered[:, :-1] >> 1)
-    found = (ordered & 1).cumsum(1)
-    at_last = found * last
-    before = torch.zeros_like(found)
-    before[:, 1:] = at_last.cummax(1).values[:, :-1]
-    rank = torch.arange(1, found.shape[1] + 1, dtype=torch.float64, device=found.device)
-    precision_gained = (at_last - before) * at_last / rank  # zero within a tie
-    return precision_gained.sum(1) / found[:, -1]  # 0 / 0 without an object
-
-
-def _descending(scores: Tensor) -> Tensor:
-    """Integers in the opposite order of float32 scores, equal for equal scores: int64, magnitude below 2^32."""
-    bits = (scores.float() + 0.0).view(torch.int32).long()  # + 0.0: one zero
-    return torch.where(bits < 0, bits + 2**31, -1 - bits)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness.network import ForwardPass, Targets
 from harness.types import Attribution, Needs, SampleRng
+from methods.attribution.heads import anatomy
 
 
 def weighted_map(activation: Tensor, coefficients: Tensor, targets: Targets, signed: bool) -> Tensor:
@@ -29,23 +30,61 @@ def feature_map(forward: ForwardPass, layer: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GradCAM:
-    """alpha_k = mean over space of df_c/dA_k; map = relu(Sum_k alpha_k A_k) (Selvaraju et al. 2017, Eq. 1-2).
+class ChannelWeighting:
+    """What class-activation maps share: map = relu(Sum_k alpha_k A_k); a method says what alpha is.
 
     layer: whose activations are weighted. signed: keep negative values of the map.
     """
 
     layer: str
     signed: bool = False
-    VERSION: ClassVar[int] = 1
 
     def needs(self) -> Needs:
-        """The layer's activation; the gradient takes the head alone."""
+        """The layer's activation; what follows takes the head alone."""
         return Needs(layers=(self.layer,))
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w] at the layer's resolution, with coefficients [P,K]."""
         activation = feature_map(forward, self.layer)
-        coefficients = forward.head(self.layer).gradient(activation, targets).mean((2, 3))
-        values = weighted_map(activation, coefficients, targets, self.signed)
-        return Attribution(values, coefficients, self.layer)
+        coefficients = self.coefficients(forward, activation, targets, rng)
+        return Attribution(weighted_map(activation, coefficients, targets, self.signed), coefficients, self.layer)
+
+    def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
+        """alpha [P,K] of activations [B,K,h,w]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CAM(ChannelWeighting):
+    """alpha_k = w_ck, the class' row of the only affine layer between the channels and the logits (Zhou et al. 2016).
+
+    For heads that pool each channel to one number and then apply one linear layer (Eq. 1), or that apply one 1x1
+    convolution and then pool (SqueezeNet). Raises ValueError for other heads.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
+        """alpha [P,K]."""
+        head = anatomy(forward.head(self.layer).module)
+        weight = head.first.weight if head is not None and head.is_single else None
+        if weight is None or weight[0].numel() != activation.shape[1]:
+            raise ValueError(
+                f"CAM reads the weights of a head that pools layer {self.layer!r} and applies one linear layer, which "
+                "this network's head is not: use gradcam, which equals it where it is, up to a factor"
+            )
+        return weight[targets.label].flatten(1)
+
+
+@dataclass(frozen=True)
+class GradCAM(ChannelWeighting):
+    """alpha_k = mean over space of df_c/dA_k; map = relu(Sum_k alpha_k A_k) (Selvaraju et al. 2017, Eq. 1-2).
+
+    layer: whose activations are weighted. signed: keep negative values of the map.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
+        """alpha [P,K]."""
+        return forward.head(self.layer).gradient(activation, targets).mean((2, 3))

@@ -148,6 +148,10 @@ def test_a_failing_detector_does_not_lose_the_others(tmp_path: Path, monkeypatch
     assert len(values(frame[frame.status == "ok"], "auroc")) == 3
     again = run(tmp_path, "method=[msp,react]")
     assert again.status.eq("ok").all() and len(values(again, "auroc")) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(ReAct, "fit", broken)
+        assert launch.run(compose_config([*SMALL, "method=[react]", "cache=refresh", f"results={tmp_path}"]), []) == 1
+    assert len(values(pd.read_csv(tmp_path / "tidy/results.csv"), "auroc")) == 3  # no row of the earlier run stays
 
 
 def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

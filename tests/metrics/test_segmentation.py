@@ -20,7 +20,7 @@ from harness import stats
 from harness.network import ForwardPass
 from harness.stats import cluster_bootstrap, cluster_ratio
 from harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
-from metrics.segmentation import THRESHOLDS, MeanAP, MeanIoU, PixelAccuracy, average_precision, cutoffs
+from metrics.segmentation import THRESHOLDS, MeanAP, MeanIoU, PixelAccuracy, Ranking, cutoffs
 
 NO_FORWARD = cast(ForwardPass, None)  # these metrics look at the map alone
 ALL_RULES = [*THRESHOLDS, "p0", "p97.5"]
@@ -158,7 +158,8 @@ def test_thresholds_equal_numpy(rule: str, levels: int | None) -> None:
     """Against numpy.mean, median and percentile over the counted pixels alone: 1e-12, and every mark exactly."""
     case = random_case(levels)
     batch = Batch.of(case.samples)
-    level = cutoffs(FramedMaps.of(Attribution(case.maps), batch).maps, batch.counted, [rule])[rule]
+    framed = FramedMaps.of(Attribution(case.maps), batch)
+    level = cutoffs(Ranking.of(framed.maps, batch.counted, batch.counted), [rule])[rule]
     marked = measure(PixelAccuracy(thresholds=[rule]), case.maps, *case.samples)[f"marked_{rule}"]
     for row, (_, scores) in enumerate(case.pixels()):
         expected = plain_cutoff(rule, scores)
@@ -174,7 +175,8 @@ def test_signed_or_mean_is_raps_rule() -> None:
     batch = Batch.of([*samples, masked("d", torch.ones(5, 4))])
     maps = torch.zeros(4, 5, 4)
     maps[:3, 0] = torch.tensor([[1.0, -1, 3, 3], [1, 0, 3, 4], [2, 4, -9, 6]])
-    levels = cutoffs(maps, batch.counted, ["signed_or_mean"])["signed_or_mean"]
+    ranked = Ranking.of(maps, batch.counted, batch.counted)
+    levels = cutoffs(ranked, ["signed_or_mean"])["signed_or_mean"]
     assert levels.tolist() == [0, 2, 4, 0]
 
 
@@ -248,7 +250,7 @@ def test_average_precision_of_hard_scores(scores: list[float]) -> None:
     empty one: scikit-learn to 1e-12."""
     truths = ((torch.arange(1, 64)[:, None] >> torch.arange(6)) & 1).bool()[:, None]
     maps = torch.tensor(scores).expand(63, 1, 6)
-    ours = average_precision(maps, truths, torch.ones_like(truths))
+    ours = Ranking.of(maps, truths, torch.ones_like(truths)).average_precision()
     for truth, value in zip(truths, ours, strict=True):
         expected = average_precision_score(truth[0].numpy(), np.array(scores, np.float32))
         assert value.item() == pytest.approx(expected, abs=1e-12)

@@ -37,7 +37,7 @@ class _Bipolar:
         self.leaves = [u.detach().requires_grad_() for u in self.inputs]
         with torch.enable_grad():
             self._sums = tuple(
-                sum((layer.apply(leaf, half[k], None) for leaf, half in zip(self.leaves, halves, strict=True)), _ZERO)
+                sum_of([layer.apply(leaf, half[k], None) for leaf, half in zip(self.leaves, halves, strict=True)])
                 for k in (1, 2)
             )
         self.excited, self.inhibited = (each.detach() for each in self._sums)
@@ -46,9 +46,6 @@ class _Bipolar:
         """Relevance of x from relevance per unit of either sum: x (w+^T s+ + |w-|^T s-)."""
         gradients = torch.autograd.grad(self._sums, self.leaves, (by_excited, by_inhibited))
         return sum_of([gradient.mul_(u) for gradient, u in zip(gradients, self.inputs, strict=True)])
-
-
-_ZERO = torch.zeros(())
 
 
 def _halves(x: Tensor, layer: Affine) -> list[Half]:

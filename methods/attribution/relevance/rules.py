@@ -62,7 +62,7 @@ def ratio(relevance: Tensor, total: Tensor) -> Tensor:
 
 
 def stabilised(total: Tensor, epsilon: float) -> Tensor:
-    """z + epsilon mean|z| sign(z) with the mean over a sample's outputs: relative to the layer, never 0 unless all are."""
+    """z + epsilon mean|z| sign(z) with the mean over a sample's outputs: relative to the layer."""
     if epsilon == 0:
         return total
     margin = epsilon * per_sample(total.abs()) / max(1, total[:1].numel())

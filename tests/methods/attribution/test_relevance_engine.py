@@ -512,7 +512,7 @@ def test_same_on_both_tiny_networks_in_float32_and_float64() -> None:
         assert_close(maps[0], maps[1], 1e-3)
 
 
-def test_known_is_used(tiny: Known) -> None:
+def test_defaults_explain_every_image(tiny: Known) -> None:
     """The default settings explain every image of both networks with finite, non-zero maps."""
     for method in (LRP(Epsilon()), RAP(), ExcitationBackprop()):
         values = attribute(method, tiny.network, tiny.images, tiny.targets).values

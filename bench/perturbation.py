@@ -1,0 +1,95 @@
+"""Perturbation curves: floor (the bare forwards of all steps), ours, Quantus' pixel flipping.
+
+Quantus orders the values of all channels. A map without channels is repeated over three, so that every third of its
+steps has flipped whole pixels and is one of ours (asserted); and it always goes on to the last pixel.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from quantus.metrics.faithfulness.pixel_flipping import PixelFlipping
+from torch import Tensor, nn
+
+from bench.timing import race
+from harness.models import torchvision_network
+from harness.network import ForwardPass, Network
+from harness.types import Attribution, Batch, FramedMaps, Metric, Sample
+from metrics.perturbation import Insertion, Perturbation
+
+ROUNDS, ROWS = 3, 64  # images through the network at once
+PROBABILITY: dict[str, Any] = {"canvas": "mean", "read": "probability"}
+FLIPPING: dict[str, Any] = {"normalise": False, "perturb_baseline": 0.0, "disable_warnings": True}
+
+
+def tasks() -> Iterator[pd.DataFrame]:
+    """The same masks to the last pixel; and the protocols' settings, which stop earlier."""
+    network = torchvision_network("resnet18", weights=None)
+    yield whole_image(network, 8, 64, 32)
+    yield protocols(network, 2, 224, 512)
+
+
+def whole_image(network: Network, count: int, side: int, steps: int) -> pd.DataFrame:
+    """Steps that together cover the image."""
+    batch, maps = random_batch(count, side)
+    pixels = side * side // steps
+    perturbation = Perturbation("morf", steps, pixels, "px", **PROBABILITY)
+    insertion = Insertion("morf", steps, pixels, "px", **PROBABILITY)
+    ours, theirs = measured(perturbation, network, batch, maps), flipped(network, batch, maps, pixels)
+    np.testing.assert_allclose(ours()["curve"][:, 1:], theirs()[:, 2::3], atol=1e-5)
+    return race(
+        f"{steps} steps to the whole image, {count} images of {side} px, resnet18",
+        {
+            f"floor: {steps}F": lambda: bare(network, batch, steps),
+            "assay perturbation": ours,
+            "assay insertion": measured(insertion, network, batch, maps),
+            "quantus PixelFlipping": theirs,
+        },
+        ROUNDS,
+    )
+
+
+def protocols(network: Network, count: int, side: int, pixels: int) -> pd.DataFrame:
+    """40 steps of 100 px and 20 steps of 1 %; Quantus in the nearest steps to 1 % that divide the image."""
+    batch, maps = random_batch(count, side)
+    return race(
+        f"protocols' settings, {count} images of {side} px, resnet18",
+        {
+            "floor: 40F": lambda: bare(network, batch, 40),
+            "assay perturbation 40 x 100 px": measured(Perturbation(**PROBABILITY), network, batch, maps),
+            "assay insertion 20 x 1 %": measured(Insertion(**PROBABILITY), network, batch, maps),
+            f"quantus PixelFlipping {pixels} px": flipped(network, batch, maps, pixels),
+        },
+        ROUNDS,
+    )
+
+
+def random_batch(count: int, side: int) -> tuple[Batch, Tensor]:
+    """Images of noise, one pair each, and maps without ties."""
+    torch.manual_seed(0)
+    samples = [Sample(str(n), torch.rand(3, side, side), (n,), (side, side)) for n in range(count)]
+    return Batch.of(samples), torch.randn(count, side, side)
+
+
+def measured(metric: Metric, network: Network, batch: Batch, maps: Tensor) -> Callable[[], dict[str, Tensor]]:
+    """A metric's columns, with the shared forward pass."""
+    framed = FramedMaps.of(Attribution(maps), batch)
+    return lambda: metric.measure(batch, framed, ForwardPass(network, batch.images, max_rows=ROWS))
+
+
+def flipped(network: Network, batch: Batch, maps: Tensor, pixels: int) -> Callable[[], np.ndarray]:
+    """Quantus' curves [B,3*steps]."""
+    flipping = PixelFlipping(pixels, **FLIPPING)
+    inputs, labels = network.normalise(batch.images).numpy(), batch.targets.label.numpy()
+    return lambda: np.array(flipping(network.module, inputs, labels, maps[:, None].numpy(), device="cpu"))
+
+
+def bare(network: Network, batch: Batch, steps: int) -> None:
+    """As many inputs as there are steps, in full batches, and nothing else."""
+    inputs = network.normalise(batch.images).repeat(steps, 1, 1, 1)
+    module: nn.Module = network.module
+    with torch.no_grad():
+        for part in inputs.split(ROWS):
+            module(part)

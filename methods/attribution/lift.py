@@ -1,0 +1,208 @@
+"""Class-activation maps whose coefficients a backward pass through the head gives: LIFT-CAM and LRP-CAM.
+
+DeepLIFT's rescale rule is a gradient of the head, run on the activation and on the reference 0 together, in which
+every nonlinearity has the slope between the two in the place of its derivative.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from harness.network import ForwardPass, Head, Network, Targets
+from harness.types import SampleRng
+from methods.attribution.cam import ChannelWeighting
+from methods.attribution.relevance.engine import RuleTable, Tape
+from methods.attribution.relevance.operations import STRUCTURAL, on_path, spelling
+from methods.attribution.relevance.rules import Epsilon
+
+Function = Callable[..., Tensor]
+
+ELEMENTWISE = frozenset(
+    {
+        *("relu", "relu6", "hardtanh", "leaky_relu", "elu", "silu", "gelu", "hardswish", "mish", "tanh", "softplus"),
+        *("sigmoid", "hardsigmoid"),
+    }
+)
+MAXIMA = frozenset({"max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax"})
+JOINT = frozenset({"logsumexp"})
+# Linear in what is on the path: the gradient is the multiplier.
+LINEAR = (STRUCTURAL - JOINT) | {
+    *("linear", "conv1d", "conv2d", "conv3d", "batch_norm", "mean", "sum", "add", "sub", "rsub", "interpolate"),
+    *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "div", "true_divide", "neg"),
+}
+NODES = 8  # of the quadrature along the line from reference to value
+TINY = 1e-10  # of differences whose slope is the derivative, as in Captum
+
+
+class _Slopes(torch.autograd.Function):
+    """An operation on stacked inputs [2B,...], values above references, whose backward is a rule for multipliers."""
+
+    @staticmethod
+    def forward(ctx: Any, rule: "Rule", function: Function, *inputs: Tensor) -> Tensor:
+        ctx.rule, ctx.function = rule, function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        return None, None, *ctx.rule(ctx.function, ctx.saved_tensors, gradient)
+
+
+Rule = Callable[[Function, tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]
+
+
+def _differentiated(function: Function, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+    leaves = tuple(x.detach().requires_grad_() for x in inputs)
+    with torch.enable_grad():
+        output = function(*leaves)
+    return torch.autograd.grad(output, leaves, gradient)
+
+
+def _twice(top: Tensor) -> Tensor:
+    """Multipliers of the values, above nothing for the references."""
+    return torch.cat([top, torch.zeros_like(top)])
+
+
+def rescale(function: Function, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+    """Delta out / Delta in for each element (Shrikumar et al. 2017, Eq. 12), the derivative where Delta in is 0."""
+    (x,) = inputs
+    value, reference = x.chunk(2)
+    step = value - reference
+    after, before = function(x).chunk(2)
+    (slope,) = _differentiated(function, (value,), torch.ones_like(after))
+    slope = torch.where(step.abs() < TINY, slope, (after - before) / step)
+    return (_twice(gradient.chunk(2)[0] * slope),)
+
+
+def maximum(function: Function, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+    """Delta out of a window to its arg-max among the values or, where the reference is higher, among the references."""
+    value, reference = inputs[0].chunk(2)
+    after, before = function(value), function(reference)
+    change = gradient.chunk(2)[0] * (after - before)
+    rises = after >= before
+    (up,) = _differentiated(function, (value,), change * rises)
+    (down,) = _differentiated(function, (reference,), change * ~rises)
+    step = value - reference
+    return (_twice(((up + down) / step).masked_fill(step.abs() < TINY, 0)),)
+
+
+def averaged(function: Function, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+    """The gradient averaged over the straight line from reference to value (Gauss-Legendre).
+
+    For operations that join several values: products and logsumexp, which the rescale rule does not know. Local
+    accuracy holds, for a product exactly.
+    """
+    pairs, top = [x.chunk(2) for x in inputs], gradient.chunk(2)[0]
+    totals = [torch.zeros_like(value) for value, _ in pairs]
+    for node, weight in zip(*(each.tolist() for each in np.polynomial.legendre.leggauss(NODES)), strict=True):
+        share = (1 + node) / 2
+        points = tuple(reference + share * (value - reference) for value, reference in pairs)
+        for total, each in zip(totals, _differentiated(function, points, top), strict=True):
+            total += weight / 2 * each
+    return tuple(_twice(total) for total in totals)
+
+
+class DeepLift(TorchFunctionMode):
+    """Gives every nonlinear operation on the path from a stacked leaf [2B,...] DeepLIFT's multipliers as gradient."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if not torch.is_grad_enabled() or not any(map(on_path, _flat((*args, *options.values())))):
+            return func(*args, **options)
+        name, _ = spelling(func, options)
+        if name in ELEMENTWISE:
+            return _Slopes.apply(rescale, lambda x: func(x, *args[1:], **options), args[0])
+        if name in MAXIMA:
+            return _Slopes.apply(maximum, lambda x: func(x, *args[1:], **options), args[0])
+        if name in JOINT:
+            return _Slopes.apply(averaged, lambda x: func(x, *args[1:], **options), args[0])
+        if name == "mul":
+            both = all(map(on_path, args))
+            return _Slopes.apply(averaged, func, *args) if both else func(*args, **options)
+        if name in LINEAR or not isinstance(output := func(*args, **options), Tensor) or not on_path(output):
+            return func(*args, **options)
+        raise ValueError(
+            f"the head calls {name!r}, for which DeepLIFT has no rule: choose a layer after it, or shapcam, which runs "
+            "any head"
+        )
+
+
+def _flat(values: Any) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        found += _flat(value) if isinstance(value, (list, tuple)) else [value]
+    return found
+
+
+def multipliers(head: Head, activation: Tensor, targets: Targets) -> Tensor:
+    """DeepLIFT's multipliers of each pair's logit at the activation [B,...], reference 0: [P,...]."""
+    count = len(activation)
+    leaf = torch.cat([activation, torch.zeros_like(activation)]).requires_grad_()
+    rows = torch.arange(count, device=activation.device).repeat(2)
+    with torch.enable_grad(), DeepLift():
+        logits = head(leaf, rows)
+    made = activation.new_zeros(len(targets.image), *activation.shape[1:])
+    for pairs in targets.rounds():
+        start = torch.zeros_like(logits)
+        start[targets.image[pairs], targets.label[pairs]] = 1
+        head.passes.head += count
+        (gradient,) = torch.autograd.grad(logits, leaf, start, retain_graph=True)
+        made[pairs] = gradient[:count][targets.image[pairs]]
+    return made
+
+
+@dataclass(frozen=True)
+class LiftCAM(ChannelWeighting):
+    """alpha_k = Sum_ij of DeepLIFT's contributions of A_k to the logit, reference 0 (Jung and Oh 2021, Eq. 10).
+
+    Rescale rule. Sum_k alpha_k = F(A) - F(0); on a head that is linear in masks alpha is the Shapley value (supplement,
+    section 3.1), and DeepSHAP with its one reference is the same (section 5.1).
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
+        """alpha [P,K]."""
+        each = multipliers(forward.head(self.layer), activation, targets)
+        return torch.einsum("pkhw,pkhw->pk", each, activation[targets.image])
+
+
+class _HeadModule(nn.Module):
+    """A head as a network whose input is the activation."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.layers, self.head = head.module, [head]  # in a list: no module of its own
+
+    def forward(self, activation: Tensor) -> Tensor:
+        return self.head[0](activation)
+
+
+@dataclass(frozen=True)
+class LRPCAM(ChannelWeighting):
+    """alpha_k = Sum_ij R(A_k), relevance from the logit by LRP's epsilon rule (LIFT-CAM's supplement, Eq. 1).
+
+    Biases keep their share, so that Sum_k alpha_k is not F(A) - F(0).
+
+    epsilon: stabiliser, relative to the mean modulus of a layer's outputs.
+    """
+
+    epsilon: float = 1e-6
+    VERSION: ClassVar[int] = 1
+
+    def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
+        """alpha [P,K]."""
+        network = Network(_HeadModule(forward.head(self.layer)), (0.0,), (1.0,)).to(activation.device, activation.dtype)
+        tape, table = Tape.record(ForwardPass(network, activation)), RuleTable(Epsilon(self.epsilon))
+
+        def relevance(one_hot: Tensor) -> Tensor:
+            forward.network.passes.head += len(one_hot)
+            return tape.pull(table, tape.logits, one_hot * tape.logits.detach(), tape.inputs)
+
+        return tape.by_pair(targets, relevance).sum((2, 3))

@@ -70,8 +70,8 @@ def rasterise_boxes(boxes: Tensor, frames: Tensor) -> Tensor:
     x = torch.arange(width, device=boxes.device)
     rows = (y >= boxes[..., 1:2]) & (y < boxes[..., 3:4])  # [P,N,H]
     columns = (x >= boxes[..., 0:1]) & (x < boxes[..., 2:3])  # [P,N,W]
-    inside = (rows[..., :, None] & columns[..., None, :]).any(1)
-    return inside & valid_pixels(frames)
+    covering = torch.bmm(rows.float().transpose(1, 2), columns.float())  # how many boxes, [P,H,W]
+    return (covering > 0) & valid_pixels(frames)
 
 
 def argmax_points(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

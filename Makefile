@@ -29,6 +29,8 @@ setup: $(RUNTIME)  ## Create .venv with what `make run` needs (the other targets
 run: $(RUNTIME)  ## Evaluate the embedded benchmark end to end; write tables and an HTML report to results/
 	$(PY) run.py experiment=embedded
 	$(PY) run.py experiment=embedded_cue
+	$(PY) run.py experiment=ood_embedded
+	$(PY) run.py experiment=errors_embedded
 	$(PY) -m harness report
 
 test: $(TEST)  ## Run the tests but the slow ones (WORKERS=0: one process; ARGS="-k rap": passed to pytest)

@@ -27,9 +27,8 @@ def draw_histograms(inside: pd.DataFrame, sets: Mapping[str, pd.DataFrame], path
     """
     accepted = _scores(inside)
     figure, axes = _panels(len(sets), 2.4, width=3.2 if len(sets) > 1 else 5.0)
-    everything = np.concatenate([accepted, *(_scores(table) for table in sets.values())])
-    edges = np.linspace(*_middle(everything), BINS + 1)
     for axis, (name, table) in zip(axes, sets.items(), strict=True):
+        edges = np.linspace(*_range(accepted, _scores(table)), BINS + 1)
         for scores, colour, label in ((accepted, INSIDE, "in distribution"), (_scores(table), OUTSIDE, "OOD")):
             if len(scores):
                 kept = np.clip(scores, edges[0], edges[-1])  # what lies further out is counted at the ends
@@ -96,8 +95,16 @@ def _threshold(accepted: Array) -> float:
     return float(np.sort(accepted)[::-1][round(0.05 * len(accepted))])
 
 
+def _range(accepted: Array, others: Array) -> tuple[float, float]:
+    """Where a histogram begins and ends: all but a few in a thousand, and never further than one width of the
+    in-distribution scores beyond them, so that a far OOD set does not squeeze them into one bar."""
+    inner, outer = _middle(accepted), _middle(np.concatenate([accepted, others]))
+    width = inner[1] - inner[0]
+    return max(outer[0], inner[0] - width), min(outer[1], inner[1] + width)
+
+
 def _middle(scores: Array) -> tuple[float, float]:
-    """Where a picture of the scores begins and ends: all but a few in a thousand at the ends."""
+    """All but two in a thousand at each end."""
     finite = scores[np.isfinite(scores)]
     low, high = np.quantile(finite, [0.002, 0.998]) if len(finite) else (0.0, 1.0)
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)

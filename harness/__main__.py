@@ -270,7 +270,7 @@ def _is_garbage(path: Path, horizon: float | None, unfinished: bool) -> bool:
     """Whether a cell may go; never one that somebody is computing."""
     if list(path.glob("locks/*.lock")):
         return False
-    finished = list(path.glob("*/DONE-*.json"))
+    finished = [*path.glob("*/DONE-*.json"), *path.glob("score/*.parquet")]  # scores are read by other cells' rows
     if not finished:
         return unfinished
     return horizon is not None and max(p.stat().st_mtime for p in finished) < horizon

@@ -19,7 +19,7 @@ COLUMNS = [
 ]
 ORDER = [
     *("model", "dataset", "split", "protocol", "method", "metric", "variant", "subset", "stat", "x"),
-    *("seed", "precision", "weights", "cell_key"),
+    *("seed", "precision", "weights", "cell_key", "reference", "metric_key"),
 ]
 FAILED_ROW = ResultRow(variant="", stat="", value=None, n=0)
 
@@ -58,7 +58,10 @@ def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
 def _settings(identity: dict[str, Any]) -> str:
     """The conventions of method and protocol, as JSON: what tells two rows of one method apart."""
     method = {k: v for k, v in identity["method"].items() if not k.startswith("_")}
-    return canonical({"method": method, "protocol": identity["protocol"]})
+    made = {"method": method, "protocol": identity["protocol"]}
+    if training := identity.get("training"):
+        made["training"] = {"images": training["images"], "data": training["features"]["dataset"]["fingerprint"]}
+    return canonical(made)
 
 
 def results_table(cells: list[CellStore]) -> pd.DataFrame:

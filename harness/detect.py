@@ -14,6 +14,7 @@ from harness.build import settings
 from harness.config import ConfigError
 from harness.detection_plots import draw_histograms, draw_risk_coverage, draw_roc
 from harness.evaluate import Outcome
+from harness.features import FEATURES
 from harness.job import Job
 from harness.processes import Rank, compute, merge
 from harness.record import finish
@@ -31,18 +32,18 @@ def run_detectors(config: DictConfig, overrides: list[str], root: Path, started:
         print(*detection.describe(), sep="\n", flush=True)
     if config.dry_run:
         return 0
-    if config.cache == "only" and (missing := detection.wanted()):
+    if config.cache == "only" and (missing := detection.incomplete()):
         raise ConfigError(f"cache=only, but scores of {', '.join(missing)} are missing: run with cache=missing")
     if rank.number == 0:
-        _prepare(detection)
+        prepare(detection)
     outcome = score_all(detection, rank)
     if rank.number > 0:
         return int(bool(outcome.failures))
-    cells = [cell for name in detection.detectors for cell in _summarise(detection, name)]
+    groups = [group for name in detection.detectors for group in _summarise(detection, name)]
     splits = {each.split for each in detection.sets.values()} | {AVERAGE}
     if outcome.costs:
         _draw(detection, Path(config.results) / "runs" / detection.run_id)
-    finish(config, detection.run_id, cells, splits, outcome, overrides, started, detection.device)
+    finish(config, detection.run_id, groups, splits, outcome, overrides, started, detection.device)
     for name, why in outcome.failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return int(bool(_failed(detection)))
@@ -58,7 +59,7 @@ def _all(detection: Detection) -> list[ImageSet]:
     return list(detection.sets.values())
 
 
-def _prepare(detection: Detection) -> None:
+def prepare(detection: Detection) -> None:
     """Forget what `cache=refresh` asks to forget, and earlier failures: they are tried again."""
     every = [*detection.sets.values(), *([detection.training] if detection.training else [])]
     for image_set in every:
@@ -82,7 +83,7 @@ def score_all(detection: Detection, rank: Rank) -> Outcome:
     outcomes = [Outcome(batch_size=detection.config.compute.batch_size)]
     if detection.training is not None and (names := detection.unfitted()):
         outcomes.append(_pass(detection, TRAIN, names, rank))
-        if rank.number == 0 and "features" not in outcomes[-1].failures:
+        if rank.number == 0 and not _without_features(outcomes[-1]):
             fit(detection, names, outcomes[0])
     for place, image_set in detection.sets.items():
         names = [name for name in detection.detectors if image_set.lacks(name)]
@@ -92,8 +93,8 @@ def score_all(detection: Detection, rank: Rank) -> Outcome:
             continue
         outcomes.append(_pass(detection, place, names, rank))
         plain = [name for name in names if not detection.detectors[name].needs().images]
-        if rank.number == 0 and plain and "features" not in outcomes[-1].failures:
-            score(detection, image_set, plain, outcomes[0])
+        if rank.number == 0 and plain and not _without_features(outcomes[-1]):
+            score(detection, place, plain, outcomes[0])
     return merge(outcomes)
 
 
@@ -103,10 +104,14 @@ def _pass(detection: Detection, place: str, names: list[str], rank: Rank) -> Out
     rebuild = partial(_rebuild, resolved, detection.root, place, names)
     outcome = compute(_job(detection, place, names), rank, rebuild, place)
     for cell, why in outcome.failures.items():
-        concerned = names if cell == "features" else [cell.split(" x ")[0]]
-        for name in concerned:
-            mark_failed(detection, name, f"{place}: {why}")
+        failed = cell.split(" x ")[0]
+        for name in names if failed == FEATURES else [failed]:
+            mark_failed(detection, name, None if place == TRAIN else place, f"{place}: {why}")
     return outcome
+
+
+def _without_features(outcome: Outcome) -> bool:
+    return any(cell.split(" x ")[0] == FEATURES for cell in outcome.failures)
 
 
 def _job(detection: Detection, place: str, names: list[str]) -> Job:
@@ -121,26 +126,28 @@ def _rebuild(config: dict[str, Any], root: Path, place: str, names: list[str]) -
     return _job(build_detection(OmegaConf.create({**config, "dry_run": True}), root), place, names)
 
 
-def _summarise(detection: Detection, detector: str) -> list[CellStore]:
-    """Rows of every metric on a detector's tables, kept beside the scores; returns the cells that hold them."""
-    stores = [image_set.cells[detector].store for image_set in detection.sets.values()]
-    if any(image_set.cells[detector].group(SCORE).failed.exists() for image_set in _all(detection)):
-        for metric in detection.metrics:
-            _put_failure(detection, detector, metric)
-        return stores
-    tables = {place: image_set.table(detector) for place, image_set in detection.sets.items()}
+def _summarise(detection: Detection, detector: str) -> list[Group]:
+    """Rows of every metric on a detector's tables, kept beside the scores; returns where they are.
+
+    A set without scores has a row that says why; the others have theirs, and their average is undefined.
+    """
+    failed = {place for place, each in detection.sets.items() if each.cells[detector].group(SCORE).failed.exists()}
+    tables = {place: each.table(detector) for place, each in detection.sets.items() if place not in failed}
+    groups: list[Group] = []
     for metric, made in detection.metrics.items():
-        partners = detection.ood if made.PARTNERS == "ood" else {VALIDATION} & set(tables)
-        rows = made.summarize(tables[TEST], {place: tables[place] for place in partners})
-        for place, each in rows.items():
-            if place == AVERAGE:
-                stores.append(_average_cell(detection, detector))
-                _put_rows(detection, metric, _group(detection, stores[-1], detector, metric), 0, AVERAGE, each)
-            else:
-                image_set = detection.sets[place]
-                group = _group(detection, image_set.cells[detector].store, detector, metric)
-                _put_rows(detection, metric, group, image_set.stop, image_set.split, each)
-    return stores
+        about, partners = {TEST}, {VALIDATION} & set(detection.sets)
+        if made.PARTNERS == "ood":
+            about = partners = set(detection.ood)
+        lost = about if failed & ({TEST} if made.PARTNERS == "ood" else {TEST, VALIDATION}) else about & failed
+        rows: dict[str, list[ResultRow]] = {}
+        if lost != about:
+            rows = made.summarize(tables[TEST], {place: tables[place] for place in sorted(partners - lost)})
+        if lost and made.PARTNERS == "ood":
+            why = f"no scores of {', '.join(sorted(lost))}"
+            rows[AVERAGE] = [row.undefined(why) for row in rows.get(AVERAGE, [ResultRow("", "", None, 0)])]
+        groups += [_put_rows(detection, detector, metric, place, each) for place, each in rows.items()]
+        groups += [_put_failure(detection, detector, metric, place, failed) for place in sorted(lost)]
+    return groups
 
 
 def _group(detection: Detection, store: CellStore, detector: str, metric: str) -> Group:
@@ -151,7 +158,7 @@ def _group(detection: Detection, store: CellStore, detector: str, metric: str) -
         "name": metric,
         "paired": [],
         "kind": "ood" if made.PARTNERS == "ood" else "error",
-        "reference": test.name if made.PARTNERS == "ood" else "",
+        "reference": test.label if made.PARTNERS == "ood" else "",
     }
     others = [TEST] if made.PARTNERS == "ood" else [place for place in (VALIDATION,) if place in detection.sets]
     about["identity"]["compared"] = {
@@ -174,24 +181,27 @@ def _average_cell(detection: Detection, detector: str) -> CellStore:
     return store
 
 
-def _put_rows(detection: Detection, metric: str, group: Group, stop: int, split: str, rows: list[ResultRow]) -> None:
+def _put_rows(detection: Detection, detector: str, metric: str, place: str, rows: list[ResultRow]) -> Group:
+    stop, split, store = 0, AVERAGE, None
+    if place != AVERAGE:
+        image_set = detection.sets[place]
+        stop, split, store = image_set.stop, image_set.split, image_set.cells[detector].store
+    group = _group(detection, store or _average_cell(detection, detector), detector, metric)
     group.failed.unlink(missing_ok=True)
     marker, values = group.done(stop), [asdict(row) for row in rows]
     if not marker.exists() or json.loads(marker.read_text())["rows"] != values:
         write_json(marker, {"run_id": detection.run_id, "split": split, "rows": values})
+    return group
 
 
-def _put_failure(detection: Detection, detector: str, metric: str) -> None:
-    """Where the metric's rows would be, why there are none; those of an earlier run go."""
-    about = {TEST: detection.sets[TEST]}
-    if detection.metrics[metric].PARTNERS == "ood":
-        about = detection.ood
-        _group(detection, _average_cell(detection, detector), detector, metric).done(0).unlink(missing_ok=True)
-    for image_set in about.values():
-        cell = image_set.cells[detector]
-        group = _group(detection, cell.store, detector, metric)
-        group.done(image_set.stop).unlink(missing_ok=True)
-        write_json(group.failed, json.loads(cell.group(SCORE).failed.read_text()))
+def _put_failure(detection: Detection, detector: str, metric: str, place: str, failed: set[str]) -> Group:
+    """Where the metric's rows about a set would be, why there are none; those of an earlier run go."""
+    image_set = detection.sets[place]
+    culprit = place if place in failed else sorted(failed)[0]
+    group = _group(detection, image_set.cells[detector].store, detector, metric)
+    group.done(image_set.stop).unlink(missing_ok=True)
+    write_json(group.failed, json.loads(detection.sets[culprit].cells[detector].group(SCORE).failed.read_text()))
+    return group
 
 
 def _draw(detection: Detection, folder: Path) -> None:

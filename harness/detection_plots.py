@@ -70,13 +70,14 @@ def draw_risk_coverage(detectors: Mapping[str, pd.DataFrame], path: Path) -> Non
     figure, axes = _panels(1, 4.2, width=6.4)
     axis = axes[0]
     for number, (detector, table) in enumerate(detectors.items()):
-        known = table[table["score"].notna()]
+        known = table[table["score"].notna() & (table["label"] >= 0)]
         if len(known):
             scores, wrong = known["score"].to_numpy(float), known["is_error"].to_numpy(bool)
             area = risk_bootstrap(scores, wrong, resamples=2)[0]["aurc"]
             axis.plot(*_risk(scores, wrong), linewidth=1.2, label=f"{detector} {area:.4f}", **_look(number))
     if detectors:
-        wrong = np.sort(next(iter(detectors.values()))["is_error"].to_numpy(bool))
+        first = next(iter(detectors.values()))
+        wrong = np.sort(first[first["label"] >= 0]["is_error"].to_numpy(bool))
         axis.plot(*_risk(np.arange(len(wrong), dtype=np.float64), wrong), color=QUIET, linewidth=0.8, linestyle="--")
         corner = (1 - float(wrong.mean()), 0.0) if len(wrong) else (1.0, 0.0)
         axis.annotate("perfect order", corner, (-4, 3), textcoords="offset points", ha="right", fontsize=7, color=QUIET)

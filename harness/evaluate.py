@@ -193,7 +193,7 @@ def _compute(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outc
     """One shard, written group by group; the micro-batch is halved when memory runs out."""
     tables = _measure_within_memory(job, shard, samples, wanted, outcome)
     for cell in job.cells:
-        for metric, parts in tables.get(cell.name, {}).items():
+        for metric, parts in sorted(tables.get(cell.name, {}).items(), key=lambda item: item[0] != SAMPLES):
             if (cell.name, metric) not in outcome.broken:
                 cell.group(metric).write(shard, _joined(parts))
     outcome.shards += 1

@@ -20,6 +20,7 @@ from harness.store import SAMPLES, CellStore, Group
 from harness.types import Batch, Needs, Sample
 
 PART = 4096  # rows read, and scored, at once
+FEATURES = "features"  # the cell's name, and its folder
 LOGITS, PENULTIMATE = "logits", "penultimate"
 
 Tap = Callable[[ForwardPass], Tensor]
@@ -102,8 +103,8 @@ class FeatureCell(ImageCell):
             taps[PENULTIMATE] = lambda forward: forward.penultimate
         taps |= {_group_of(layer): _layer_tap(layer) for layer in layers}
         groups = {name: name.replace("/", "_") for name in (SAMPLES, *taps)}
-        store = CellStore(root / "features", key)
-        return cls("features", store, groups, taps, tuple(layers), head, network.activation == "sigmoid")
+        store = CellStore(root / FEATURES, key)
+        return cls(FEATURES, store, groups, taps, tuple(layers), head, network.activation == "sigmoid")
 
     def needs(self) -> Needs:
         """All taps."""

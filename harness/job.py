@@ -17,6 +17,12 @@ from harness.targets import Select
 from harness.types import Batch, Dataset, Metric, Needs
 
 
+def split_name(dataset: Dataset, stop: int, order: int | None) -> str:
+    """The first `stop` images in the order of a seed, in slice notation: `test`, `test[:200]`, `test[:200]@seed3`."""
+    part = "" if stop == len(dataset) else f"[:{stop}]"
+    return f"{dataset.split}{part}" + ("" if order is None else f"@seed{order}")
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One table of a (model, data set): a row for each unit, columns in groups; `groups` maps names to keys.
@@ -84,10 +90,8 @@ class Job:
 
     @property
     def split(self) -> str:
-        """Which images, in slice notation: `test`, `test[:200]`, `test[:200]@seed3`."""
-        part = "" if self.stop == len(self.dataset) else f"[:{self.stop}]"
-        order = "" if self.config.subset_seed is None else f"@seed{self.config.subset_seed}"
-        return f"{self.dataset.split}{part}{order}"
+        """Which images, in slice notation."""
+        return split_name(self.dataset, self.stop, self.config.subset_seed)
 
     def missing(self) -> dict[Shard, dict[str, set[str]]]:
         """Shard -> cell -> groups whose columns are not in the store."""

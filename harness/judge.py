@@ -7,7 +7,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from harness.config import ConfigError, compose_config
-from harness.detect import score_all
+from harness.detect import prepare, score_all
 from harness.processes import Rank
 from harness.score import SCORE, TEST, Detection, build_detection
 
@@ -42,6 +42,7 @@ def _check(threshold: str) -> None:
 
 def _scored(config: DictConfig) -> Detection:
     detection = build_detection(config, Path(config.results) / "store")
+    prepare(detection)
     outcome = score_all(detection, Rank(0, 1))
     for name, why in outcome.failures.items():
         raise ConfigError(f"{name}: {why}")
@@ -70,4 +71,4 @@ def _limit(scores: pd.Series, threshold: str) -> float:
     share = float(threshold[2:]) / 100
     if not 0 < share < 1:
         raise ConfigError(f"--threshold {threshold}: give a percentage between 0 and 100, as in id95")
-    return float(scores.sort_values(ascending=False).iloc[round((1 - share) * len(scores))])
+    return float(scores.sort_values(ascending=False).iloc[min(round((1 - share) * len(scores)), len(scores) - 1)])

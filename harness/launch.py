@@ -62,8 +62,8 @@ def run_attribution(config: DictConfig, overrides: list[str], store_root: Path, 
         return int(bool(outcome.failures))
     for cell in job.cells:
         summarise(job, cell)
-    stores = [cell.store for cell in job.cells]
-    finish(config, job.run_id, stores, [job.split], outcome, overrides, started, job.device)
+    groups = [cell.group(metric) for cell in job.cells for metric in job.metrics]
+    finish(config, job.run_id, groups, [job.split], outcome, overrides, started, job.device)
     for name, why in outcome.failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return int(any(cell.group(metric).failed.exists() for cell in job.cells for metric in cell.groups))

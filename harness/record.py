@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -15,13 +16,13 @@ from harness.evaluate import SHARED, Cost, Outcome
 from harness.network import Passes
 from harness.report import terminal_table
 from harness.repro import environment
-from harness.store import CellStore, write_json
+from harness.store import CellStore, Group, write_json
 
 
 def finish(
     config: DictConfig,
     run_id: str,
-    cells: list[CellStore],
+    groups: Collection[Group],
     splits: Collection[str],
     outcome: Outcome,
     overrides: list[str],
@@ -30,15 +31,18 @@ def finish(
 ) -> None:
     """Write a run's rows and record, rebuild the tidy tables, print a small table and where it all is.
 
-    splits: parts of the data sets, in slice notation, whose rows belong to this run.
+    groups: where this run's rows are; a cell may hold other runs' rows beside them. splits: parts of the data sets,
+        in slice notation, whose rows belong to this run.
     """
     results = Path(config.results)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     folder = results / "runs" / run_id
     about = _record(config, outcome, overrides, started, device)
     write_json(folder / f"{moment}.json", {"run_id": run_id, "split": " ".join(sorted(splits)), **about})
-    frame = results_table(cells)
-    frame = frame[frame.metric.isin(list(config.metric)) & frame.split.isin([*splits, ""])]
+    keys = {(group.path.parent.name, group.path.name) for group in groups}
+    frame = results_table([CellStore(path.parent, path.name) for path in sorted({g.path.parent for g in groups})])
+    ours = [pair in keys for pair in zip(frame.cell_key, frame.metric_key, strict=True)]
+    frame = frame[np.array(ours, dtype=bool) & frame.split.isin([*splits, ""])]
     write_csv(frame, folder / "results.csv")
     collect(results)
     print(terminal_table(frame))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness import identity
 from harness.build import build, settings
+from harness.collect import joined
 from harness.config import ConfigError, is_chosen, selected, validate
 from harness.detection import (
     DetectionMetric,
@@ -30,7 +31,7 @@ from harness.detection import (
 )
 from harness.evaluate import Cost, Outcome
 from harness.features import PART, FeatureCell, ImageCell, features_of, linear_head
-from harness.job import Cell, Job
+from harness.job import Cell, Job, split_name
 from harness.network import ForwardPass, Network
 from harness.plan import image_order, pick_device
 from harness.store import SAMPLES, CellStore, Shard, shards_of, write_atomically, write_json
@@ -40,6 +41,7 @@ from harness.types import Batch, Dataset, Needs
 SCORE = "score"
 FEW_A_CLASS, FEW = 10, 500  # images below which a run says so
 TEST, TRAIN, VALIDATION = "test", "train", "validation"  # places of data sets in the config, beside the ood sets
+RESERVED = frozenset({TEST, TRAIN, VALIDATION, "average"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,8 @@ class ScoreCell(ImageCell):
     def columns(self, group: str, prepared: None, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
         """Scores of a batch of images."""
         detector = cast(ImageDetector, self.detector)
-        return {SCORE: detector.score_images(forward, features_of(forward, self.features), self.state)}
+        scores = detector.score_images(forward, features_of(forward, self.features), self.state)
+        return {SCORE: _checked(self.name, scores, len(batch.samples))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +83,29 @@ class ImageSet:
     @property
     def split(self) -> str:
         """Which images, in slice notation."""
-        return self.dataset.split + ("" if self.stop == len(self.dataset) else f"[:{self.stop}]")
+        return split_name(self.dataset, self.stop, self.features_identity["dataset"]["order"])
+
+    @property
+    def label(self) -> str:
+        """Its name, with the split if that is a part."""
+        return self.name if self.split == self.dataset.split else f"{self.name} {self.split}"
+
+    def incomplete(self, detector: str) -> bool:
+        """Whether scores of the detector are missing, failed or not."""
+        cell = self.cells[detector]
+        return any(cell.group(name).missing([Shard(0, self.stop)]) for name in cell.groups)
 
     def lacks(self, detector: str) -> bool:
         """Whether scores of the detector are missing, and it did not fail."""
-        group = self.cells[detector].group(SCORE)
-        return not group.failed.exists() and bool(group.missing([Shard(0, self.stop)]))
+        return not self.cells[detector].group(SCORE).failed.exists() and self.incomplete(detector)
 
     def table(self, detector: str) -> pd.DataFrame:
         """image_id, label, predicted, is_error, score; a row an image."""
         cell = self.cells[detector]
-        samples, scores = (cell.group(name).read(self.stop) for name in (SAMPLES, SCORE))
-        return samples.merge(scores[["position", SCORE]], on="position", validate="one_to_one").drop(
-            columns=["position", "sample_id"]
-        )
+        table = joined(*(cell.group(name).read(self.stop) for name in (SAMPLES, SCORE)))
+        if len(table) != self.stop:
+            raise RuntimeError(f"{len(table)} of {self.stop} images have scores: compute anew with cache=refresh")
+        return table.drop(columns="sample_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +124,8 @@ class Detection:
     @cached_property
     def run_id(self) -> str:
         """Digest of what was asked for, the same for every invocation of the same request."""
-        scores = sorted((cell.store.key, each.stop) for each in self.sets.values() for cell in each.cells.values())
+        every = self.sets.items()
+        scores = sorted((place, cell.store.key, each.stop) for place, each in every for cell in each.cells.values())
         return identity.digest([scores, [settings(self.config.metric[name], "metric") for name in self.metrics]])[:12]
 
     @property
@@ -123,6 +136,10 @@ class Detection:
     def wanted(self) -> list[str]:
         """Detectors that lack scores somewhere."""
         return [name for name in self.detectors if any(each.lacks(name) for each in self.sets.values())]
+
+    def incomplete(self) -> list[str]:
+        """Detectors without scores somewhere, failed ones among them."""
+        return [name for name in self.detectors if any(each.incomplete(name) for each in self.sets.values())]
 
     def unfitted(self) -> list[str]:
         """Detectors that lack scores and the state to make them with."""
@@ -149,7 +166,7 @@ class Detection:
         """Images that missing scores need the network for."""
         jobs = [self.features_job(self.training)] if self.training is not None and self.unfitted() else []
         for each in self.sets.values():
-            if names := [name for name in self.detectors if each.lacks(name)]:
+            if names := [name for name in self.detectors if each.incomplete(name)]:
                 jobs.append(self.job(each, names))
         return sum(shard.stop - shard.start for job in jobs for shard in job.missing())
 
@@ -169,7 +186,7 @@ class Detection:
             kept = sum(shard.stop - shard.start for shard in each.features.group(SAMPLES).shards())
             yield f"{place}: {each.name}, {each.stop} images, features of {min(kept, each.stop)}"
             for name, cell in each.cells.items():
-                yield f"{cell.store.key}  {name:<22} {'to do' if each.lacks(name) else 'done'}"
+                yield f"{cell.store.key}  {name:<22} {'to do' if each.incomplete(name) else 'done'}"
         yield from (f"caution: {each}" for each in self.cautions())
 
 
@@ -203,7 +220,14 @@ def build_detection(config: DictConfig, root: Path) -> Detection:
     layers = sorted({layer for detector in detectors.values() for layer in detector.needs().layers})
     places = {TEST: config.dataset, **({VALIDATION: config.validation} if is_chosen(config.validation) else {})}
     places |= {name: config.ood[name] for name in selected(config.ood)}
-    maker = _Maker(config, network, root, layers, _head(network, build(config.dataset, "dataset", TEST), device))
+    head = _head(network, config, device)
+    for name, detector in detectors.items():
+        if detector.needs().penultimate and head is None:
+            raise ConfigError(
+                f"method {name} reads penultimate features, and {config.model.name} does not end in a linear layer: "
+                "choose detectors on the logits (msp, max_logit, entropy, margin, energy, gen)"
+            )
+    maker = _Maker(config, network, root, layers, head)
     training = None
     if any(detector.needs().training for detector in detectors.values()):
         training = maker.image_set(config.train, TRAIN)
@@ -211,7 +235,10 @@ def build_detection(config: DictConfig, root: Path) -> Detection:
     return Detection(config, network, device, root, detectors, metrics, sets, training)
 
 
-def _head(network: Network, dataset: Dataset, device: torch.device) -> LinearHead | None:
+def _head(network: Network, config: DictConfig, device: torch.device) -> LinearHead | None:
+    dataset: Dataset = build(config.dataset, "dataset", config.dataset.name)
+    if len(dataset) == 0:
+        raise ConfigError(f"dataset {config.dataset.name} has no samples")
     return linear_head(network, dataset[0].image.to(device))
 
 
@@ -226,6 +253,11 @@ def _check(
                 network.check_layer(layer)
             except ValueError as error:
                 raise ConfigError(f"method {name}: {error}. Set method.{name}.layers") from error
+    if reserved := sorted(set(selected(config.ood)) & RESERVED):
+        raise ConfigError(f"ood={reserved}: these names mean something else; give the file of the set another name")
+    shown = [config.dataset.name, *(config.ood[place].name for place in selected(config.ood))]
+    if repeated := sorted({name for name in shown if shown.count(name) > 1}):
+        raise ConfigError(f"two data sets are called {', '.join(repeated)}: give them names (ood.SET.name=...)")
     for name, metric in metrics.items():
         if not hasattr(metric, "PARTNERS"):
             raise ConfigError(f"metric {name} measures attributions, and the methods are detectors: metric=[ood]")
@@ -250,8 +282,10 @@ class _Maker:
         dataset: Dataset = build(bare, "dataset", node.name)
         if len(dataset) == 0:
             raise ConfigError(f"dataset {node.name} has no samples")
-        limit = node.limit if place in (TRAIN, VALIDATION) else self.config.limit
-        order = None if place == TRAIN else self.config.subset_seed
+        limit = node.limit if "limit" in node else self.config.limit
+        order = self.config.subset_seed
+        if place == TRAIN:  # files are often sorted by class: a limited training set is a random one
+            order = None if limit is None else self.config.seed
         about = identity.features_identity(
             model=settings(self.config.model, "model"),
             weights=self.network.fingerprint,
@@ -350,7 +384,9 @@ def fit(detection: Detection, names: list[str], outcome: Outcome) -> None:
         path = detection.sets[TEST].cells[name].fit
         assert path is not None
         detector = cast(FittedDetector, detection.detectors[name])
-        _guarded(detection, name, f"fit {name}", training.count, partial(_put_fit, detector, training, path), outcome)
+        _guarded(
+            detection, name, None, f"fit {name}", training.count, partial(_put_fit, detector, training, path), outcome
+        )
 
 
 def _put_fit(detector: FittedDetector, training: TrainingSet, path: Path) -> None:
@@ -358,33 +394,48 @@ def _put_fit(detector: FittedDetector, training: TrainingSet, path: Path) -> Non
     write_atomically(path, save({key: value.contiguous() for key, value in state.items()}))
 
 
-def score(detection: Detection, image_set: ImageSet, names: list[str], outcome: Outcome) -> None:
+def score(detection: Detection, place: str, names: list[str], outcome: Outcome) -> None:
     """Score a set's features with detectors that need nothing else."""
+    image_set = detection.sets[place]
     samples = image_set.features.group(SAMPLES).read(image_set.stop)
-    missing = {name: image_set.cells[name].group(SCORE).missing(shards_of(image_set.stop, PART)) for name in names}
+    shards = shards_of(image_set.stop, PART)
+    missing = {
+        name: {s for group in (SAMPLES, SCORE) for s in image_set.cells[name].group(group).missing(shards)}
+        for name in names
+    }
     for number, part in enumerate(image_set.features.parts(image_set.stop)):
         shard = Shard(number * PART, number * PART + len(part))
         rows = samples[(samples.position >= shard.start) & (samples.position < shard.stop)]
         for name in names:
             cell = image_set.cells[name]
             if shard in missing[name] and not cell.group(SCORE).failed.exists():
-                _guarded(detection, name, name, len(part), partial(_put_scores, cell, part, rows), outcome)
+                _guarded(detection, name, place, name, len(part), partial(_put_scores, cell, part, rows), outcome)
 
 
 def _put_scores(cell: ScoreCell, features: Features, rows: pd.DataFrame) -> None:
-    scores = cell.detector.score(features, cell.state)
-    if scores.shape != (len(features),) or not bool(scores.isfinite().all()):
-        raise ValueError(f"{cell.name} returned {list(scores.shape)} scores for {len(features)} images, or not finite")
+    scores = _checked(cell.name, cell.detector.score(features, cell.state), len(features))
     shard = Shard(int(rows.position.iloc[0]), int(rows.position.iloc[-1]) + 1)
     names = {column: rows[column].to_numpy() for column in ("position", "sample_id")}
     cell.group(SAMPLES).write(shard, {column: rows[column].to_numpy() for column in rows.columns})
     cell.group(SCORE).write(shard, {**names, SCORE: scores.numpy()})
 
 
+def _checked(name: str, scores: Tensor, images: int) -> Tensor:
+    if scores.shape != (images,) or not bool(scores.isfinite().all()):
+        raise ValueError(f"{name} returned {list(scores.shape)} scores for {images} images, or not finite")
+    return scores
+
+
 def _guarded(
-    detection: Detection, name: str, work: str, images: int, make: Callable[[], None], outcome: Outcome
+    detection: Detection,
+    name: str,
+    place: str | None,
+    work: str,
+    images: int,
+    make: Callable[[], None],
+    outcome: Outcome,
 ) -> None:
-    """Do a detector's work on the clock; if it raises, the detector has failed everywhere."""
+    """Do a detector's work on the clock; if it raises, the detector has failed on that set, or (None) everywhere."""
     start, passes = time.perf_counter(), detection.network.passes
     before = type(passes)(passes.forward, passes.backward, passes.head)
     try:
@@ -392,14 +443,14 @@ def _guarded(
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         outcome.failures[name] = why
-        mark_failed(detection, name, why, traceback.format_exc())
+        mark_failed(detection, name, place, why, traceback.format_exc())
     cost = outcome.costs.setdefault(work, Cost())
     cost.wall_s += time.perf_counter() - start
     cost.images += images
     cost.passes += detection.network.passes - before
 
 
-def mark_failed(detection: Detection, name: str, why: str, trace: str = "") -> None:
-    """A detector that failed on one set has failed: its rows say why."""
-    for image_set in detection.sets.values():
-        write_json(image_set.cells[name].group(SCORE).failed, {"why": why, "traceback": trace})
+def mark_failed(detection: Detection, name: str, place: str | None, why: str, trace: str = "") -> None:
+    """A detector failed on one set, or (None) on all of them: its rows will say why."""
+    for each in detection.sets.values() if place is None else [detection.sets[place]]:
+        write_json(each.cells[name].group(SCORE).failed, {"why": why, "traceback": trace})

@@ -228,7 +228,7 @@ def remove_leftovers(root: Path) -> int:
     abandoned = [path for path in root.glob("**/.*.tmp") if not _writer_alive(path)]
     for path in abandoned:
         path.unlink(missing_ok=True)
-    locks = [lock for lock in map(Lock, root.glob("*/locks/*.lock")) if lock.acquire()]
+    locks = [lock for lock in map(Lock, root.glob("**/locks/*.lock")) if lock.acquire()]
     for lock in locks:
         lock.release()
     return len(abandoned) + len(locks)

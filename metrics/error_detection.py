@@ -50,7 +50,8 @@ class Images(NamedTuple):
 
     @classmethod
     def of(cls, table: pd.DataFrame, subset: str) -> "Images":
-        """From a table's `score` and `is_error`."""
+        """From a table's `score` and `is_error`; an image without a label is neither right nor wrong."""
+        table = table[table["label"] >= 0]
         return cls(table["score"].to_numpy(float), table["is_error"].to_numpy(bool), subset)
 
     @property

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from datasets.scenes_ood import ScenesOOD
 from harness import launch
 from harness.config import ConfigError, compose_config
 from harness.detect import score_all
@@ -17,6 +18,7 @@ from harness.network import ForwardPass, Network
 from harness.processes import Rank
 from harness.score import TEST, Detection, build_detection, training_set
 from harness.store import Group, Shard
+from harness.types import Sample
 from methods.ood.odin import ODIN
 from methods.ood.react import ReAct
 
@@ -154,11 +156,52 @@ def test_a_failing_detector_does_not_lose_the_others(tmp_path: Path, monkeypatch
     assert len(values(pd.read_csv(tmp_path / "tidy/results.csv"), "auroc")) == 3  # no row of the earlier run stays
 
 
+def test_a_bad_image_loses_its_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other set keeps its rows, the average says what is missing, and the exit code is 1."""
+    read = ScenesOOD.__getitem__
+
+    def broken(self: ScenesOOD, index: int) -> Sample:
+        if self.kind == "shapes" and index == 20:
+            raise OSError("bad image")
+        return read(self, index)
+
+    monkeypatch.setattr(ScenesOOD, "__getitem__", broken)
+    config = compose_config([*SMALL, "method=[msp,odin]", f"results={tmp_path}"])
+    assert launch.run(config, []) == 1
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    ok = frame[frame.status == "ok"]
+    assert set(values(ok, "auroc")) == {("msp", "scenes_noise"), ("odin", "scenes_noise")}
+    assert set(frame[frame.dataset == "scenes_shapes"].status.str.contains("bad image")) == {True}
+    assert frame[frame.dataset == "average"].status.str.contains("no scores of scenes_shapes").all()
+
+
+def test_a_run_shows_its_own_rows_alone(tmp_path: Path) -> None:
+    """Another test set's rows about the same OOD sets stay in the tidy table, not in this run's."""
+    run(tmp_path, "dataset.size=24", "method=[msp]")
+    run(tmp_path, "method=[msp]")
+    folders = sorted((tmp_path / "runs").glob("*/results.csv"))
+    assert len(folders) == 2
+    for path in folders:
+        frame = pd.read_csv(path)
+        assert not frame.duplicated(["method", "dataset", "stat", "variant"]).any()
+    both = pd.read_csv(tmp_path / "tidy/results.csv")
+    assert len(both[(both.stat == "auroc") & (both.dataset == "scenes_noise")]) == 2
+
+
+def test_half_written_scores_are_completed(tmp_path: Path) -> None:
+    """A shard of `samples` lost after the scores were written: computed again, the table as before."""
+    run(tmp_path, "method=[odin]")
+    before = (tmp_path / "tidy/results.csv").read_bytes()
+    next((tmp_path / "store").glob("*/samples/*.parquet")).unlink()
+    run(tmp_path, "method=[odin]")
+    assert (tmp_path / "tidy/results.csv").read_bytes() == before
+
+
 def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a failure of that detector, not as a row."""
     monkeypatch.setattr(ReAct, "score", lambda *_: torch.full((48,), torch.nan))
     assert launch.run(compose_config([*SMALL, "method=[react]", f"results={tmp_path}"]), []) == 1
-    assert "not finite" in pd.read_csv(tmp_path / "tidy/results.csv").status.iloc[0]
+    assert pd.read_csv(tmp_path / "tidy/results.csv").status.str.contains("not finite").any()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +212,8 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pyt
         (["ood=[]"], r"ood=\[NAME"),
         (["metric=[pointing_game]"], "measures attributions"),
         (["method=[mahalanobis]", "method.mahalanobis.layers=[nowhere]"], "method.mahalanobis.layers"),
+        (["ood.scenes_noise.name=scenes"], "two data sets are called scenes"),
+        (["cache=only"], "cache=only, but scores"),
     ],
 )
 def test_impossible_requests(overrides: list[str], says: str, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from harness.detection_plots import _risk, _roc, _threshold, draw_histograms, dr
 def table(scores: ArrayLike, wrong: ArrayLike | None = None) -> pd.DataFrame:
     """A score table; without `wrong` every prediction is right."""
     scores = np.asarray(scores, dtype=float)
-    return pd.DataFrame({"score": scores, "is_error": np.zeros(len(scores), bool) if wrong is None else wrong})
+    flags = np.zeros(len(scores), bool) if wrong is None else wrong
+    return pd.DataFrame({"score": scores, "is_error": flags, "label": 0})
 
 
 def normal(shift: float, n: int = 200, seed: int = 0) -> np.ndarray:

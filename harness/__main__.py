@@ -76,8 +76,8 @@ def _describe_cell(prefix: str, root: Path) -> None:
 def validate(arguments: argparse.Namespace) -> int:
     """Compose and build a config without computing; without overrides, compose every choice of every group."""
     if arguments.overrides:
+        from harness.detector_plan import build_detection, detects
         from harness.plan import build_job
-        from harness.score import build_detection, detects
 
         config = compose_config([*arguments.overrides, "dry_run=true"])
         make = build_detection if detects(config) else build_job
@@ -95,11 +95,11 @@ def validate(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Print the cells, what is missing of them, and a time estimate."""
+    from harness.detector_plan import build_detection, detects
     from harness.estimate import estimate, forward_seconds
     from harness.plan import build_job
     from harness.processes import process_count
     from harness.repro import make_deterministic
-    from harness.score import build_detection, detects
 
     config = compose_config([*arguments.overrides, "dry_run=true"])
     make_deterministic(config.compute.threads)

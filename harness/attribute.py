@@ -8,7 +8,6 @@ from torch import Tensor
 from harness.frames import gaussian_blur
 from harness.job import Cell
 from harness.network import ForwardPass
-from harness.targets import predicted
 from harness.types import Attribution, Attributor, Batch, FramedMaps, Metric, Needs, SampleRng, columns_to_numpy
 
 
@@ -35,7 +34,7 @@ class AttributionCell(Cell):
         columns = {
             "label": label,
             "top": forward.scores.argmax(1)[image],
-            "predicted": predicted(forward)[image, label],
+            "predicted": forward.network.predicts(forward.logits)[image, label],
             "logit": forward.scores[image, label],
             "probability": forward.probabilities[image, label],
         }

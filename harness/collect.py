@@ -60,7 +60,7 @@ def _settings(identity: dict[str, Any]) -> str:
     method = {k: v for k, v in identity["method"].items() if not k.startswith("_")}
     made = {"method": method, "protocol": identity["protocol"]}
     if training := identity.get("training"):
-        made["training"] = {"images": training["images"], "data": training["features"]["dataset"]["fingerprint"]}
+        made["training"] = {"images": training["images"], "data": training["data"]["dataset"]["fingerprint"]}
     return canonical(made)
 
 

@@ -43,6 +43,16 @@ def roc_statistics(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95
     return {name: float(value[0]) for name, value in curve_statistics(counts[0], counts[1], tpr).items()}
 
 
+def acceptance_limit(scores: ArrayLike, tpr: float = 0.95) -> float:
+    """The threshold of `fpr_id_pos`: what scores less is accepted, as a share of `tpr` of these scores [N] is.
+
+    Raises:
+        ValueError: no scores, or one is not a number.
+    """
+    falling = np.sort(_numbers(scores))[::-1]
+    return float(falling[min(int(np.rint(round(1 - tpr, 9) * len(falling))), len(falling) - 1)])
+
+
 def roc_bootstrap(
     negatives: ArrayLike,
     positives: ArrayLike,

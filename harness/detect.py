@@ -12,17 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from harness import identity
 from harness.build import settings
 from harness.config import ConfigError
+from harness.detection import AVERAGE
 from harness.detection_plots import draw_histograms, draw_risk_coverage, draw_roc
+from harness.detector_plan import SCORE, TEST, TRAIN, VALIDATION, Detection, build_detection
 from harness.evaluate import Outcome
 from harness.features import FEATURES
 from harness.job import Job
 from harness.processes import Rank, compute, merge
 from harness.record import finish
-from harness.score import SCORE, TEST, TRAIN, VALIDATION, Detection, ImageSet, build_detection, fit, mark_failed, score
+from harness.score import fit, mark_failed, score
 from harness.store import CellStore, Group, write_json
 from harness.types import ResultRow
-
-AVERAGE = "average"
 
 
 def run_detectors(config: DictConfig, overrides: list[str], root: Path, started: float, rank: Rank) -> int:
@@ -50,13 +50,9 @@ def run_detectors(config: DictConfig, overrides: list[str], root: Path, started:
 
 
 def _failed(detection: Detection) -> list[str]:
-    return [
-        name for name in detection.detectors if any(s.cells[name].group(SCORE).failed.exists() for s in _all(detection))
-    ]
-
-
-def _all(detection: Detection) -> list[ImageSet]:
-    return list(detection.sets.values())
+    """Detectors that failed on some set."""
+    every = detection.sets.values()
+    return [name for name in detection.detectors if any(s.cells[name].group(SCORE).failed.exists() for s in every)]
 
 
 def prepare(detection: Detection) -> None:
@@ -158,7 +154,7 @@ def _group(detection: Detection, store: CellStore, detector: str, metric: str) -
         "name": metric,
         "paired": [],
         "kind": "ood" if made.PARTNERS == "ood" else "error",
-        "reference": test.label if made.PARTNERS == "ood" else "",
+        "reference": test.title if made.PARTNERS == "ood" else "",
     }
     others = [TEST] if made.PARTNERS == "ood" else [place for place in (VALIDATION,) if place in detection.sets]
     about["identity"]["compared"] = {

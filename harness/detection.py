@@ -8,7 +8,7 @@ those that need the image again (ODIN's perturbation) say so in `needs`. N image
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from torch import Tensor
 from harness.network import ForwardPass, Network
 from harness.types import ResultRow
 
+T = TypeVar("T")
+AVERAGE = "average"  # of the ood sets, in place of a set's name
 State = dict[str, Tensor]  # what a fit leaves; stored as safetensors
 
 
@@ -30,6 +32,10 @@ class LinearHead(NamedTuple):
     def __call__(self, features: Tensor) -> Tensor:
         """Logits [N,C] of features [N,D]."""
         return features @ self.weight.T + self.bias
+
+    def cpu(self) -> "LinearHead":
+        """On the CPU."""
+        return LinearHead(self.weight.cpu(), self.bias.cpu())
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +99,17 @@ class Features:
             labels=self.labels[index],
             penultimate=None if self.penultimate is None else self.penultimate[index],
             layers={name: values[index] for name, values in self.layers.items()},
+        )
+
+    def cpu(self) -> "Features":
+        """On the CPU, where detectors fit and score whatever the network runs on."""
+        return replace(
+            self,
+            logits=self.logits.cpu(),
+            labels=self.labels.cpu(),
+            penultimate=None if self.penultimate is None else self.penultimate.cpu(),
+            layers={name: values.cpu() for name, values in self.layers.items()},
+            head=None if self.head is None else self.head.cpu(),
         )
 
 
@@ -202,21 +219,21 @@ class TrainingSet:
     @property
     def network(self) -> Network:
         """For detectors that look at images."""
-        if self._network is None:
-            raise ValueError("this training set has features only: its images are needed")
-        return self._network
+        return _given(self._network, "network")
 
     def images(self, rows: np.ndarray) -> Tensor:
         """Images [n,3,H,W] in [0,1]."""
-        if self._images is None:
-            raise ValueError("this training set has features only: its images are needed")
-        return self._images(rows)
+        return _given(self._images, "images")(rows)
 
     def features_of(self, images: Tensor) -> Features:
         """Features of any images [n,3,H,W] in [0,1] under the same network."""
-        if self._features_of is None:
-            raise ValueError("this training set has features only: its network is needed")
-        return self._features_of(images)
+        return _given(self._features_of, "network")(images)
+
+
+def _given(value: T | None, what: str) -> T:
+    if value is None:
+        raise ValueError(f"this training set has features only: its {what} is needed")
+    return value
 
 
 def _no_moments(classes: int, width: int) -> Moments:
@@ -308,7 +325,7 @@ class ImageDetector(Detector, Protocol):
 
 
 class DetectionMetric(Protocol):
-    """Aggregates of score tables: columns image_id, label, predicted, is_error (bool), score.
+    """Aggregates of score tables: columns image_id, label (-1: none), predicted, is_error (bool), score.
 
     PARTNERS: which other sets it reads beside the test set: the `ood` sets, or the `validation` set.
     """
@@ -319,5 +336,5 @@ class DetectionMetric(Protocol):
     def summarize(self, test: pd.DataFrame, partners: Mapping[str, pd.DataFrame]) -> dict[str, list[ResultRow]]:
         """Rows by the name of the data set that they are about.
 
-        `ood`: a list for each partner, and one named `average` over all of them. `validation`: a list named `test`.
+        `ood`: a list for each partner, and one named `AVERAGE` over all of them. `validation`: a list named `test`.
         """

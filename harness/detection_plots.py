@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.curves import risk_bootstrap, roc_statistics
+from harness.curves import acceptance_limit, risk_bootstrap, roc_statistics
 from harness.stats import Array
 
 BINS = 60
@@ -36,11 +36,12 @@ def draw_histograms(inside: pd.DataFrame, sets: Mapping[str, pd.DataFrame], path
         axis.set_title(name, fontsize=9)
         if len(accepted) and len(_scores(table)):
             axis.axvline(
-                _threshold(accepted), color=QUIET, linewidth=1, linestyle="--", label="95 % of in distribution"
+                acceptance_limit(accepted), color=QUIET, linewidth=1, linestyle="--", label="95 % of in distribution"
             )
             rate = roc_statistics(accepted, _scores(table))["fpr_id_pos"]
             axis.set_title(f"{name}: {100 * rate:.1f} % left of the line", fontsize=9)
         axis.set_yticks([])
+        axis.locator_params(axis="x", nbins=5)  # ODIN's scores have five digits
     _label(axes, "score (higher = more likely OOD)", "density")
     _legend_below(figure, axes, title)
     _save(figure, path)
@@ -89,11 +90,6 @@ def draw_risk_coverage(detectors: Mapping[str, pd.DataFrame], path: Path) -> Non
 
 def _scores(table: pd.DataFrame) -> Array:
     return table["score"].dropna().to_numpy(np.float64)
-
-
-def _threshold(accepted: Array) -> float:
-    """The score that 95 % of the in-distribution images do not exceed, as FPR95 takes it."""
-    return float(np.sort(accepted)[::-1][round(0.05 * len(accepted))])
 
 
 def _range(accepted: Array, others: Array) -> tuple[float, float]:

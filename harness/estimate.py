@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from harness.collect import runs_table
+from harness.detector_plan import TEST, Detection
 from harness.evaluate import SHARED, share
 from harness.job import Cell, Job
 from harness.repro import environment
-from harness.score import TEST, Detection
 
 PROBE_IMAGES = 2
 

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from harness.job import Cell, Job
-from harness.network import ForwardPass, Passes
+from harness.network import ForwardPass, Network, Passes
 from harness.store import SAMPLES, Lock, Shard, write_json
 from harness.types import Batch, Sample, columns_to_numpy
 
@@ -50,25 +50,25 @@ class Outcome:
     batch_size: int = 0
 
 
-class _Clock:
+class Clock:
     """Adds wall time and passes of a block to a method's cost; waits for the GPU at both ends."""
 
-    def __init__(self, job: Job, outcome: Outcome, name: str, images: int = 0, pairs: int = 0) -> None:
-        self.job, self.cost = job, outcome.costs.setdefault(name, Cost())
+    def __init__(self, network: Network, outcome: Outcome, name: str, images: int = 0, pairs: int = 0) -> None:
+        self.network, self.cost = network, outcome.costs.setdefault(name, Cost())
         self.cost.images += images
         self.cost.pairs += pairs
 
     def _now(self) -> float:
-        if self.job.device.type == "cuda":
-            torch.cuda.synchronize(self.job.device)
+        if self.network.mean.is_cuda:
+            torch.cuda.synchronize(self.network.mean.device)
         return time.perf_counter()
 
     def __enter__(self) -> None:
-        self.passes, self.start = replace(self.job.network.passes), self._now()
+        self.passes, self.start = replace(self.network.passes), self._now()
 
     def __exit__(self, *_: object) -> None:
         self.cost.wall_s += self._now() - self.start
-        self.cost.passes += self.job.network.passes - self.passes
+        self.cost.passes += self.network.passes - self.passes
 
 
 def evaluate(job: Job, first: int = 0, report: Report = lambda images: None, parent: int | None = None) -> Outcome:
@@ -145,8 +145,7 @@ def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tup
 
     def take() -> Iterator[list[int]]:
         for shard, wanted in turn.items():
-            locks = {cell.name: cell.store.lock(shard) for cell in job.cells if cell.name in wanted}
-            held = {name: lock for name, lock in locks.items() if lock.acquire()}
+            held = _all_locks({cell.name: cell.store.lock(shard) for cell in job.cells if cell.name in wanted})
             task = _Task(shard, _still_missing(job, shard, wanted, held), held)
             if task.wanted:
                 taken.append(task)
@@ -171,6 +170,21 @@ def _load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tup
             task.release()
 
 
+def _all_locks(locks: dict[str, Lock]) -> dict[str, Lock]:
+    """All locks of a shard or, when another process holds one, none: two would both load and forward its images.
+
+    Tried in one order everywhere, so of processes that want the same cells one gets them all.
+    """
+    held: list[Lock] = []
+    for lock in sorted(locks.values(), key=lambda lock: str(lock.path)):
+        if not lock.acquire():
+            for other in held:
+                other.release()
+            return {}
+        held.append(lock)
+    return locks
+
+
 class _Unreadable(Exception):
     """The data set raised."""
 
@@ -179,7 +193,7 @@ def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample]") -> Iterator
     """The loader's batches; waiting for them counts as shared time."""
     batches = iter(loader)
     while True:
-        with _Clock(job, outcome, SHARED):
+        with Clock(job.network, outcome, SHARED):
             try:
                 samples = next(batches, None)
             except Exception as error:
@@ -245,7 +259,7 @@ def _passes(
     if not cells:
         return []
     try:
-        with _Clock(job, outcome, SHARED, len(samples)):
+        with Clock(job.network, outcome, SHARED, len(samples)):
             return [(*share(job, samples, cells, outcome.batch_size), cells)]
     except Exception as error:
         if len(cells) == 1:
@@ -287,7 +301,7 @@ def _measure_cell(
     if not groups:
         return
     try:
-        with _Clock(job, outcome, cell.name, len(batch.samples), len(names["position"])):
+        with Clock(job.network, outcome, cell.name, len(batch.samples), len(names["position"])):
             prepared = cell.prepare(batch, forward)
     except Exception as error:
         _fail(job, cell, sorted(cell.groups), error, outcome)
@@ -298,7 +312,7 @@ def _measure_cell(
         try:
             same = cell.cost_of(group) == cell.name  # its images are counted above
             counts = (0, 0) if same else (len(batch.samples), len(names["position"]))
-            with _Clock(job, outcome, cell.cost_of(group), *counts):
+            with Clock(job.network, outcome, cell.cost_of(group), *counts):
                 columns = columns_to_numpy(cell.columns(group, prepared, batch, forward).items())
             yield group, {**names, **columns}
         except Exception as error:

@@ -54,15 +54,13 @@ def label_of(sample: Sample, predicted: int) -> int:
 
 
 def image_columns(batch: Batch, forward: ForwardPass) -> dict[str, np.ndarray]:
-    """Who each image is, its class, and whether the network's prediction is wrong."""
+    """Who each image is, its class (see `label_of`), and the network's: [B] each."""
     predicted = forward.scores.argmax(1).cpu().numpy()
     labels = [label_of(sample, int(top)) for sample, top in zip(batch.samples, predicted, strict=True)]
-    label = np.array(labels, dtype=np.int64)
     return {
         "image_id": np.array(batch.image_ids, dtype=object),
-        "label": label,
+        "label": np.array(labels, dtype=np.int64),
         "predicted": predicted,
-        "is_error": (label >= 0) & (label != predicted),
     }
 
 
@@ -102,7 +100,7 @@ class FeatureCell(ImageCell):
         if head is not None:
             taps[PENULTIMATE] = lambda forward: forward.penultimate
         taps |= {_group_of(layer): _layer_tap(layer) for layer in layers}
-        groups = {name: name.replace("/", "_") for name in (SAMPLES, *taps)}
+        groups = {name: name for name in (SAMPLES, *taps)}
         store = CellStore(root / FEATURES, key)
         return cls(FEATURES, store, groups, taps, tuple(layers), head, network.activation == "sigmoid")
 
@@ -116,7 +114,7 @@ class FeatureCell(ImageCell):
 
     def parts(self, stop: int) -> Iterator[Features]:
         """The features of images 0 .. stop-1 in order, PART rows at a time."""
-        names = [name for name in self.groups if name != SAMPLES]
+        names, head = [name for name in self.groups if name != SAMPLES], None if self.head is None else self.head.cpu()
         columns = [_column(self.group(name), "values", stop) for name in names]
         labels = _column(self.group(SAMPLES), "label", stop)
         for label, *values in zip(labels, *columns, strict=True):
@@ -126,14 +124,9 @@ class FeatureCell(ImageCell):
                 torch.from_numpy(label),
                 part.get(PENULTIMATE),
                 {layer: part[_group_of(layer)] for layer in self.layers},
-                self.head_on_cpu,
+                head,
                 self.sigmoid,
             )
-
-    @property
-    def head_on_cpu(self) -> LinearHead | None:
-        """Detectors score on the CPU, whatever the network runs on."""
-        return None if self.head is None else LinearHead(self.head.weight.cpu(), self.head.bias.cpu())
 
 
 def features_of(forward: ForwardPass, cell: FeatureCell) -> Features:

@@ -49,9 +49,9 @@ def resize_to_frames(values: Tensor, frames: Tensor) -> Tensor:
     return resized * valid_pixels(frames)
 
 
-def gaussian_blur(values: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of maps [P,h,w], sigma in pixels, half-width ceil(4 sigma), borders replicated."""
-    half = math.ceil(4 * sigma)
+def gaussian_blur(values: Tensor, sigma: float, half: int | None = None) -> Tensor:
+    """Gaussian blur of maps [P,h,w], sigma in pixels, borders replicated; half-width in pixels, else ceil(4 sigma)."""
+    half = math.ceil(4 * sigma) if half is None else half
     offsets = torch.arange(-half, half + 1, dtype=values.dtype, device=values.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)

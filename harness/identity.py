@@ -31,52 +31,46 @@ def content(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: content(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
+def data_identity(
+    *, model: dict[str, Any], weights: str, dataset: dict[str, Any], data: str, order: int | None, precision: str
+) -> dict[str, Any]:
+    """The identity of a data set under a network: all that its logits and features depend on.
+
+    Args:
+        model, dataset: settings including `_target_`.
+        weights, data: fingerprints.
+        order: seed of the order of images, None for the dataset's own.
+    """
+    return {
+        "schema": SCHEMA,
+        "model": content(model) | {"fingerprint": weights},
+        "dataset": content(dataset) | {"fingerprint": data, "order": order},
+        "precision": precision,
+    }
+
+
 def cell_identity(
+    data: dict[str, Any],
     *,
     names: dict[str, str],
-    model: dict[str, Any],
-    weights: str,
-    dataset: dict[str, Any],
-    data: str,
-    order: int | None,
     protocol: dict[str, Any],
     method: dict[str, Any],
     version: int,
     seed: int,
-    precision: str,
+    training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The identity of a cell, as stored beside its results.
 
     Args:
+        data: `data_identity`.
         names: of model, dataset, protocol and method, as tables show them: a table row must say what was asked.
-        model, dataset, method: settings including `_target_`.
-        weights, data: fingerprints.
-        order: seed of the order of images, None for the dataset's own.
         protocol: the conventions that reach this method.
-        version: the method's VERSION.
+        method: settings including `_target_`. version: the method's VERSION.
+        training: what the method is fitted on, if it is: the `data_identity` (`data`), and how many `images` of it.
     """
-    return {
-        "schema": SCHEMA,
-        "names": names,
-        "model": content(model) | {"fingerprint": weights},
-        "dataset": content(dataset) | {"fingerprint": data, "order": order},
-        "protocol": protocol,
-        "method": method | {"version": version},
-        "seed": seed,
-        "precision": precision,
-    }
-
-
-def features_identity(
-    *, model: dict[str, Any], weights: str, dataset: dict[str, Any], data: str, order: int | None, precision: str
-) -> dict[str, Any]:
-    """The identity of a data set's features: as `cell_identity`, without what no feature depends on."""
-    return {
-        "schema": SCHEMA,
-        "model": content(model) | {"fingerprint": weights},
-        "dataset": content(dataset) | {"fingerprint": data, "order": order},
-        "precision": precision,
-    }
+    fitted = {} if training is None else {"training": training}
+    made = {"names": names, "protocol": protocol, "method": method | {"version": version}, "seed": seed}
+    return {**data, **made, **fitted}
 
 
 def metric_identity(metric: dict[str, Any], version: int, summary_only: Sequence[str] = ()) -> dict[str, Any]:

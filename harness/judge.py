@@ -7,9 +7,10 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from harness.config import ConfigError, compose_config
+from harness.curves import acceptance_limit
 from harness.detect import prepare, score_all
+from harness.detector_plan import SCORE, TEST, Detection, build_detection
 from harness.processes import Rank
-from harness.score import SCORE, TEST, Detection, build_detection
 
 PLACE = "files"  # the user's images, as a set of conf/ood
 
@@ -71,4 +72,4 @@ def _limit(scores: pd.Series, threshold: str) -> float:
     share = float(threshold[2:]) / 100
     if not 0 < share < 1:
         raise ConfigError(f"--threshold {threshold}: give a percentage between 0 and 100, as in id95")
-    return float(scores.sort_values(ascending=False).iloc[min(round((1 - share) * len(scores)), len(scores) - 1)])
+    return acceptance_limit(scores, share)

@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from harness.collect import joined
 from harness.config import ConfigError
 from harness.detect import run_detectors
+from harness.detector_plan import detects
 from harness.job import Cell, Job
 from harness.plan import build_job
 from harness.processes import Rank, compute
 from harness.record import finish
 from harness.repro import make_deterministic
-from harness.score import detects
 from harness.store import SAMPLES, write_json
 from harness.types import ResultRow
 

@@ -195,12 +195,28 @@ class Network:
 
         A group's is the sum of its members' where they exclude each other (softmax), their largest otherwise.
         """
-        if self.activation == "sigmoid":
-            return self.scores(logits).sigmoid()
-        each = logits.softmax(1)
+        each = self.output_probabilities(logits)
         if self.groups is None:
             return each
+        if self.activation == "sigmoid":
+            return self.scores(logits).sigmoid()
         return torch.stack([each[:, list(members)].sum(1) for members in self.groups], 1)
+
+    def output_probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of each output, also where outputs are grouped into classes; the shape of the logits [R,C]."""
+        return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+
+    def predicts(self, logits: Tensor) -> Tensor:
+        """Which classes are predicted, bool [R,C]: the best one (softmax), those of at least 0.5 (sigmoid).
+
+        Grouped outputs are not exclusive, so a group is predicted when either is true.
+        """
+        scores = self.scores(logits)
+        best = torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1]).bool()
+        if self.groups is None and self.activation == "softmax":
+            return best
+        likely = self.probabilities(logits) >= 0.5
+        return likely if self.groups is None else best | likely
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logit of each class [B,C]; a group's is its highest member's, -inf without members."""

@@ -64,22 +64,16 @@ def _cell(
         except ValueError as error:
             raise ConfigError(f"method {name}: {error}. Set method.{name}.layer or model.target_layer") from error
     smooth = float(config.protocol.smooth.get(name, 0.0))
-    labels = _labels(config, name, network)
+    labels = cell_labels(config, network, config.dataset.name, name, config.protocol.name, "attribution")
     cell = identity.cell_identity(
-        names={part: labels[part] for part in ("model", "dataset", "protocol", "method")},
-        model=settings(config.model, "model"),
-        weights=network.fingerprint,
-        dataset=settings(config.dataset, "dataset"),
-        data=dataset.fingerprint(),
-        order=config.subset_seed,
+        data_identity(config, network, config.dataset, dataset, config.subset_seed),
+        names=shown_names(labels),
         protocol={"targets": config.protocol.targets, "smooth": smooth},
         method=settings(config.method[name], "method"),
         version=attributor.VERSION,
         seed=config.seed,
-        precision=config.precision,
     )
-    key = identity.digest(cell)
-    store = CellStore(root, key)
+    store = CellStore(root, identity.digest(cell))
     described = {metric: _group(config, metric, made) for metric, made in metrics.items()}
     groups = {SAMPLES: SAMPLES} | {metric: identity.digest(value["identity"]) for metric, value in described.items()}
     if not config.dry_run:
@@ -95,17 +89,38 @@ def _group(config: DictConfig, name: str, metric: Metric) -> dict[str, Any]:
     return {"identity": made, "name": name, "paired": list(metric.PAIRED)}
 
 
-def _labels(config: DictConfig, method: str, network: Network) -> dict[str, Any]:
+def data_identity(
+    config: DictConfig, network: Network, node: DictConfig, dataset: Dataset, order: int | None
+) -> dict[str, Any]:
+    """The identity of a data set, built from `node`, under the config's network."""
+    return identity.data_identity(
+        model=settings(config.model, "model"),
+        weights=network.fingerprint,
+        dataset=settings(node, "dataset"),
+        data=dataset.fingerprint(),
+        order=order,
+        precision=config.precision,
+    )
+
+
+def cell_labels(
+    config: DictConfig, network: Network, dataset: str, method: str, protocol: str, kind: str
+) -> dict[str, Any]:
     """The names under which tables show a cell."""
     inner = config.model.get("network", config.model)  # class groups wrap a network
     stem = Path(str(inner.get("weights") or "random")).stem
     return {
         "model": config.model.name,
         "weights": f"{stem}@{network.fingerprint[:8]}",
-        "dataset": config.dataset.name,
-        "protocol": config.protocol.name,
+        "dataset": dataset,
+        "protocol": protocol,
         "method": method,
-        "kind": "attribution",
+        "kind": kind,
         "seed": config.seed,
         "precision": config.precision,
     }
+
+
+def shown_names(labels: dict[str, Any]) -> dict[str, str]:
+    """Those of the labels that are part of a cell's identity."""
+    return {part: labels[part] for part in ("model", "dataset", "protocol", "method")}

@@ -15,6 +15,9 @@ HEADLINES = (
     *("average_drop", "increase_in_confidence", "average_drop_in_deletion"),
 )
 
+ACROSS = 6  # panels side by side
+SMALL = 0.2  # quantities below it have an axis of their own
+
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay results</title>
 <style>
  body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #222 }
@@ -75,9 +78,9 @@ def _ood_table(shown: pd.DataFrame) -> list[str]:
     if shown.empty:
         return []
     wide = shown.pivot_table(index=["method", "dataset"], columns="stat", values="value", aggfunc="first", sort=False)
-    cells = [f"{100 * row.fpr95_id_pos:.2f} / {100 * row.auroc:.2f}" for row in wide.itertuples()]
+    cells = [" / ".join(f"{100 * value:.2f}" for value in values) for values in wide.to_numpy()]
     table = pd.Series(cells, index=wide.index).unstack("dataset").sort_index()
-    head = f"{shown['reference'].iloc[0]} against ...: FPR95 (in-distribution positive) / AUROC, percent"
+    head = f"{shown['reference'].iloc[0]} against ...: {' / '.join(wide.columns)}, percent"
     return [head, table.to_string(), "intervals and the other conventions are in results.csv"]
 
 
@@ -130,9 +133,13 @@ def _draw(shown: pd.DataFrame, path: Path) -> None:
 
     columns, methods = list(dict.fromkeys(shown["column"])), sorted(set(shown["method"]), reverse=True)
     models = sorted(set(shown["model"]))
-    height = 1.2 + 0.24 * len(methods) * max(1, len(models) / 2)
-    figure, axes = plt.subplots(1, len(columns), figsize=(2.2 + 2.6 * len(columns), height), sharey=True, squeeze=False)
-    for axis, column in zip(axes[0], columns, strict=True):
+    across = min(len(columns), ACROSS)
+    down = -(-len(columns) // across)
+    height = 0.4 + down * (0.8 + 0.24 * len(methods) * max(1, len(models) / 2))
+    figure, axes = plt.subplots(down, across, figsize=(2.2 + 2.6 * across, height), sharey=True, squeeze=False)
+    for axis in axes.flat[len(columns) :]:
+        axis.set_axis_off()
+    for axis, column in zip(axes.flat, columns, strict=False):
         for number, model in enumerate(models):
             part = shown[(shown["column"] == column) & (shown["model"] == model)]
             offset = (number - (len(models) - 1) / 2) * 0.25
@@ -141,9 +148,12 @@ def _draw(shown: pd.DataFrame, path: Path) -> None:
             spread = np.abs(np.stack([value - part["ci_low"].astype(float), part["ci_high"].astype(float) - value]))
             axis.errorbar(value, y, xerr=spread, fmt="o", markersize=4, capsize=2, label=model)
         axis.set_title(column.replace(" ", "\n", 1), fontsize=8)
-        axis.set_xlim(-0.03, 1.03)
+        highest = float(shown.loc[shown["column"] == column, ["value", "ci_high"]].max(axis=None))
+        scale = 1.0 if not highest < SMALL else SMALL  # or all points of a small quantity would fall together
+        axis.set_xlim(-0.03 * scale, 1.03 * scale)
         axis.grid(axis="x", alpha=0.3)
-    axes[0, 0].set_yticks(range(len(methods)), methods)
+    for axis in axes[:, 0]:
+        axis.set_yticks(range(len(methods)), methods)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(models), frameon=False)
     figure.tight_layout(rect=(0, 0.25 / height, 1, 1))

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from harness.curves import RESAMPLES, Statistics, estimate, roc_bootstrap, roc_statistics
+from harness.detection import AVERAGE
 from harness.stats import Estimate
 from harness.types import ResultRow, derive_seed
-
-AVERAGE = "average"
 
 
 class Convention(NamedTuple):

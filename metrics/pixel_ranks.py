@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.frames import gaussian_blur
 from harness.network import ForwardPass, Network, Targets
 from harness.types import SampleRng
 
@@ -64,12 +65,8 @@ class Blur(NamedTuple):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B,C,H,W] of the same shape; borders are replicated."""
-        half = self.kernel_px // 2
-        offsets = torch.arange(-half, half + 1, dtype=images.dtype, device=images.device)
-        weights = torch.exp(-0.5 * (offsets / self.sigma_px) ** 2)
-        weights = (weights / weights.sum()).view(1, 1, -1, 1)
-        padded = F.pad(images.flatten(0, 1)[:, None], (half, half, half, half), mode="replicate")
-        return F.conv2d(F.conv2d(padded, weights), weights.transpose(2, 3)).view_as(images)
+        blurred = gaussian_blur(images.flatten(0, 1), self.sigma_px, half=self.kernel_px // 2)
+        return blurred.view_as(images)
 
 
 def _mean(forward: ForwardPass, blur: Blur, rng: SampleRng) -> Tensor:
@@ -104,10 +101,7 @@ def _top1(network: Network, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _accuracy(network: Network, logits: Tensor, labels: Tensor) -> Tensor:
-    best, likely = _top1(network, logits, labels), (_probability(network, logits, labels) >= 0.5).to(logits)
-    if network.groups is not None:  # do not exclude each other
-        return best.maximum(likely)
-    return best if network.activation == "softmax" else likely
+    return network.predicts(logits).gather(1, labels[:, None])[:, 0].to(logits)
 
 
 def _probability(network: Network, logits: Tensor, labels: Tensor) -> Tensor:

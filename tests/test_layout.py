@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("harness", "methods", "metrics", "datasets")
 CONTRACTS = {"harness.types", "harness.network", "harness.stats", "harness.curves", "harness.detection"}
-# Geometry of frames: ground truth is rasterised by the code that metrics read it with.
-ALSO = {"datasets.annotations": {"harness.frames"}}
+# Geometry of frames: ground truth is rasterised by the code that metrics read it with; images are blurred as maps are.
+ALSO = {"datasets.annotations": {"harness.frames"}, "metrics.pixel_ranks": {"harness.frames"}}
 
 
 class Import(NamedTuple):

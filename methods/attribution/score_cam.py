@@ -14,11 +14,6 @@ from methods.attribution.cam import ChannelWeighting
 Variant = Literal["official", "paper"]
 
 
-def output_probabilities(network: Network, logits: Tensor) -> Tensor:
-    """Probability of each output [R,C], also where outputs are grouped into classes."""
-    return logits.softmax(1) if network.activation == "softmax" else logits.sigmoid()
-
-
 def run_masked(network: Network, inputs: Tensor) -> Tensor:
     """Logits of many inputs [R,3,H,W], in the memory layout in which convolutions are faster (1.2 to 1.4 times, CPU).
 
@@ -75,4 +70,4 @@ class ScoreCAM(ChannelWeighting):
         large = F.interpolate(maps, tuple(size), mode="bilinear", align_corners=self.align_corners)
         low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
         logits = run_masked(forward.network, forward.inputs[rows[:, 0]] * ((large - low) / (high - low)))
-        return logits if self.variant == "paper" else output_probabilities(forward.network, logits)
+        return logits if self.variant == "paper" else forward.network.output_probabilities(logits)

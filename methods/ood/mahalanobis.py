@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from harness.curves import roc_statistics
 from harness.detection import DetectorNeeds, Features, Moments, State, TrainingSet, fitted, pooled
 from harness.network import ForwardPass, Network
 from methods.ood.odin import stepped
@@ -163,7 +164,7 @@ class Mahalanobis:
         # Every second image, for sets are often sorted by class.
         tried = [_regression(a[::2], b[::2]) for a, b in zip(inside, outside, strict=True)]
         rates = [
-            fpr95((a[1::2] @ found.weight).numpy(), (b[1::2] @ found.weight).numpy())
+            roc_statistics((a[1::2] @ found.weight).numpy(), (b[1::2] @ found.weight).numpy())["fpr_id_pos"]
             for found, a, b in zip(tried, inside, outside, strict=True)
         ]
         best = int(np.argmin(rates))
@@ -204,12 +205,6 @@ def fgsm_images(network: Network, images: Tensor, labels: Tensor, eps: float) ->
     gradient = forward.gradient_of(lambda logits, _: cross_entropy(logits, labels, reduction="none"))
     moved = stepped(forward, gradient, -eps, "pixel") * network.std + network.mean
     return moved.clamp(0, 1)
-
-
-def fpr95(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
-    """Share of `outside` that passes where 95 % of `inside` does, by the index rule; higher score = more likely out."""
-    threshold = np.sort(-inside)[round(0.05 * len(inside))]
-    return float((-outside > threshold).mean())
 
 
 def _labelled_rows(training: TrainingSet, count: int) -> tuple[NDArray[np.int64], Tensor]:

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from harness.curves import (
     COVERAGES,
+    acceptance_limit,
     curve_statistics,
     estimate,
     risk_bootstrap,
@@ -239,3 +240,19 @@ def test_an_estimate_of_little() -> None:
     assert np.isnan(estimate(1.0, np.ones(9), "x", 1)[1:4]).all()
     assert np.isnan(estimate(1.0, np.full(9, np.nan), "x", 9)[1:4]).all()
     assert estimate(1.0, np.array([np.nan, 0.0, 1.0]), "x", 9)[2:4] == pytest.approx((0.025, 0.975))
+
+
+def test_the_acceptance_limit_is_the_rates_own_by_hand() -> None:
+    """Twenty scores -20 .. -1: the second largest, -2, is passed by what scores strictly less; the rate says so."""
+    inside, outside = -np.arange(1.0, 21), np.array([-1.0, -2, -2.5, -30])
+    assert acceptance_limit(inside) == -2
+    assert roc_statistics(inside, outside)["fpr_id_pos"] == (outside < -2).mean() == 0.5
+
+
+@pytest.mark.parametrize("tpr", [0.95, 0.9, 0.995, 0.5])
+def test_the_acceptance_limit_is_the_rates_own(tpr: float) -> None:
+    """Against the rate from tables of counts, on 210 and 130 scores with ties; exactly."""
+    generator = np.random.default_rng(0)
+    inside, outside = (np.round(generator.normal(centre, 1, n), 1) for centre, n in ((0, 210), (1, 130)))
+    rate = (outside < acceptance_limit(inside, tpr)).mean()
+    assert roc_statistics(inside, outside, tpr)["fpr_id_pos"] == pytest.approx(rate, abs=1e-15)

@@ -12,11 +12,12 @@ from datasets.scenes_ood import ScenesOOD
 from harness import launch
 from harness.config import ConfigError, compose_config
 from harness.detect import score_all
+from harness.detector_plan import TEST, Detection, build_detection
 from harness.features import PART, FeatureCell, _column, linear_head
 from harness.judge import judge
 from harness.network import ForwardPass, Network
 from harness.processes import Rank
-from harness.score import TEST, Detection, build_detection, training_set
+from harness.score import training_set
 from harness.store import Group, Shard
 from harness.types import Sample
 from methods.ood.odin import ODIN

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from harness.curves import risk_bootstrap, roc_statistics
-from harness.detection_plots import _risk, _roc, _threshold, draw_histograms, draw_risk_coverage, draw_roc
+from harness.curves import acceptance_limit, risk_bootstrap, roc_statistics
+from harness.detection_plots import _risk, _roc, draw_histograms, draw_risk_coverage, draw_roc
 
 
 def table(scores: ArrayLike, wrong: ArrayLike | None = None) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def test_curves_are_those_of_the_numbers() -> None:
     reported = roc_statistics(inside, outside)
     alarms, found = _roc(inside, outside)
     assert np.trapezoid(found, alarms) == pytest.approx(reported["auroc"], abs=1e-12)
-    assert (outside < _threshold(inside)).mean() == reported["fpr_id_pos"]
+    assert (outside < acceptance_limit(inside)).mean() == reported["fpr_id_pos"]
     wrong = np.random.default_rng(2).random(200) < 0.2
     coverage, risk = _risk(inside, wrong)
     assert risk.mean() == pytest.approx(risk_bootstrap(inside, wrong, resamples=2)[0]["aurc"], abs=1e-12)

@@ -205,6 +205,20 @@ def test_a_second_call_does_nothing(tmp_path: Path) -> None:
     assert job.network.passes.forward == 0
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_shard_is_taken_whole_or_not_at_all(number: int, tmp_path: Path) -> None:
+    """Another process holds one method's lock of the first shard: it is left alone, and made once when it is free.
+
+    Taking the free half would load and forward its images twice, and count three shards where there are two.
+    """
+    job = job_of(tmp_path)
+    lock = job.cells[number].store.lock(job.shards[0])
+    assert lock.acquire()
+    outcome = engine.evaluate(job, report=lambda images: lock.release())
+    assert outcome.shards == 2
+    assert not job.missing()
+
+
 def test_a_method_alone_or_in_company_gives_the_same_bits(tmp_path: Path) -> None:
     """gradcam alone (no gradient graph) and beside gradient (graph kept), exactly."""
     engine.evaluate(job_of(tmp_path / "alone", "method=[gradcam]"))

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from harness import identity
 from harness.config import compose_config
-from harness.identity import canonical, cell_identity, content, digest, metric_identity
+from harness.identity import canonical, cell_identity, content, data_identity, digest, metric_identity
 from harness.plan import build_job
 
 PARTS: dict[str, Any] = {
@@ -49,12 +49,16 @@ CHANGES: dict[str, Any] = {
     "method version": {"version": 2},
     "seed": {"seed": 1},
     "precision": {"precision": "float64"},
+    "what it is fitted on": {"training": {"data": {"dataset": "d2"}, "images": 100}},
+    "how much of it": {"training": {"data": {"dataset": "d2"}, "images": 50}},
 }
 
 
 def key(**changes: Any) -> str:
     """Key of the cell with some parts changed."""
-    return digest(cell_identity(**(PARTS | changes)))
+    parts = PARTS | changes
+    data = {name: parts.pop(name) for name in ("model", "weights", "dataset", "data", "order", "precision")}
+    return digest(cell_identity(data_identity(**data), **parts))
 
 
 def test_every_part_changes_the_key() -> None:

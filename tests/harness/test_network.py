@@ -683,7 +683,10 @@ def test_groups_read_outputs_as_other_classes() -> None:
     outputs = network.outputs_of(targets, logits)
     assert outputs.image.tolist() == [0, 1, 1, 0]
     assert outputs.label.tolist() == [0, 3, 4, 2]
+    shared = torch.tensor([[2.0, 1.9, 1.9, -9, 1.9]])  # group 0 has the best member, group 2 most of the probability
+    assert network.predicts(torch.cat([logits, shared])).int().tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 1]]
     plain = Network(module, MEAN, STD)
+    assert plain.predicts(shared).int().tolist() == [[1, 0, 0, 0, 0]]
     assert plain.scores(logits) is logits
     assert plain.outputs_of(targets, logits) is targets
     assert plain.explains(4)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from harness import stats
 from harness.network import ForwardPass, Network
-from harness.targets import predicted
 from harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample, SampleRng
 from metrics.perturbation import AOPC, Insertion, Perturbation, area
 from metrics.pixel_ranks import CANVASES, READS, Blur, ranks, read_clean, region_ranks
@@ -483,7 +482,7 @@ def test_accuracy_is_the_predicted_column(activation: Any, groups: Any) -> None:
     network = Network(known("tiny_vgg").network.module, (0, 0, 0), (1, 1, 1), activation, groups=groups)
     batch = batch_of(3 * known("tiny_vgg").images, *[[0, 1, 2]] * 4)
     forward = ForwardPass(network, batch.images)
-    expected = predicted(forward)[batch.targets.image, batch.targets.label]
+    expected = forward.network.predicts(forward.logits)[batch.targets.image, batch.targets.label]
     assert torch.equal(read_clean(forward, batch.targets, "accuracy").bool(), expected)
     assert expected.any()
 

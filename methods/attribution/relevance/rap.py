@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,16 +24,19 @@ from methods.attribution.relevance.rules import (
 Variant = Literal["official", "paper"]
 
 
-Half = tuple[
-    Tensor, Tensor, Tensor
-]  # |x| of one sign, the weights that excite, and the magnitudes of those that inhibit
+class Half(NamedTuple):
+    """Inputs of one sign, |x| [B,...], the weights that excite and the magnitudes of those that inhibit."""
+
+    magnitude: Tensor
+    exciting: Tensor
+    inhibiting: Tensor
 
 
 class _Bipolar:
     """z+ = Sum of the positive contributions and z- = Sum of the negative ones' magnitudes, each [B,...]."""
 
     def __init__(self, halves: Sequence[Half], layer: Affine) -> None:
-        self.inputs = [u for u, _, _ in halves]
+        self.inputs = [half.magnitude for half in halves]
         self.leaves = [u.detach().requires_grad_() for u in self.inputs]
         with torch.enable_grad():
             self._sums = tuple(
@@ -52,7 +55,7 @@ def _halves(x: Tensor, layer: Affine) -> list[Half]:
     """x+ with w+ and |w-|; |x-| with |w-| and w+."""
     positive, negative = split_signs(x)
     up, down = layer.weight.clamp(min=0), (-layer.weight).clamp(min=0)
-    return [(positive, up, down)] + ([] if negative is None else [(-negative, down, up)])
+    return [Half(positive, up, down)] + ([] if negative is None else [Half(-negative, down, up)])
 
 
 def _less(relevance: Tensor, excess: Tensor, active: Tensor) -> Tensor:

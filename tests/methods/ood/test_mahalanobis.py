@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.detection import Features, LinearHead, State, TrainingSet, pooled
 from harness.network import ForwardPass, Network, Passes
 from methods.ood import mahalanobis
-from methods.ood.mahalanobis import Gaussian, Mahalanobis, fgsm_images, fpr95
+from methods.ood.mahalanobis import Gaussian, Mahalanobis, fgsm_images
 
 LAYERS = ("features.3", "features.8")  # of tiny_vgg
 
@@ -55,12 +55,6 @@ def test_by_hand() -> None:
     assert state["means.penultimate"].tolist() == [[0, 0], [4, 0]]
     assert torch.allclose(state["precision.penultimate"], torch.diag(torch.tensor([0.5, 2]).double()))
     assert scores_of(Mahalanobis(), features_of(torch.tensor([[1.0, 2]]), head), training).item() == pytest.approx(4.25)
-
-
-def test_fpr95_by_hand() -> None:
-    """Twenty ID scores -20..-1 (higher = more OOD): the second largest, -2, is passed by what lies strictly below."""
-    inside = -np.arange(1.0, 21)
-    assert fpr95(inside, np.array([-1.0, -2, -2.5, -30])) == 0.5
 
 
 # Against scikit-learn, the definition and pytorch-ood

@@ -52,15 +52,22 @@ def whole_image(network: Network, count: int, side: int, steps: int) -> pd.DataF
 
 
 def protocols(network: Network, count: int, side: int, pixels: int) -> pd.DataFrame:
-    """40 steps of 100 px and 20 steps of 1 %; Quantus in the nearest steps to 1 % that divide the image."""
+    """The first fifth of the pixels in 20 steps, and 40 steps of 100 px: where the protocols stop and Quantus cannot.
+
+    Quantus' steps are the nearest to 1 % that divide the image; its first 60 are our 20 whole ones (asserted).
+    """
     batch, maps = random_batch(count, side)
+    perturbation = Perturbation("morf", 20, pixels, "px", **PROBABILITY)
+    ours, theirs = measured(perturbation, network, batch, maps), flipped(network, batch, maps, pixels)
+    np.testing.assert_allclose(ours()["curve"][:, 1:], theirs()[:, 2:60:3], atol=1e-5)
     return race(
         f"protocols' settings, {count} images of {side} px, resnet18",
         {
-            "floor: 40F": lambda: bare(network, batch, 40),
-            "assay perturbation 40 x 100 px": measured(Perturbation(**PROBABILITY), network, batch, maps),
+            "floor: 20F": lambda: bare(network, batch, 20),
+            f"assay perturbation 20 x {pixels} px": ours,
             "assay insertion 20 x 1 %": measured(Insertion(**PROBABILITY), network, batch, maps),
-            f"quantus PixelFlipping {pixels} px": flipped(network, batch, maps, pixels),
+            "assay perturbation 40 x 100 px": measured(Perturbation(**PROBABILITY), network, batch, maps),
+            f"quantus PixelFlipping {pixels} px": theirs,
         },
         ROUNDS,
     )

@@ -94,21 +94,28 @@ def validate(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """Print the cells, what is missing of them, and a time estimate."""
+    """Print the cells, what is missing of them, and a time estimate; of each job of a sweep."""
+    for overrides in configs.sweep(arguments.overrides):
+        _plan_job(overrides)
+    return 0
+
+
+def _plan_job(overrides: list[str]) -> None:
     from harness.detector_plan import build_detection, detects
     from harness.estimate import estimate, forward_seconds
     from harness.plan import build_job
     from harness.processes import process_count
     from harness.repro import make_deterministic
 
-    config = compose_config([*arguments.overrides, "dry_run=true"])
+    config = compose_config([*overrides, "dry_run=true"])
+    print(f"# {config.model.name} on {config.dataset.name}")
     make_deterministic(config.compute.threads)
     if detects(config):
         detection = build_detection(config, Path(config.results) / "store")
         print(*detection.describe(), sep="\n")
         seconds = forward_seconds(detection)
         print(f"{detection.unseen()} images through the network, about {1000 * seconds:.1f} ms each in one process")
-        return 0
+        return
     job = build_job(config, Path(config.results) / "store")
     print(*job.describe(), sep="\n")
     parts = estimate(job, Path(config.results) / "runs")
@@ -118,7 +125,6 @@ def plan(arguments: argparse.Namespace) -> int:
     processes = process_count(job, len(job.missing()))
     total = sum(part.seconds for part in parts) / processes
     print(f"about {total:.0f} s with {processes} process{'es' * (processes > 1)}, and start-up")
-    return 0
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -249,31 +255,19 @@ def maps(arguments: argparse.Namespace) -> int:
 
 
 def collect_garbage(arguments: argparse.Namespace) -> int:
-    """Remove leftovers of killed runs, and on request unfinished or old cells."""
-    import shutil
-
-    from harness import store
+    """Remove leftovers of killed runs, and on request unfinished or old cells and cached features."""
+    from harness import garbage, store
 
     root = Path(arguments.results) / "store"
     horizon = time.time() - 86400 * arguments.older_than if arguments.older_than is not None else None
     leftovers = store.remove_leftovers(root) if arguments.yes else 0  # first: an abandoned lock protects nothing
-    doomed = [cell for cell in store.cells(root) if _is_garbage(cell.path, horizon, arguments.unfinished)]
-    for cell in doomed:
-        print(f"{'removing' if arguments.yes else 'would remove'} {cell.key} ({cell.cell()['labels']['method']})")
+    doomed = garbage.find(root, arguments.unfinished, arguments.features, horizon)
+    for each in doomed:
+        print(f"{'removing' if arguments.yes else 'would remove'} {each.path.stem} ({each.what})")
         if arguments.yes:
-            shutil.rmtree(cell.path)
-    print(f"{len(doomed)} cells, {leftovers} leftovers" + ("" if arguments.yes else "; nothing removed: add --yes"))
+            each.remove()
+    print(f"{len(doomed)} found, {leftovers} leftovers" + ("" if arguments.yes else "; nothing removed: add --yes"))
     return 0
-
-
-def _is_garbage(path: Path, horizon: float | None, unfinished: bool) -> bool:
-    """Whether a cell may go; never one that somebody is computing."""
-    if list(path.glob("locks/*.lock")):
-        return False
-    finished = [*path.glob("*/DONE-*.json"), *path.glob("score/*.parquet")]  # scores are read by other cells' rows
-    if not finished:
-        return unfinished
-    return horizon is not None and max(p.stat().st_mtime for p in finished) < horizon
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -346,7 +340,13 @@ def parser() -> argparse.ArgumentParser:
     cleaning = add("gc", collect_garbage)
     cleaning.add_argument("--yes", action="store_true", help="really remove")
     cleaning.add_argument("--unfinished", action="store_true", help="also cells without any finished metric")
-    cleaning.add_argument("--older-than", type=float, metavar="DAYS", help="also cells finished longer ago")
+    cleaning.add_argument("--features", action="store_true", help="also cached features and fits; scores stay")
+    cleaning.add_argument(
+        "--older-than",
+        type=float,
+        metavar="DAYS",
+        help="also cells, and of caches only those, of longer ago",
+    )
     training = add("train", train)
     training.add_argument("--networks", nargs="+", default=["scenes_vgg", "scenes_resnet"], help="default: both")
     training.add_argument("--out", default="harness/weights", help="folder of the weights")

@@ -56,6 +56,8 @@ def _differences(a: CellStore, b: CellStore) -> Iterator[dict[str, Any]]:
             for column in about["paired"]:
                 difference = table[f"{column}_a"].astype(float) - table[f"{column}_b"].astype(float)
                 estimate = stats.mean(difference.to_numpy(), table["image_id"])
+                if not estimate.n:  # a column that no pair of these samples has
+                    continue
                 yield {
                     "model": labels["model"],
                     "dataset": labels["dataset"],

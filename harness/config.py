@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -134,11 +136,22 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     return _compose(overrides)
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job that run.py would start: an experiment's sweep, and `key=a,b`, expanded by Hydra."""
+    check_overrides(overrides)
+    parsed = _parsed(overrides)
+    chosen = [o.input_line for o in parsed if not o.is_sweep_override()]
+    hydra = _compose(cast(list[str], chosen), return_hydra_config=True).hydra
+    swept = (hydra.sweeper.params or {}) if hydra.mode == RunMode.MULTIRUN else {}
+    every = [*_parsed([f"{key}={values}" for key, values in swept.items()]), *parsed]
+    return [job for batch in BasicSweeper.split_arguments(every, None) for job in batch]
+
+
+def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
     register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return compose("config", overrides=list(overrides))
+            return compose("config", overrides=list(overrides), return_hydra_config=return_hydra_config)
         except HydraException as error:
             raise ConfigError(str(error)) from error
 
@@ -266,6 +279,9 @@ def validate(config: DictConfig) -> None:
     for name in ("train", "validation"):
         if config[name].limit is not None:
             _at_least(f"{name}.limit", config[name].limit, 1)
+    methods = {*groups()["method"], *selected(config.method)}
+    if strangers := sorted(set(config.protocol.smooth) - methods):
+        raise ConfigError(f"protocol.smooth.{strangers[0]}: " + suggest(strangers[0], methods, "method"))
     for group in REQUIRED_GROUPS:
         if not selected(config[group]):
             raise ConfigError(f"no {group} chosen: {group}=[{','.join(groups()[group][:2])},...]")

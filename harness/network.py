@@ -148,6 +148,7 @@ class Network:
         self.fingerprint = fingerprint
         self.groups = groups
         self.passes = Passes()
+        self._takes_channels_last = True
         self._cuts: dict[str, Cut] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
 
@@ -181,6 +182,23 @@ class Network:
         """Logits [B,C] of normalised inputs, through the module itself."""
         self.passes.forward += len(inputs)
         return self.module(inputs.clone())  # a first layer that writes in place must not reach our inputs
+
+    @torch.no_grad()
+    def infer(self, inputs: Tensor) -> Tensor:
+        """Logits [R,C] of many inputs made for one purpose (masked, perturbed): equal to calling it up to rounding.
+
+        On a CPU in the memory layout in which convolutions are faster (1.2 to 1.4 times); a network that flattens by
+        `view` accepts the usual layout alone, and is given that.
+        """
+        if inputs.device.type == "cpu" and self._takes_channels_last:
+            try:
+                return self(inputs.contiguous(memory_format=torch.channels_last))
+            except RuntimeError as error:
+                if "view size is not compatible" not in str(error):
+                    raise
+            self.passes.forward -= len(inputs)
+            self._takes_channels_last = False
+        return self(inputs)
 
     def gradient(self, inputs: Tensor, targets: Targets, copies: int = 1) -> Tensor:
         """Gradient of each pair's logit at normalised inputs [S*B,3,H,W], S copies of the batch: [S,P,3,H,W]."""

@@ -1,6 +1,7 @@
 """Reproducibility: deterministic kernels, and a snapshot of the environment."""
 
 import ctypes
+import importlib.util
 import os
 import platform
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "hydra-core")
+EXTRAS = ("captum", "zennit", "timm", "transformers")  # shown where they are installed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -52,7 +55,7 @@ def _git(*arguments: str) -> str:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Host, device, versions and code state: everything that happened to be true of a run."""
-    packages = ("torch", "torchvision", "numpy", "pandas", "hydra-core")
+    packages = [*PACKAGES, *(name for name in EXTRAS if importlib.util.find_spec(name))]
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "host": platform.node(),

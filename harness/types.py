@@ -126,6 +126,20 @@ class Batch:
                 counted[row, :height, :width] &= ~sample.ignore.to(counted.device)
         return counted
 
+    def of_class(self, label: int) -> "Batch":
+        """The same pairs, annotated with one class in place of their own: where that class is in their images."""
+        shown = tuple(
+            replace(
+                sample,
+                boxes={c: sample.boxes.get(label, torch.zeros(0, 4)) for c in sample.targets},
+                mask={c: sample.mask[label] for c in sample.targets if label in sample.mask}
+                if isinstance(sample.mask, Mapping)
+                else sample.mask,
+            )
+            for sample in self.samples
+        )
+        return Batch(shown, self.images, self.targets)
+
     def distance(self, points: Tensor, kind: Region) -> Tensor:
         """Distance in pixels [P] of points [P,2] (x, y) to the pair's region; inf where there is none."""
         return distance_to_region(points, self.region(kind))

@@ -151,6 +151,6 @@ def read_along(
             pair, step = rows // len(steps), rows % len(steps)
             image, chosen = targets.image[pair], places[pair] < steps[step, None, None]
             inputs = torch.where(chosen[:, None], over[image], under[image])
-            logits = forward.network(inputs if blur is None else blur(inputs))
+            logits = forward.network.infer(inputs if blur is None else blur(inputs))
             values.append(READS[read](forward.network, logits, targets.label[pair]))
     return torch.cat(values).view(len(places), len(steps))

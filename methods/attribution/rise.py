@@ -10,7 +10,6 @@ from torch import Tensor
 
 from harness.network import ForwardPass, Targets
 from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.score_cam import run_masked
 
 DRAWN = 64  # masks drawn at once: fixed, so that numbers do not depend on the batch
 
@@ -50,7 +49,7 @@ class RISE:
                     pairs = (targets.image == image).nonzero()[:, 0]
                     for part in drawn[image].to(total).split(forward.max_rows):
                         masks = self.grown(part, forward.inputs.shape[2], forward.inputs.shape[3])
-                        logits = run_masked(forward.network, forward.inputs[image] * masks[:, None])
+                        logits = forward.network.infer(forward.inputs[image] * masks[:, None])
                         scores = forward.network.output_probabilities(logits)[:, targets.label[pairs]]
                         total[pairs] += torch.einsum("np,nhw->phw", scores, masks)
         return Attribution(total / (self.masks * self.keep))

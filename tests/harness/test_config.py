@@ -24,6 +24,7 @@ from harness.config import (
     is_chosen,
     selected,
     suggest,
+    sweep,
     take_allow_flag,
     validate,
 )
@@ -241,6 +242,7 @@ def test_a_typo_is_answered_with_what_was_meant(override: str, mistyped: str, me
         ("metric=[]", "no metric chosen: metric=["),
         ("model=[scenes_vgg]", "model=[...]: only method, metric, ood take a list; sweep with -m model=a,b"),
         ("subset_seed=-1", "subset_seed=-1"),
+        ("+protocol.smooth.gradcm=0.1", "protocol.smooth.gradcm: 'gradcm' is not a method. Did you mean gradcam"),
         ("train.limit=0", "train.limit=0: give a whole number of at least 1"),
         ("validation.root=x", "validation.root: no validation set is chosen: dataset@validation=NAME"),
         ("ood.svhn=3", "ood.svhn=3: name one of its settings"),
@@ -370,3 +372,20 @@ def test_every_schema_field_is_in_the_composed_config() -> None:
     config = compose_config([])
     assert set(config) == {field.name for field in fields(RunConfig)}
     assert set(config.compute) == {field.name for field in fields(Compute)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "jobs"),
+    [
+        (["limit=3"], [{"limit=3"}]),
+        (["experiment=embedded", "limit=3"], [{"model=scenes_vgg"}, {"model=scenes_resnet"}]),
+        (["seed=1,2", "limit=3,4"], [{f"seed={s}", f"limit={n}"} for s in (1, 2) for n in (3, 4)]),
+    ],
+)
+def test_the_jobs_of_a_sweep(overrides: list[str], jobs: list[set[str]]) -> None:
+    """One job without a sweep, one a value of an experiment's own sweep, and every combination of two swept keys."""
+    found = sweep(overrides)
+    assert len(found) == len(jobs)
+    assert all(wanted <= set(job) for wanted, job in zip(jobs, found, strict=True))
+    for job in found:
+        validate(compose_config(job))

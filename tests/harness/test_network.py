@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from harness.network import ForwardPass, Network, Passes, Targets
 
@@ -690,3 +691,32 @@ def test_groups_read_outputs_as_other_classes() -> None:
     assert plain.scores(logits) is logits
     assert plain.outputs_of(targets, logits) is targets
     assert plain.explains(4)
+
+
+def test_a_network_that_flattens_by_view() -> None:
+    """`view` refuses the faster memory layout: the usual one is taken from then on, with the same answer; exactly.
+
+    Of a convolution and 8 x 8 outputs of two channels; passes count the images once, not the refused attempt.
+    """
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 2, 3, padding=1), nn.Linear(128, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.conv(x).view(len(x), -1))
+
+    network, images = Network(Viewing(), MEAN, STD), torch.rand(4, 3, 8, 8)
+    for _ in range(2):
+        assert torch.equal(network.infer(images), network.module(images))
+    assert network.passes.forward == 8
+
+
+def test_inference_is_a_call() -> None:
+    """A residual network in the faster layout: float64, 1e-12; no graph is kept."""
+    network = Network(resnet18(weights=None), MEAN, STD).to(dtype=torch.float64)
+    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    found = network.infer(images)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, network.module(images), rtol=1e-12, atol=1e-12)

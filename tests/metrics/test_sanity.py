@@ -27,9 +27,10 @@ def test_cue_rate_by_hand() -> None:
     maps[2, 3, 3] = 1
     batch = Batch.of([sample(name, (6, 6), {10: [[4, 4, 6, 6]]}) for name in "abc"])
     columns = CueRate().measure(batch, FramedMaps.of(Attribution(maps), batch), NO_FORWARD)
-    assert columns["peak_in_cue"].tolist() == [True, False, True]
+    assert columns["peak_in_cue"].tolist() == [1, 0, 1]
     assert columns["mass_in_cue"].tolist() == pytest.approx([0.75, 0, 0], abs=1e-6)
     assert set(CueRate.PAIRED) == set(columns)
+    assert columns["peak_in_cue_of_others"].isnan().all() and columns["mass_in_cue_of_others"].isnan().all()
 
     frame = pd.DataFrame(
         {"image_id": list("abc"), "label": 10, "predicted": True} | {k: v.numpy() for k, v in columns.items()}
@@ -42,19 +43,51 @@ def test_cue_rate_by_hand() -> None:
 
 
 def test_only_predicted_pairs_of_the_cues_class_count() -> None:
-    """Six pairs of which rows 0 and 3 are of class 4 and predicted: peak (1 + 0) / 2, mass (.2 + .6) / 2; 1e-12."""
+    """Six pairs of which rows 0 and 3 are of the cue's class and predicted: peak (1 + 0) / 2, mass (.2 + .6) / 2.
+
+    Rows 1 and 2 are of another class: of the others, peak (1 + 0) / 2, mass (.9 + .1) / 2.
+    """
+    nan = float("nan")
     frame = pd.DataFrame(
         {
             "image_id": list("aabbcd"),
             "label": [4, 1, 1, 4, 4, 1],
             "predicted": [True, True, True, True, False, False],
-            "peak_in_cue": [True, True, True, False, True, True],
-            "mass_in_cue": [0.2, 0.9, 0.9, 0.6, 0.9, 0.9],
+            "peak_in_cue": [1, nan, nan, 0, 1, nan],
+            "mass_in_cue": [0.2, nan, nan, 0.6, 0.9, nan],
+            "peak_in_cue_of_others": [nan, 1, 0, nan, nan, 1],
+            "mass_in_cue_of_others": [nan, 0.9, 0.1, nan, nan, 0.9],
         }
     )
-    peak, mass = CueRate(cue_class=4).summarize(frame)
-    assert (peak.value, peak.n) == (0.5, 2)
+    peak, mass, other_peak, other_mass = CueRate(cue_class=4).summarize(frame)
+    assert (peak.value, peak.n, peak.higher_is_better) == (0.5, 2, True)
     assert mass.value == pytest.approx(0.4, abs=1e-12)
+    assert (other_peak.value, other_peak.n, other_peak.higher_is_better) == (0.5, 2, False)
+    assert (other_mass.stat, other_mass.n) == ("mass_in_cue_of_others", 2)
+    assert other_mass.value == pytest.approx(0.5, abs=1e-12)
+
+
+def test_other_classes_of_an_image_with_the_patch_by_hand() -> None:
+    """The fourth map of docs/metrics/cue_rate.md: class 3, its box elsewhere, 3 at (4,4) in the patch and 1 outside.
+
+    The second image has no patch: its pair counts nowhere.
+    """
+    maps = torch.zeros(3, 6, 6)
+    maps[1, 4, 4], maps[1, 0, 0], maps[2, 0, 0] = 3, 1, 1
+    with_patch = sample("a", (6, 6), {10: [[4, 4, 6, 6]], 3: [[0, 0, 2, 2]]})
+    batch = Batch.of([with_patch, sample("b", (6, 6), {3: [[0, 0, 2, 2]]})])
+    assert batch.targets.label.tolist() == [10, 3, 3]
+    columns = CueRate().measure(batch, FramedMaps.of(Attribution(maps), batch), NO_FORWARD)
+    peak, mass = columns["peak_in_cue_of_others"], columns["mass_in_cue_of_others"]
+    assert peak[1:].isnan().tolist() == mass[1:].isnan().tolist() == [False, True]
+    assert (peak[1], mass[1]) == (1, 0.75)
+    assert columns["peak_in_cue"].isnan().tolist() == [False, True, True]
+    frame = pd.DataFrame(
+        {"image_id": list("aab"), "label": [10, 3, 3], "predicted": True}
+        | {name: values.numpy() for name, values in columns.items()}
+    )
+    rows = {row.stat: (row.value, row.n) for row in CueRate().summarize(frame)}
+    assert rows["peak_in_cue_of_others"] == (1, 1) and rows["mass_in_cue_of_others"] == (0.75, 1)
 
 
 def test_maps_without_positive_mass() -> None:
@@ -63,7 +96,7 @@ def test_maps_without_positive_mass() -> None:
     maps = torch.zeros(2, 6, 6)
     maps[1, 5, 5] = 1
     columns = CueRate().measure(batch, FramedMaps.of(Attribution(maps), batch), NO_FORWARD)
-    assert columns["peak_in_cue"].tolist() == [False, True]
+    assert columns["peak_in_cue"].tolist() == [0, 1]
     assert columns["mass_in_cue"][0].isnan()
     frame = pd.DataFrame(
         {"image_id": list("ab"), "label": 10, "predicted": True} | {k: v.numpy() for k, v in columns.items()}
@@ -76,8 +109,9 @@ def test_maps_without_positive_mass() -> None:
 def test_cue_rate_without_a_predicted_pair() -> None:
     """A network that never predicts the cue's class has nothing to explain: no value, and the reason."""
     frame = pd.DataFrame(
-        {"image_id": ["a"], "label": [10], "predicted": [False], "peak_in_cue": [True], "mass_in_cue": [1.0]}
+        {"image_id": ["a"], "label": [10], "predicted": [False]} | {name: [1.0] for name in CueRate.PAIRED}
     )
+    assert len(CueRate().summarize(frame)) == 2
     for row in CueRate().summarize(frame):
         assert (row.value, row.n) == (None, 0)
         assert row.status == "undefined:no predicted pair of the cue's class has a value"

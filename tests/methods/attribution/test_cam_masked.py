@@ -19,12 +19,11 @@ from conftest import (
     sample_rng,
     several_targets,
 )
-from torch import Tensor, nn
 
 from harness.network import Network, Targets
 from harness.types import Attributor
 from methods.attribution.rise import RISE
-from methods.attribution.score_cam import ScoreCAM, run_masked
+from methods.attribution.score_cam import ScoreCAM
 
 DOUBLE, SINGLE = 1e-10, 1e-5
 
@@ -72,22 +71,6 @@ def test_masked_images_are_shared_by_classes() -> None:
         before = tiny.network.passes.forward
         attribute(ScoreCAM(tiny.layer), tiny.network, tiny.images, targets)
         assert tiny.network.passes.forward - before == 4 + int(live[targets.image.unique()].sum())
-
-
-def test_a_network_that_flattens_by_view() -> None:
-    """`view` refuses the faster memory layout: the usual one is taken, and the answer is the same; float64, 1e-10."""
-    tiny = known("tiny_vgg", torch.float64)
-
-    class Viewing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = tiny.network.module
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner.classifier(self.inner.avgpool(self.inner.features(x)).view(len(x), -1))  # type: ignore[operator]
-
-    network, images = Network(Viewing(), (0,) * 3, (1,) * 3).to(dtype=torch.float64), tiny.images
-    assert_close(run_masked(network, images), tiny.network.module(images), DOUBLE)
 
 
 # RISE

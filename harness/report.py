@@ -11,8 +11,8 @@ from harness.store import write_atomically
 
 # The rows that a reader wants first: means with an interval. Counts, medians and class means stay in the CSV.
 HEADLINES = (
-    *("mean", "peak_in_cue", "mass_in_cue", "auroc", "fpr95_id_pos", "aurc", "auc"),
-    *("average_drop", "increase_in_confidence", "average_drop_in_deletion"),
+    *("mean", "auroc", "fpr95_id_pos", "aurc", "auc", "average_drop", "increase_in_confidence"),
+    *("average_drop_in_deletion", "peak_in_cue", "mass_in_cue", "peak_in_cue_of_others", "mass_in_cue_of_others"),
 )
 
 ACROSS = 6  # panels side by side

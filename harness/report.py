@@ -7,6 +7,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from harness.curve_plots import draw_curves
 from harness.store import write_atomically
 
 # The rows that a reader wants first: means with an interval. Counts, medians and class means stay in the CSV.
@@ -30,7 +31,8 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay resu
 <code>tidy/results.csv</code>; what it took is in <code>tidy/runs.csv</code>.</p>
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
-<img src="{{ section.picture }}" alt="{{ section.title }}: means with 95 % intervals">
+{% if section.picture %}<img src="{{ section.picture }}" alt="{{ section.title }}: means, 95 % intervals">{% endif %}
+{% if section.curves %}<img src="{{ section.curves }}" alt="{{ section.title }}: curves, 95 % bands">{% endif %}
 <table><tr><th>method</th>{% for column in section.columns %}<th>{{ column }}</th>{% endfor %}</tr>
 {% for method, cells in section.rows %}<tr><td>{{ method }}</td>
 {% for cell in cells %}<td>{% if cell %}{{ "%.3f"|format(cell.value) }}
@@ -93,13 +95,21 @@ def write_report(results: pd.DataFrame, folder: Path) -> Path:
     """Charts (PNG) and `index.html` of a tidy result table; returns the page's path."""
     sections = []
     for title, part in results[results["split"] != ""].groupby(_titles(results), sort=True):
-        picture = f"{title}.png".translate(str.maketrans("[]:@ ", "_____"))
-        _draw(headlines(part), folder / picture)
+        shown = headlines(part)
+        picture = _file_name(title) if len(shown) else ""
+        if picture:
+            _draw(shown, folder / picture)
         for model, rows in part.groupby("model", sort=True):
-            sections.append(_section(f"{model} on {title}", rows, picture))
+            section = _section(f"{model} on {title}", rows, picture)
+            curves = _file_name(f"curves {model} {title}")
+            sections.append({**section, "curves": curves if draw_curves(rows, folder / curves) else ""})
     page = jinja2.Environment(autoescape=True).from_string(PAGE).render(sections=sections, runs=_pictures(folder))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
+
+
+def _file_name(title: str) -> str:
+    return f"{title}.png".translate(str.maketrans("[]:@ /", "______"))
 
 
 def _pictures(folder: Path) -> list[tuple[str, list[str]]]:

@@ -11,6 +11,7 @@ weigh more; the mean over pairs is reported beside them. Pairs without a pixel o
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -202,7 +203,39 @@ def count_pixels(batch: Batch, maps: FramedMaps, region: Region, thresholds: Seq
 
 
 @dataclass(frozen=True)
-class PixelAccuracy:
+class _ThresholdedMap:
+    """A ratio of pixel counts of the thresholded map: over all pairs (`accumulated`) and pair by pair (`mean`)."""
+
+    region: Region = "mask"
+    thresholds: Sequence[str] = THRESHOLDS
+    subsets: Sequence[str] = ("all",)
+    per_class: bool = False
+    VERSION: ClassVar[int] = 1
+    PAIRED: ClassVar[tuple[str, ...]]  # the one column of the ratio
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets", "per_class")
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.thresholds)
+        check_subsets(self.subsets)
+
+    @staticmethod
+    @abstractmethod
+    def ratio(counts: Counts) -> Ratio:
+        """Of one map, or of all together."""
+
+    def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
+        """Pixel counts [P] (`count_pixels`), the ratio [P] under the first threshold, difficult."""
+        columns = count_pixels(batch, maps, self.region, self.thresholds)
+        each = self.ratio(Counts.of(columns, self.thresholds[0])).each()
+        return {**columns, self.PAIRED[0]: each, "difficult": batch.difficult}
+
+    def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
+        """accumulated and mean for each threshold, and the number of pairs without an object, in each subset."""
+        pieces = parts(frame, self.subsets, self.per_class)
+        return [row for piece in pieces for row in _rows(*piece, self.thresholds, self.region, self.ratio)]
+
+
+class PixelAccuracy(_ThresholdedMap):
     """Share of pixels that the thresholded map gets right, RAP (Nam et al. 2020), Table 1 "PIX ACC".
 
     accumulated: correct pixels of all pairs over counted pixels of all pairs; mean: over pairs.
@@ -211,32 +244,11 @@ class PixelAccuracy:
     under the first. subsets, per_class: parts of the pairs with rows of their own, see `metrics.subsets`.
     """
 
-    region: Region = "mask"
-    thresholds: Sequence[str] = THRESHOLDS
-    subsets: Sequence[str] = ("all",)
-    per_class: bool = False
-    VERSION: ClassVar[int] = 1
-    PAIRED: ClassVar[tuple[str, ...]] = ("accuracy",)
-    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets", "per_class")
-
-    def __post_init__(self) -> None:
-        check_thresholds(self.thresholds)
-        check_subsets(self.subsets)
-
-    def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
-        """Pixel counts [P] (`count_pixels`), accuracy [P] under the first threshold, difficult."""
-        columns = count_pixels(batch, maps, self.region, self.thresholds)
-        accuracy = pixel_accuracy(Counts.of(columns, self.thresholds[0])).each()
-        return {**columns, "accuracy": accuracy, "difficult": batch.difficult}
-
-    def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
-        """accumulated and mean for each threshold, and the number of pairs without an object, in each subset."""
-        pieces = parts(frame, self.subsets, self.per_class)
-        return [row for piece in pieces for row in _rows(*piece, self.thresholds, self.region, pixel_accuracy)]
+    ratio = staticmethod(pixel_accuracy)
+    PAIRED = ("accuracy",)
 
 
-@dataclass(frozen=True)
-class MeanIoU:
+class MeanIoU(_ThresholdedMap):
     """Mean over background and foreground of intersection over union, RAP (Nam et al. 2020), Table 1 "mIOU".
 
     accumulated: intersections and unions are summed over all pairs, then divided, then averaged over the
@@ -245,28 +257,8 @@ class MeanIoU:
     region, thresholds, subsets, per_class: as in `PixelAccuracy`.
     """
 
-    region: Region = "mask"
-    thresholds: Sequence[str] = THRESHOLDS
-    subsets: Sequence[str] = ("all",)
-    per_class: bool = False
-    VERSION: ClassVar[int] = 1
-    PAIRED: ClassVar[tuple[str, ...]] = ("iou",)
-    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets", "per_class")
-
-    def __post_init__(self) -> None:
-        check_thresholds(self.thresholds)
-        check_subsets(self.subsets)
-
-    def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
-        """Pixel counts [P] (`count_pixels`), iou [P] (mean of the two) under the first threshold, difficult."""
-        columns = count_pixels(batch, maps, self.region, self.thresholds)
-        iou = intersection_over_union(Counts.of(columns, self.thresholds[0])).each()
-        return {**columns, "iou": iou, "difficult": batch.difficult}
-
-    def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
-        """accumulated and mean for each threshold, and the number of pairs without an object, in each subset."""
-        pieces = parts(frame, self.subsets, self.per_class)
-        return [row for piece in pieces for row in _rows(*piece, self.thresholds, self.region, intersection_over_union)]
+    ratio = staticmethod(intersection_over_union)
+    PAIRED = ("iou",)
 
 
 def _rows(

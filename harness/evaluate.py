@@ -282,10 +282,14 @@ def share(job: Job, samples: list[Sample], cells: list[Cell], max_rows: int) -> 
 
 
 def _micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:
-    """Row numbers of images of equal shape, in order, at most `size` together."""
+    """Row numbers of images of equal shape, at most `size` together, those with as many classes side by side.
+
+    A batch goes backwards as often as its image of most classes: one street scene of seven would cost every
+    portrait beside it seven passes.
+    """
     buckets: dict[torch.Size, list[int]] = {}
-    for row, sample in enumerate(samples):
-        buckets.setdefault(sample.image.shape, []).append(row)
+    for row in sorted(range(len(samples)), key=lambda row: len(samples[row].targets)):
+        buckets.setdefault(samples[row].image.shape, []).append(row)
     for rows in buckets.values():
         for start in range(0, len(rows), size):
             yield rows[start : start + size]

@@ -251,11 +251,16 @@ class Network:
         """The output that stands for each pair's class: itself, or the group's highest member in that image."""
         if self.groups is None:
             return targets
-        chosen = []
-        for image, label in zip(targets.image.tolist(), targets.label.tolist(), strict=True):
-            members = list(self.groups[label])
-            chosen.append(members[int(logits[image, members].argmax())])
-        return Targets(targets.image, torch.tensor(chosen, dtype=torch.int64, device=targets.label.device))
+        members = self._members.to(logits.device)[targets.label]  # [P,M]
+        highest = logits[targets.image[:, None], members].argmax(1, keepdim=True)
+        return Targets(targets.image, members.gather(1, highest)[:, 0])
+
+    @cached_property
+    def _members(self) -> Tensor:
+        """Outputs of each group [G,M], the first one repeated where a group has fewer (0 where it has none)."""
+        groups = [list(group) for group in self.groups or []]
+        width = max(map(len, groups), default=0)
+        return torch.tensor([group + (group or [0])[:1] * (width - len(group)) for group in groups])
 
     @cached_property
     def _traced(self) -> Traced:

@@ -119,7 +119,8 @@ class PixelCurve:
             ValueError: the steps go beyond the image.
         """
         whole = 100 if self.unit == "percent" else pixels
-        counts = [int(number * self.step * pixels / whole) for number in range(self.steps + 1)]
+        places = (number * self.step * pixels / whole for number in range(self.steps + 1))
+        counts = [int(round(place, 6)) for place in places]  # 3 x 0.7 % of 1000 are 20.999999999999996
         if counts[-1] > pixels:
             raise ValueError(
                 f"{self.steps} steps of {self.step:g} px are {counts[-1]} pixels, and the image has {pixels}: "

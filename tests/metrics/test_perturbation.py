@@ -403,6 +403,7 @@ def test_counts() -> None:
     assert Insertion().counts(4096)[:8] == [0, 40, 81, 122, 163, 204, 245, 286]
     assert Insertion(steps=100).counts(100) == list(range(101))
     assert Insertion(steps=1000, step=0.1).counts(1000) == list(range(1001))
+    assert Insertion(steps=3, step=0.7).counts(1000) == [0, 7, 14, 21]  # in floating point the last is 20.999...
     assert Perturbation().counts(4096) == list(range(0, 4001, 100))
     with pytest.raises(ValueError, match="40 steps of 100 px are 4000 pixels, and the image has 1024"):
         Perturbation().counts(1024)

@@ -58,20 +58,24 @@ class ChannelWeighting:
 class CAM(ChannelWeighting):
     """alpha_k = w_ck, the class' row of the only affine layer between the channels and the logits (Zhou et al. 2016).
 
-    For heads that pool each channel to one number and then apply one linear layer (Eq. 1), or that apply one 1x1
-    convolution and then pool (SqueezeNet). Raises ValueError for other heads.
+    For heads in which that layer reads one number a channel or is a 1x1 convolution, and in which only average pools,
+    dropout and flattening come before it (Eq. 1); after it may come what acts on each class alone, as SqueezeNet's ReLU
+    and pool. Raises ValueError for other heads, such as those with a ReLU or a max-pool before it.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
         head = anatomy(forward.head(self.layer).module)
-        weight = head.first.weight if head is not None and head.is_single else None
+        weight = None
+        if head is not None and head.is_single and all(step.kind == "linear" for step in head.before):
+            weight = head.first.weight
         if weight is None or weight[0].numel() != activation.shape[1]:
             raise ValueError(
-                f"CAM reads the weights of a head that pools layer {self.layer!r} and applies one linear layer, which "
-                "this network's head is not: use gradcam, which equals it where it is, up to a factor"
+                f"CAM reads the weights of a head that averages layer {self.layer!r} over space and applies one linear "
+                "layer, with nothing else (a ReLU, a max-pool) before that, which this network's head is not: choose a "
+                "layer after those, or use gradcam, which equals it where it is, up to a factor"
             )
         return weight[targets.label].flatten(1)
 

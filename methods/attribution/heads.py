@@ -105,8 +105,15 @@ def _chain(head: fx.GraphModule) -> Iterator[Step | None]:
         elif previous is None:
             previous = node
         else:
-            yield _step(head, node) if node.all_input_nodes == [previous] and node.args[0] is previous else None
+            yield _step(head, node) if _reads_alone(node, previous) else None
             previous = node
+
+
+def _reads_alone(node: fx.Node, previous: fx.Node) -> bool:
+    """Whether the operation is a function of the previous value, which it reads once (not h * h)."""
+    others: list[fx.Node] = []
+    fx.node.map_arg((node.args[1:], node.kwargs), others.append)
+    return node.args[:1] == (previous,) and not others
 
 
 def _step(head: fx.GraphModule, node: fx.Node) -> Step:

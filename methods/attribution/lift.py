@@ -4,7 +4,7 @@ DeepLIFT's rescale rule is a gradient of the head, run on the activation and on 
 every nonlinearity has the slope between the two in the place of its derivative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,11 +30,16 @@ ELEMENTWISE = frozenset(
 )
 MAXIMA = frozenset({"max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax"})
 JOINT = frozenset({"logsumexp"})
-# Linear in what is on the path: the gradient is the multiplier.
-LINEAR = (STRUCTURAL - JOINT) | {
-    *("linear", "conv1d", "conv2d", "conv3d", "batch_norm", "mean", "sum", "add", "sub", "rsub", "interpolate"),
-    *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "div", "true_divide", "neg"),
-}
+QUOTIENTS = frozenset({"div", "true_divide", "rdiv"})
+SUMS = frozenset({"add", "sub", "rsub"})
+# The gradient is the multiplier of what is linear: in all values together, or in one value on the path alone.
+JOINTLY_LINEAR = (STRUCTURAL - JOINT) | SUMS
+LINEAR = frozenset(
+    {
+        *("linear", "conv1d", "conv2d", "conv3d", "batch_norm", "mean", "sum", "interpolate", "neg"),
+        *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
+    }
+)
 NODES = 8  # of the quadrature along the line from reference to value
 TINY = 1e-10  # of differences whose slope is the derivative, as in Captum
 
@@ -108,12 +113,24 @@ def averaged(function: Function, inputs: tuple[Tensor, ...], gradient: Tensor) -
     return tuple(_twice(total) for total in totals)
 
 
+def _quotient(dividend: Any, divisor: Any) -> Tensor:
+    """dividend / divisor with DeepLIFT's multipliers: a product with the reciprocal, to which the rescale rule applies.
+
+    Local accuracy holds exactly unless the reference's divisor is 0.
+    """
+    if not on_path(divisor):
+        return dividend / divisor
+    inverse = _Slopes.apply(rescale, torch.reciprocal, divisor)
+    return _Slopes.apply(averaged, torch.mul, dividend, inverse) if on_path(dividend) else dividend * inverse
+
+
 class DeepLift(TorchFunctionMode):
     """Gives every nonlinear operation on the path from a stacked leaf [2B,...] DeepLIFT's multipliers as gradient."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
-        if not torch.is_grad_enabled() or not any(map(on_path, _flat((*args, *options.values())))):
+        carried = sum(map(on_path, _flat((*args, *options.values()))))
+        if not torch.is_grad_enabled() or not carried:
             return func(*args, **options)
         name, _ = spelling(func, options)
         if name in ELEMENTWISE:
@@ -125,8 +142,12 @@ class DeepLift(TorchFunctionMode):
         if name == "mul":
             both = all(map(on_path, args))
             return _Slopes.apply(averaged, func, *args) if both else func(*args, **options)
-        if name in LINEAR or not isinstance(output := func(*args, **options), Tensor) or not on_path(output):
+        if name in QUOTIENTS and not options:  # a rounding mode is not linear
+            return _quotient(*(args[::-1] if name == "rdiv" else args))
+        if name in JOINTLY_LINEAR or (name in LINEAR and carried == 1):
             return func(*args, **options)
+        if not isinstance(output := func(*args, **options), Tensor) or not on_path(output):
+            return output
         raise ValueError(
             f"the head calls {name!r}, for which DeepLIFT has no rule: choose a layer after it, or shapcam, which runs "
             "any head"
@@ -161,16 +182,38 @@ def multipliers(head: Head, activation: Tensor, targets: Targets) -> Tensor:
 class LiftCAM(ChannelWeighting):
     """alpha_k = Sum_ij of DeepLIFT's contributions of A_k to the logit, reference 0 (Jung and Oh 2021, Eq. 10).
 
-    Rescale rule. Sum_k alpha_k = F(A) - F(0); on a head that is linear in masks alpha is the Shapley value (supplement,
-    section 3.1), and DeepSHAP with its one reference is the same (section 5.1).
+    Rescale rule; products share by the average of their factors. Sum_k alpha_k = F(A) - F(0); on a head that is linear
+    in masks alpha is the Shapley value (supplement, section 3.1), and DeepSHAP with its one reference is the same
+    (section 5.1).
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
         each = multipliers(forward.head(self.layer), activation, targets)
         return torch.einsum("pkhw,pkhw->pk", each, activation[targets.image])
+
+
+class _Shortcuts(TorchFunctionMode):
+    """Lets each given tensor that is added to an activation be one itself, which relevance can reach.
+
+    Without a graph it would be a constant like a bias of the addition, and take no share of the relevance.
+    """
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if spelling(func, options).name in SUMS:
+            args = [self._reachable(value) for value in args]
+            options = {name: self._reachable(value) for name, value in options.items()}
+        return func(*args, **options)
+
+    def _reachable(self, value: Any) -> Any:
+        return value.detach().requires_grad_() if any(value is each for each in self.values) else value
 
 
 class _HeadModule(nn.Module):
@@ -179,22 +222,31 @@ class _HeadModule(nn.Module):
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.layers, self.head = head.module, [head]  # in a list: no module of its own
+        crossing = zip(head.crossing, head.constants, strict=True)
+        per_image = [value for how, value in crossing if how.per_image and isinstance(value, Tensor)]
+        self.shortcuts = [value for value in per_image if value.is_floating_point()]
 
     def forward(self, activation: Tensor) -> Tensor:
-        return self.head[0](activation)
+        with _Shortcuts(self.shortcuts):
+            return self.head[0](activation)
 
 
 @dataclass(frozen=True)
 class LRPCAM(ChannelWeighting):
     """alpha_k = Sum_ij R(A_k), relevance from the logit by LRP's epsilon rule (LIFT-CAM's supplement, Eq. 1).
 
-    Biases keep their share, so that Sum_k alpha_k is not F(A) - F(0).
+    Biases keep their share, so that Sum_k alpha_k is not F(A) - F(0), and so do shortcuts that pass the layer by: what
+    the head adds from them takes its part x_k / (x_0 + x_1) of the relevance; what it multiplies by takes none.
 
     epsilon: stabiliser, relative to the mean modulus of a layer's outputs.
     """
 
     epsilon: float = 1e-6
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if not self.epsilon >= 0:
+            raise ValueError(f"epsilon={self.epsilon:g}: give 0 or more")
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""

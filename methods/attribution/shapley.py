@@ -28,8 +28,13 @@ def drawn(rng: SampleRng, count: int, width: int) -> Iterator[Tensor]:
 
 def check_count(name: str, count: float, least: float = 1) -> None:
     """Raise ValueError for fewer than `least`."""
-    if count < least:
+    if not count >= least:
         raise ValueError(f"{name}={count:g}: give at least {least:g}")
+
+
+def coalition_count(samples_per_channel: float, channels: int) -> int:
+    """Coalitions an image: the nearest whole number of samples_per_channel * K, and at least one."""
+    return max(1, round(samples_per_channel * channels))
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,14 @@ class KernelShapCAM(ChannelWeighting):
     """Shapley values by weighted least squares over sampled coalitions (LIFT-CAM's supplement, Eq. 4; KernelSHAP).
 
     The kernel (K - 1) / (C(K,s) s (K - s)) is what coalitions are drawn from (their size s, then one of that size), so
-    that each counts once. Those of size 0 and K, of infinite weight, are constraints: Sum alpha = F(A) - F(0). With
-    fewer coalitions than channels, the solution of least norm.
+    that each counts once. Those of size 0 and K, of infinite weight, are constraints: Sum alpha = F(A) - F(0). Where
+    coalitions are too few to tell channels apart, the solution of least norm.
 
-    samples_per_channel: coalitions an image, as a multiple of K; the paper has 1 and 10.
+    samples_per_channel: coalitions an image, as a multiple of K (at least one); the paper has 1 and 10.
     """
 
     samples_per_channel: float = 1
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_count("samples_per_channel", self.samples_per_channel, 0.01)
@@ -92,7 +97,7 @@ class KernelShapCAM(ChannelWeighting):
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
         made, channels = activation.new_zeros(len(targets.image), activation.shape[1]), activation.shape[1]
-        samples = round(self.samples_per_channel * channels)
+        samples = coalition_count(self.samples_per_channel, channels)
         with torch.no_grad():
             masks = torch.cat([of_kernel_sizes(part) for part in drawn(rng, samples, channels + 1)], 1)
             for game in games(forward, self.layer, activation, targets):
@@ -113,7 +118,10 @@ def of_kernel_sizes(uniform: Tensor) -> Tensor:
 
 
 def kernel_shap(masks: Tensor, gains: Tensor, total: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Least squares of gains on masks under Sum alpha = total.
+    """Least squares of gains on masks under Sum alpha = total; of several solutions the one of least norm.
+
+    alpha = total / K + b, Sum b = 0: rows of masks act on b as they do less their mean, and then the least b has sum 0
+    by itself. No channel is singled out to take what is left.
 
     Args:
         masks: [N,K] of zeros and ones. gains: F(a') - F(0), [N,T]. total: F(A) - F(0), [T].
@@ -123,15 +131,13 @@ def kernel_shap(masks: Tensor, gains: Tensor, total: Tensor, weights: Tensor | N
         float64 [K,T] on the CPU.
     """
     masks, gains, total = (values.double().cpu() for values in (masks, gains, total))
-    last = masks[:, -1:]
-    features, left = masks[:, :-1] - last, gains - last * total
+    even = total / masks.shape[1]
+    features, left = masks - masks.mean(1, keepdim=True), gains - masks.sum(1, keepdim=True) * even
     if weights is not None:
         root = weights.double().cpu().sqrt()[:, None]
         features, left = features * root, left * root
-    if masks.shape[1] == 1:
-        return total[None]
-    first = torch.linalg.lstsq(features, left, driver="gelsy").solution
-    return torch.cat([first, (total - first.sum(0))[None]])
+    # gelsy reveals the rank (CUDA has no such driver); equal shares b are in the null space but for rounding.
+    return even + torch.linalg.lstsq(features, left, rcond=1e-10, driver="gelsy").solution
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class LimeCAM(ChannelWeighting):
     min 1/N Sum psi (F(a') - g(a'))^2 + beta |alpha|_1, g(a') = alpha_0 + alpha a',
     psi = exp(-|A - h_A(a')|^2 / (gamma^2 |A|^2)), with |A_k|^2 summed over the channels that are out.
 
-    samples_per_channel: coalitions an image, as a multiple of K; the paper has 1 and 10.
+    samples_per_channel: coalitions an image, as a multiple of K (at least one); the paper has 1 and 10.
     """
 
     samples_per_channel: float = 1
@@ -151,13 +157,13 @@ class LimeCAM(ChannelWeighting):
 
     def __post_init__(self) -> None:
         check_count("samples_per_channel", self.samples_per_channel, 0.01)
-        if self.gamma <= 0 or self.beta < 0:
-            raise ValueError(f"gamma={self.gamma:g}, beta={self.beta:g}: above 0, and not negative")
+        if not (self.gamma > 0 and self.beta >= 0):
+            raise ValueError(f"gamma={self.gamma:g}, beta={self.beta:g}: give gamma above 0, and beta of 0 or more")
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
         made, channels = activation.new_zeros(len(targets.image), activation.shape[1]), activation.shape[1]
-        samples = round(self.samples_per_channel * channels)
+        samples = coalition_count(self.samples_per_channel, channels)
         energy = activation.double().square().sum((2, 3)).cpu()
         shares = energy / energy.sum(1, keepdim=True).clamp(min=1e-300)
         with torch.no_grad():

@@ -7,6 +7,7 @@ operations keep ordinary autograd, so fan-out, concatenation and slicing need no
 pull, and no table at all gives the ordinary gradient. Nothing is patched or hooked that outlives the forward pass.
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,16 @@ class RuleTable:
             return self.first
         return self.last if self.last is not None and is_last else self.affine
 
+    def check_names(self, layers: Sequence[str]) -> None:
+        """Raise ValueError unless each pattern matches one of the convolutions and linear layers at these paths."""
+        for pattern in self.named:
+            if not any(fnmatchcase(layer, pattern) for layer in layers):
+                near = difflib.get_close_matches(pattern, sorted({*layers} - {""}), n=3, cutoff=0)
+                raise ValueError(
+                    f"layers: {pattern!r} matches no convolution or linear layer that was called, and only these take "
+                    f"rules by name; near names: {', '.join(map(repr, near)) or 'none'}"
+                )
+
 
 Relevances = tuple[Tensor | None, ...]
 
@@ -134,21 +145,28 @@ HANDLERS: dict[str, Callable[[RuleTable, Operation, Tensor, bool], Relevances]] 
 
 
 class _State:
-    """What the nodes of one tape share: the table of the running pull, and how many affine layers there are."""
+    """What a tape and its nodes share: the table of the running pull, the affine layers, and each tensor's depth."""
 
     def __init__(self) -> None:
         self.table: RuleTable | None = None
-        self.affine_layers = 0
+        self.affine_layers: list[str] = []  # module paths in the order of calls
+        self._depth: Any = WeakTensorKeyDictionary()  # affine layers between the input and a tensor
+
+    def depth_of(self, value: Tensor) -> int:
+        return int(self._depth.get(value, 0))
+
+    def set_depth(self, value: Tensor, depth: int) -> None:
+        self._depth[value] = depth
 
     def backward(self, operation: Operation, relevance: Tensor) -> Relevances:
         table = self.table
         if table is None or (table.gradient_after_last and self._is_after_last(operation)):
             return rules.vjp(operation.function, operation.inputs, relevance)
-        is_last = operation.number == self.affine_layers
+        is_last = operation.number == len(self.affine_layers)
         return HANDLERS[operation.kind](table, operation, relevance, is_last)
 
     def _is_after_last(self, operation: Operation) -> bool:
-        return operation.kind != "affine" and operation.number == self.affine_layers
+        return operation.kind != "affine" and operation.number == len(self.affine_layers)
 
 
 class _Node(torch.autograd.Function):
@@ -187,8 +205,8 @@ class RelevanceMode(TorchFunctionMode):
         super().__init__()
         self.state, self.layers, self.fold = state, layers, fold
         self._written: Any = WeakTensorKeyDictionary()  # tensor -> what an in-place operation made of it
-        self._depth: Any = WeakTensorKeyDictionary()  # affine layers between the input and a tensor
         self._producers: Any = WeakTensorKeyDictionary()  # output of an affine layer -> _Producer
+        self._folded: Any = WeakTensorKeyDictionary()  # outputs of affine layers that a batch-norm was merged into
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
 
     def latest(self, value: Any) -> Any:
@@ -223,13 +241,14 @@ class RelevanceMode(TorchFunctionMode):
         if (carrying or name == "__setitem__") and name not in STRUCTURAL:
             raise UnsupportedOp(name)
         for value in carrying:
-            self._depth[value] = max(self._depth_of(each) for each in carried)
+            self.state.set_depth(value, max(self.state.depth_of(each) for each in carried))
             if all(each in self._gates for each in carried):
                 self._gates[value] = True
         return output
 
-    def _depth_of(self, value: Tensor) -> int:
-        return int(self._depth.get(value, 0))
+    def is_folded(self, value: Tensor) -> bool:
+        """Whether relevance goes past the value, from the batch-norm that reads it to the input of its layer."""
+        return value in self._folded
 
     def _record(self, name: str, reading: Reading) -> Tensor:
         """Compute the operation, and put its node into the graph."""
@@ -237,7 +256,7 @@ class RelevanceMode(TorchFunctionMode):
             output = reading.function(*(x.detach() for x in reading.inputs))
         operation, inputs = self._operation(name, reading)
         recorded: Tensor = _Node.apply(self.state, operation, output, *inputs)
-        self._depth[recorded] = max(operation.depths) + (operation.kind == "affine")
+        self.state.set_depth(recorded, max(operation.depths) + (operation.kind == "affine"))
         if operation.kind == "affine":
             self._producers[recorded] = _Producer(operation, inputs)
         if operation.kind == "gate":
@@ -249,19 +268,20 @@ class RelevanceMode(TorchFunctionMode):
         inputs = self._signal_first(name, reading.inputs) if reading.kind == "gated" else reading.inputs
         producer = self._producers.get(inputs[0]) if self.fold and reading.kind == "norm" else None
         if producer is not None:
+            self._folded[inputs[0]] = True
             return _folded(producer.operation, reading), producer.inputs
         affine = reading.affine
         if affine is not None:
-            self.state.affine_layers += 1
             affine = affine._replace(layer=self.layers.get(id(affine.weight), ""))
+            self.state.affine_layers.append(affine.layer)
         operation = Operation(
             reading.kind,
             inputs=tuple(x.detach() for x in inputs),
             function=reading.function,
-            depths=tuple(self._depth_of(x) for x in inputs),
+            depths=tuple(self.state.depth_of(x) for x in inputs),
             affine=affine,
             factor=reading.factor,
-            number=self.state.affine_layers,
+            number=len(self.state.affine_layers),
         )
         return operation, inputs
 
@@ -314,7 +334,7 @@ class Tape:
 
         Raises:
             UnsupportedOp: the network calls something without a rule.
-            ValueError: no such layer, or it returns no tensor.
+            ValueError: no such layer, it was not called, it returns no tensor, or its output was folded away.
         """
         network, state = forward.network, _State()
         leaf = forward.inputs.detach().requires_grad_()
@@ -330,22 +350,62 @@ class Tape:
             else:
                 logits, values = network.run(leaf, tuple(layers))
                 found = {name: value.activation for name, value in values.items()}
-            kept = {name: _tensor(name, found[name]) for name in layers}
+            kept = {name: _tensor(name, found) for name in layers}
+            for name, value in kept.items():
+                if mode.is_folded(value):
+                    raise ValueError(
+                        f"layer {name!r} is merged with the batch-norm that follows it (batch_norm='fold'), so its "
+                        "output has no relevance: choose the batch-norm, or batch_norm='pass'"
+                    )
             return cls(network, leaf, mode.latest(logits), kept, state)
 
     def at(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input."""
         return self.inputs if layer is None else self.layers[layer]
 
+    def feature_map(self, layer: str | None) -> Tensor:
+        """The layer's output, or for None the input, checked to be [B,K,h,w]."""
+        value = self.at(layer)
+        if value.ndim != 4:
+            raise ValueError(
+                f"layer {layer!r} gives {list(value.shape)}; a relevance map needs [batch, channels, height, width]: "
+                "choose a convolutional layer"
+            )
+        return value
+
+    def is_after_last(self, layer: str) -> bool:
+        """Whether no convolution or linear layer lies between the layer's output and the logits."""
+        return self._state.depth_of(self.at(layer)) == self._state.depth_of(self.logits)
+
     def pull(self, table: RuleTable | None, outputs: Tensor, start: Tensor, wrt: Tensor) -> Tensor:
-        """Relevance of `wrt` [B,...] when `outputs` have the relevance `start`; no table: the ordinary gradient."""
+        """Relevance of `wrt` [B,...] when `outputs` have the relevance `start`; no table: the ordinary gradient.
+
+        Raises:
+            ValueError: a name pattern of the table matches nothing, or nothing passes from `outputs` to `wrt`.
+        """
+        if table is not None:
+            table.check_names(self._state.affine_layers)
         self._state.table = table
         if table is None:
             self.network.passes.head += len(start)
         else:
             self.network.passes.backward += len(start)
-        (relevance,) = torch.autograd.grad(outputs, wrt, start, retain_graph=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(outputs, wrt, start, retain_graph=True, allow_unused=True)
+        (relevance,) = found
+        if relevance is None:
+            later, earlier = self._called(outputs), self._called(wrt)
+            raise ValueError(
+                f"no relevance passes from {later} to {earlier}: {later} must come later in the network, and not only "
+                "by way of a sigmoid, whose output is a gate and takes no relevance (of a network that ends in a "
+                "sigmoid, explain the part before it)"
+            )
         return relevance
+
+    def _called(self, value: Tensor) -> str:
+        """What a message calls the input, the logits or a layer's output."""
+        known = {"the input": self.inputs, "the logits": self.logits}
+        known |= {f"layer {name!r}": output for name, output in self.layers.items()}
+        return next(name for name, output in known.items() if output is value)
 
     def by_pair(self, targets: Targets, relevance: Callable[[Tensor], Tensor]) -> Tensor:
         """Relevance of each pair: [P,...].
@@ -385,7 +445,10 @@ def _keep(
     found[layer] = latest(output)
 
 
-def _tensor(layer: str, value: Any) -> Tensor:
+def _tensor(layer: str, found: Mapping[str, Any]) -> Tensor:
+    if layer not in found:
+        raise ValueError(f"layer {layer!r} was not reached: the forward pass does not call this module")
+    value = found[layer]
     if not isinstance(value, Tensor):
         raise ValueError(f"layer {layer!r} returns a {type(value).__name__}, not a tensor: choose one inside it")
     if not value.requires_grad:

@@ -31,7 +31,7 @@ class ExcitationBackprop:
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w], sums to 1."""
         tape = Tape.record(forward, tuple(filter(None, [self.layer])), batch_norm="pass")
-        stop = tape.at(self.layer)
+        stop = tape.feature_map(self.layer)
         return Attribution(tape.by_pair(targets, lambda start: tape.pull(TABLE, tape.logits, start, stop)).sum(1))
 
 
@@ -58,7 +58,12 @@ class ContrastiveEB:
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w]; sums to 0 while signed."""
         tape = Tape.record(forward, tuple(filter(None, [self.contrast_layer, self.layer])), batch_norm="pass")
-        contrast, stop = tape.at(self.contrast_layer), tape.at(self.layer)
+        if tape.is_after_last(self.contrast_layer):
+            raise ValueError(
+                f"contrast_layer={self.contrast_layer!r}: no convolution or linear layer lies between it and the "
+                "logits, so p = q and the map is zero: choose what the last layer reads"
+            )
+        contrast, stop = tape.at(self.contrast_layer), tape.feature_map(self.layer)
         dual = replace(TABLE, last=Inhibition())
 
         def relevance(start: Tensor) -> Tensor:

@@ -69,9 +69,10 @@ class GradientHedge:
 
     Starts at G = a mean_hw(dy_t/da) / |Sum G|, a the layer's activation; ends at the input with the z^B rule.
 
-    layer: where it starts. gamma: weight of the positive section, 1 to 2. terms: which of C, A, U, Psi to use (Psi
-    belongs to C). residual: `main_only` leaves shortcuts without relevance, as the published code does (whose maps of
-    residual networks are twice these); `split` halves it. batch_norm: `pass_nonzero` (the code), `pass`, or `fold`.
+    layer: where it starts. gamma: weight of the positive section, 1 to 2. terms: which of C, A, U, Psi to use, one at
+    least (Psi shifts C, so it needs C). residual: `main_only` leaves shortcuts without relevance, as the published code
+    does (whose maps of residual networks are twice these); `split` halves it. batch_norm: `pass_nonzero` (the code),
+    `pass`, or `fold`.
     """
 
     layer: str
@@ -87,6 +88,10 @@ class GradientHedge:
         check_batch_norm(self.batch_norm)
         if unknown := set(self.terms) - set(TERMS):
             raise ValueError(f"terms={list(self.terms)}: {', '.join(sorted(unknown))} unknown, choose of {TERMS}")
+        if not self.terms or ("Psi" in self.terms and "C" not in self.terms):
+            raise ValueError(
+                f"terms={list(self.terms)}: choose one at least of {TERMS}, and C where Psi is (it shifts C)"
+            )
         if not 1 <= self.gamma <= 2:
             raise ValueError(f"gamma={self.gamma}: choose 1 to 2")
 
@@ -97,7 +102,7 @@ class GradientHedge:
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
         tape, table = Tape.record(forward, (self.layer,), self.batch_norm), self.table()
-        activation = tape.at(self.layer)
+        activation = tape.feature_map(self.layer)
 
         def relevance(one_hot: Tensor) -> Tensor:
             gradient = tape.pull(None, tape.logits, one_hot, activation)

@@ -33,10 +33,11 @@ class LRP:
 
     rule: of convolutions and fully connected layers, an object of `rules`. dense: of fully connected layers, if
     another. first: of layers that read the input (`rules.ZBox`, `rules.Flat`), if another. layers: of layers by name,
-    a pattern (`features.1?`, `layer4.*`) -> rule; these come before all others. batch_norm: `fold` merges it into the
-    layer before it (where there is none, as in DenseNet after a concatenation, relevance passes); `pass` lets it
-    pass always; `pass_nonzero` where its input is not exactly 0. stabiliser: of sums of two activations, relative to
-    their mean modulus. Max-pools give all to the largest input, average pools in proportion.
+    a pattern (`features.1?`, `layer4.*`) -> rule; these come before all others, and each must match a convolution or
+    fully connected layer. batch_norm: `fold` merges it into the layer before it (where there is none, as in DenseNet
+    after a concatenation, relevance passes); `pass` lets it pass always; `pass_nonzero` where its input is not exactly
+    0. stabiliser: of sums of two activations, relative to their mean modulus, 0 or more. Max-pools give all to the
+    largest input, average pools in proportion.
     """
 
     rule: AffineRule
@@ -49,6 +50,7 @@ class LRP:
 
     def __post_init__(self) -> None:
         check_batch_norm(self.batch_norm)
+        rules.check_not_negative("stabiliser", self.stabiliser)
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""

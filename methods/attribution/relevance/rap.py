@@ -114,10 +114,10 @@ def absolute_contributions(x: Tensor, layer: Affine, gradient: Tensor) -> Tensor
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         output = layer.apply(leaf, layer.weight, layer.bias)
-    logit = per_sample((output.detach() * gradient).view(len(x), -1))
+    logit = per_sample(output.detach() * gradient)
     (factor,) = torch.autograd.grad(output, leaf, gradient)
     magnitude = (x * factor).abs()
-    return magnitude * ratio(logit.view(-1, *[1] * (x.ndim - 1)), per_sample(magnitude))
+    return magnitude * ratio(logit, per_sample(magnitude))
 
 
 RULES: dict[str, AffineRule] = {"official": Official(), "paper": Paper()}

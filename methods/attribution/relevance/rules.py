@@ -5,6 +5,7 @@ R relevance of the output; v+ = max(v, 0), v- = min(v, 0). J(u, v, R)_i = Sum_j 
 with 0/0 := 0 shares each R_j among the inputs in proportion to u_i v_ij. All reductions are per sample.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -49,6 +50,12 @@ SumRule = Callable[[Sequence[Tensor], Sequence[int], Tensor], tuple[Tensor | Non
 
 
 # Arithmetic
+
+
+def check_not_negative(setting: str, value: float) -> None:
+    """Raise ValueError unless 0 <= value < infinity (of a stabiliser or a factor's excess over 1)."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{setting}={value}: choose a finite number that is not negative")
 
 
 def per_sample(values: Tensor) -> Tensor:
@@ -144,6 +151,9 @@ class Epsilon:
     epsilon: float = 1e-6
     bias: bool = True
 
+    def __post_init__(self) -> None:
+        check_not_negative("epsilon", self.epsilon)
+
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
         return shares([(x, layer.weight)], layer, relevance, self.epsilon, layer.bias if self.bias else None)
@@ -162,6 +172,10 @@ class Gamma:
     gamma: float = 0.25
     epsilon: float = 1e-6
     bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_not_negative("gamma", self.gamma)
+        check_not_negative("epsilon", self.epsilon)
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""

@@ -1,4 +1,4 @@
-"""Grad-CAM.
+"""Grad-CAM, and which heads CAM accepts (its values are in test_cam_gradient.py).
 
 Tolerances are relative to each map's (or weight vector's) largest value: 1e-10 in float64; in float32 1e-5, which
 tests/golden's notes suggest and which is DESIGN.md's bound across batch sizes.
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from harness.frames import resize_to_frames
 from harness.network import ForwardPass, Network, Passes, Targets
-from methods.attribution.cam import GradCAM, weighted_map
+from methods.attribution.cam import CAM, GradCAM, weighted_map
 
 DOUBLE, SINGLE = 1e-10, 1e-5
 
@@ -243,3 +243,62 @@ def test_unknown_layer_is_an_error(toy: Network, toy_image: Tensor) -> None:
     """A misspelt layer is named together with the near one."""
     with pytest.raises(ValueError, match=r"layer 'relo' is not in ToyModule: did you mean 'relu'"):
         attribute(GradCAM("relo"), toy, toy_image, TOY_TARGETS)
+
+
+# CAM's heads
+
+
+class Pooled(nn.Module):
+    """`steps` between the layer `relu` [B,4,h,w] and one linear layer."""
+
+    def __init__(self, *steps: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.relu, self.steps, self.fc = (
+            nn.Conv2d(3, 4, 3),
+            nn.ReLU(),
+            nn.Sequential(*steps),
+            nn.Linear(4, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.steps(self.relu(self.conv(x))), 1))
+
+
+PAIR = Targets(torch.tensor([0]), torch.tensor([2]))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(nn.AdaptiveAvgPool2d(1),), (nn.AvgPool2d(2), nn.Dropout(), nn.AdaptiveAvgPool2d(1), nn.Identity())],
+    ids=["pool", "pools"],
+)
+def test_cam_accepts_what_is_linear_before_the_weights(steps: tuple[nn.Module, ...]) -> None:
+    """The class' row, exactly; and the signed map's mean is f_c - b_c, as only linear heads have it; float32, 1e-5."""
+    network, image = Network(Pooled(*steps), (0,) * 3, (1,) * 3), random_images(1, 10)
+    result = attribute(CAM("relu", signed=True), network, image, PAIR)
+    weight, bias = (network.module.get_parameter(f"fc.{name}") for name in ("weight", "bias"))
+    assert result.coefficients is not None
+    assert torch.equal(result.coefficients, weight[[2]])
+    assert_close(result.values.mean((1, 2))[:, None], network.module(image)[:, [2]] - bias[2], SINGLE)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(nn.ELU(), nn.AdaptiveAvgPool2d(1)), (nn.AdaptiveMaxPool2d(1),), (nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1))],
+    ids=["nonlinearity", "max-pool", "both pools"],
+)
+def test_cam_refuses_what_is_not_linear_before_the_weights(steps: tuple[nn.Module, ...]) -> None:
+    """There the map does not sum to the logit: ValueError says what CAM needs and what to use."""
+    network = Network(Pooled(*steps), (0,) * 3, (1,) * 3)
+    with pytest.raises(ValueError, match=r"with nothing else \(a ReLU, a max-pool\) before .* use gradcam"):
+        attribute(CAM("relu"), network, random_images(1, 10), PAIR)
+
+
+def test_cam_of_densenet_is_after_its_last_relu() -> None:
+    """torchvision's `features` ends before a functional ReLU: refused there, accepted at `relu`."""
+    network, image = Network(torchvision_module("densenet121"), (0.5,) * 3, (0.25,) * 3), random_images(1, 32)
+    with pytest.raises(ValueError, match=r"averages layer 'features' .* choose a layer after those"):
+        attribute(CAM("features"), network, image, PAIR)
+    found = attribute(CAM("relu"), network, image, PAIR).coefficients
+    assert found is not None
+    assert torch.equal(found, network.module.get_parameter("classifier.weight")[[2]])

@@ -4,6 +4,7 @@ Tolerances as in test_cam.py: relative to the largest coefficient, 1e-10 in floa
 """
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ from harness.types import Attributor
 from methods.attribution.cam import ChannelWeighting, GradCAM
 from methods.attribution.cam_ablation import AblationCAM
 from methods.attribution.lift import LRPCAM, LiftCAM
+from methods.attribution.relevance.engine import RuleTable, Tape
+from methods.attribution.relevance.rules import Epsilon
 from methods.attribution.shapley import ShapCAM
 
 DOUBLE, SINGLE = 1e-10, 1e-5
@@ -117,6 +120,73 @@ def test_lrp_cam_equals_captum(tiny64: Known) -> None:
     assert_close(coefficients(LRPCAM(tiny64.layer, epsilon=1e-9), tiny64, targets), expected, 1e-6)
 
 
+# Against relevance through the whole network
+
+
+@pytest.mark.parametrize(
+    ("layer", "tolerance"),
+    [("layer1.0", 0.0), ("layer1.1", 0.0), ("layer1.1.relu1", 1e-9), ("layer1.1.bn3", 1e-9)],
+)
+def test_lrp_cam_is_the_relevance_at_the_layer(layer: str, tolerance: float) -> None:
+    """A pull of the same rule through the whole network to the layer, summed over space; float64.
+
+    At relu1 and bn3 the block's shortcut crosses the cut: it takes its share of the sum after it, as in the network;
+    1e-9. At the others nothing crosses: exactly.
+    """
+    tiny, targets = known("tiny_resnet", torch.float64), several_targets()
+    tape, table = Tape.record(ForwardPass(tiny.network, tiny.images), (layer,)), RuleTable(Epsilon(1e-6))
+    expected = tape.by_pair(
+        targets, lambda one_hot: tape.pull(table, tape.logits, one_hot * tape.logits.detach(), tape.at(layer))
+    )
+    assert_close(coefficients(LRPCAM(layer), tiny, targets), expected.sum((2, 3)), tolerance)
+
+
+class Shortcut(nn.Module):
+    """A shortcut `kept` and what the layer makes of it, joined in one of several ways."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.layer, self.fc, self.join = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.conv(x).relu()
+        return self.fc(self.join(self.layer(kept), kept).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "join",
+    [lambda x, kept: kept + x, lambda x, kept: torch.add(x, kept), lambda x, kept: x.add_(kept) + kept],
+    ids=["reversed", "function", "twice"],
+)
+def test_a_shortcut_takes_its_share_however_it_is_added(
+    join: Callable[[Tensor, Tensor], Tensor], toy_image: Tensor
+) -> None:
+    """Without a bias after it, R of the layer is x w / (h w) summed over space; float64, 1e-9 (epsilon 0)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = Shortcut(join).double()
+    nn.init.zeros_(module.fc.bias)
+    network = Network(module, (0,) * 3, (1,) * 3).to(dtype=torch.float64)
+    found = attribute(LRPCAM("layer", epsilon=0), network, toy_image.double(), TOY_TARGETS).coefficients
+    expected = module.layer(module.conv(toy_image.double()).relu()).mean((2, 3)) * module.fc.weight
+    assert found is not None
+    assert_close(found, expected, 1e-9)
+
+
+def test_a_difference_from_a_shortcut_is_an_error(toy_image: Tensor) -> None:
+    """As in the whole network: the engine has no rule for it, and says so."""
+    network = Network(Shortcut(torch.sub), (0,) * 3, (1,) * 3)
+    with pytest.raises(ValueError, match=r"'sub', which subtracts or divides one activation by another"):
+        attribute(LRPCAM("layer"), network, toy_image, TOY_TARGETS)
+
+
+@pytest.mark.parametrize("epsilon", [-1e-6, float("nan")])
+def test_a_stabiliser_below_zero_is_an_error(epsilon: float) -> None:
+    """It is named with its value and its range."""
+    with pytest.raises(ValueError, match=rf"epsilon={epsilon:g}: give 0 or more"):
+        LRPCAM("layer", epsilon=epsilon)
+
+
 # Local accuracy
 
 
@@ -177,6 +247,67 @@ def test_logsumexp_has_local_accuracy() -> None:
     whole, empty = network.module(network.normalise(images)), network.module.last(torch.zeros(1, 6, 4, 4).double())
     expected = whole - empty.flatten(2).logsumexp(2)
     assert abs(float(found.sum() - expected[0, 2])) < 1e-8
+
+
+class Joined(nn.Module):
+    """Six positive channels, their means x [B,6] joined by any function, and a linear layer."""
+
+    def __init__(self, join: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.relu, self.fc, self.join = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Linear(6, 4), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.join(self.relu(self.conv(x)).mean((2, 3))))
+
+
+def joined(join: Callable[[Tensor], Tensor]) -> Network:
+    """With seeded weights, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Network(Joined(join), (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda x: x / 3,
+        lambda x: x / (x.sum(1, keepdim=True) + 1),
+        lambda x: torch.div(1.0, x + 1),
+        lambda x: 1 / (x + 1),
+        lambda x: torch.true_divide(x, torch.full((6,), 2.0, dtype=torch.float64)),
+        lambda x: x * (x.mean(1, keepdim=True) / 2).sigmoid(),
+    ],
+    ids=["constant", "normalised", "function", "reflected", "tensor", "product"],
+)
+def test_quotients_have_local_accuracy(join: Callable[[Tensor], Tensor]) -> None:
+    """Sum_k alpha_k = F(A) - F(0), whatever stands in the divisor; float64, 1e-10 of the largest logit."""
+    network, images, targets = (
+        joined(join),
+        random_images(2, 8).double(),
+        Targets(torch.arange(2), torch.tensor([1, 3])),
+    )
+    forward = forward_pass(network, images, GradCAM("relu"))
+    with torch.no_grad():
+        empty = forward.head("relu")(torch.zeros_like(forward.activation("relu")))
+    found = attribute(LiftCAM("relu"), network, images, targets).coefficients
+    assert found is not None
+    expected = (forward.logits - empty)[targets.image, targets.label]
+    assert (found.sum(1) - expected).abs().max() < DOUBLE * forward.logits.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("join", "name"),
+    [
+        (lambda x: torch.div(x, 2, rounding_mode="floor"), "div"),
+        (lambda x: nn.functional.linear(x, x[:1].expand(6, 6)), "linear"),  # weights that depend on the activation
+    ],
+    ids=["rounded", "weights"],
+)
+def test_what_only_looks_linear_is_an_error(join: Callable[[Tensor], Tensor], name: str) -> None:
+    """Neither a rounded quotient nor a product of two activations by `linear` is: the operation is named."""
+    targets = Targets(torch.tensor([0]), torch.tensor([1]))
+    with pytest.raises(ValueError, match=rf"'{name}', for which DeepLIFT has no rule"):
+        attribute(LiftCAM("relu"), joined(join), random_images(1, 8).double(), targets)
 
 
 def test_an_unknown_operation_is_an_error(toy_image: Tensor) -> None:

@@ -62,6 +62,33 @@ class Gated(nn.Module):
         return self.fc((x * x.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3)))
 
 
+class Repeated(SmallHead):
+    """A head that reads one value twice between its linear layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, _, _, last = self.classifier
+        h = first(torch.flatten(self.pool(self.relu(self.conv(x))), 1))
+        h = self.join(h)
+        return last(h)
+
+    def join(self, h: Tensor) -> Tensor:
+        return h * h
+
+
+class Doubled(Repeated):
+    """The same with a sum."""
+
+    def join(self, h: Tensor) -> Tensor:
+        return h + h
+
+
+class Squared(Repeated):
+    """The same with the second operand by its name."""
+
+    def join(self, h: Tensor) -> Tensor:
+        return torch.mul(h, other=h)
+
+
 def small(module: type[nn.Module] = SmallHead) -> tuple[Network, Tensor, Targets]:
     """The network in float64, two images 4x4, and three pairs."""
     with torch.random.fork_rng(devices=[]):
@@ -111,7 +138,10 @@ def coalitions(method: Attributor, network: Network, images: Tensor, targets: Ta
 # Against all coalitions
 
 
-@pytest.mark.parametrize(("module", "kind"), [(SmallHead, Blocks), (Gated, Runs)])
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [(SmallHead, Blocks), (Gated, Runs), (Repeated, Runs), (Doubled, Runs), (Squared, Runs)],
+)
 def test_coalitions_equal_running_the_head(module: type[nn.Module], kind: type) -> None:
     """Every mask, every order of five, and each channel left out, against the head run on masked activations; 1e-10."""
     network, images, targets = small(module)
@@ -156,6 +186,43 @@ def test_kernel_shap_of_all_coalitions_is_the_shapley_value() -> None:
     weights = torch.tensor([7 / (comb(8, int(s)) * s * (8 - s)) for s in sizes], dtype=torch.float64)
     found = kernel_shap(masks[1:-1], values[1:-1] - values[0], values[-1] - values[0], weights)
     assert_close(found.T, exact_shapley(values, 8), DOUBLE)
+
+
+@pytest.mark.parametrize("count", [1, 16, 64, 640])
+def test_kernel_shap_singles_no_channel_out(count: int) -> None:
+    """K = 64, with fewer coalitions than channels and with more: in a symmetric game all have 1 / K, and in another
+    game channels in another order have the same values in that order; float64, 1e-10."""
+    generator = torch.Generator().manual_seed(0)
+    masks = of_kernel_sizes(torch.rand(count, 65, generator=generator)).double()
+    even = kernel_shap(masks, masks.mean(1, keepdim=True), torch.ones(1))
+    assert_close(even.T, torch.full((1, 64), 1 / 64), DOUBLE)
+    gains, total = torch.rand(count, 2, generator=generator), torch.tensor([0.5, 2])
+    found, order = kernel_shap(masks, gains, total), torch.randperm(64, generator=generator)
+    assert_close(kernel_shap(masks[:, order], gains, total).T, found[order].T, DOUBLE)
+    assert_close(found.sum(0)[:, None], total[:, None], DOUBLE)
+
+
+def test_kernel_shap_of_too_few_coalitions_has_the_least_norm() -> None:
+    """N = 5 of K = 8: the pseudo-inverse of all constraints, Sum alpha = total among them, gives the solution of least
+    norm; float64, 1e-10. (The masks of this seed leave the last channel undetermined, as not all do.)"""
+    generator = torch.Generator().manual_seed(6)
+    masks = of_kernel_sizes(torch.rand(5, 9, generator=generator)).double()
+    truth = torch.randn(8, 1, generator=generator, dtype=torch.float64)
+    constraints = torch.cat([masks, torch.ones(1, 8).double()])
+    expected = torch.linalg.pinv(constraints) @ (constraints @ truth)
+    assert_close(kernel_shap(masks, masks @ truth, truth.sum(0)).T, expected.T, DOUBLE)
+
+
+@pytest.mark.parametrize("make", [KernelShapCAM, LimeCAM])
+def test_at_least_one_coalition(make: type[KernelShapCAM] | type[LimeCAM]) -> None:
+    """.01 of 8 channels is rounded up to one coalition: finite coefficients. KernelSHAP's still sum to F(A) - F(0),
+    1e-10; those of a Lasso on one row are 0."""
+    network, images, targets = small()
+    result = attribute(make("relu", samples_per_channel=0.01), network, images, targets).coefficients
+    assert result is not None
+    ends = by_running(network, images, targets, subsets(8)[[0, -1]])
+    expected = ends[1] - ends[0] if make is KernelShapCAM else torch.zeros(3)
+    assert_close(result.sum(1)[:, None], expected[:, None], DOUBLE)
 
 
 def test_kernel_shap_cam_nears_the_shapley_value() -> None:
@@ -258,6 +325,17 @@ def test_torchvision_heads(architecture: str, layer: str, kind: type) -> None:
 # Ablation-CAM
 
 
+@pytest.mark.parametrize("module", [Repeated, Doubled, Squared])
+def test_ablation_cam_of_a_head_that_reads_a_value_twice(module: type[nn.Module]) -> None:
+    """h * h or h + h between the linear layers: (S - S_k) / S by running the head without each channel; 1e-10."""
+    network, images, targets = small(module)
+    values = by_running(network, images, targets, subsets(8))
+    without = values[[255 - 2**k for k in range(8)]]
+    found = attribute(AblationCAM("relu"), network, images, targets).coefficients
+    assert found is not None
+    assert_close(found, ((values[-1] - without) / values[-1]).T, DOUBLE)
+
+
 @pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
 def test_golden_ablation_cam(name: str) -> None:
     """Weights and raw maps of pytorch-grad-cam 1.5.7 (tests/golden/cams.npz), one logit negative; float32, 1e-5."""
@@ -333,8 +411,10 @@ def test_another_seed_draws_others(method: Attributor) -> None:
     [
         (ShapCAM, {"permutations": 0}, "permutations=0"),
         (KernelShapCAM, {"samples_per_channel": 0}, "samples_per_channel=0"),
-        (LimeCAM, {"gamma": 0}, "gamma=0"),
-        (LimeCAM, {"beta": -1}, "beta=-1"),
+        (LimeCAM, {"samples_per_channel": -1}, "samples_per_channel=-1: give at least 0.01"),
+        (LimeCAM, {"samples_per_channel": float("nan")}, "samples_per_channel=nan"),
+        (LimeCAM, {"gamma": 0}, "gamma=0, beta=0.01: give gamma above 0, and beta of 0 or more"),
+        (LimeCAM, {"beta": -1}, "gamma=0.5, beta=-1: give gamma above 0, and beta of 0 or more"),
     ],
 )
 def test_settings_without_meaning(make: type, options: dict[str, float], message: str) -> None:

@@ -4,6 +4,7 @@ Tolerances are relative to each map's largest value: 1e-10 in float64, 1e-5 in f
 """
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -230,10 +231,10 @@ def test_sums_and_gates_in_every_spelling(spelling: Callable[[Tensor], Tensor]) 
 
 
 def test_constants_take_nothing() -> None:
-    """Factors, offsets and signs by constants pass relevance on unchanged, as if they were not there: bit-equal to the
-    same network with their value absorbed by a rule that ignores it (the input is the same at the second layer)."""
+    """Factors, offsets and signs by constants that leave every value as it is pass relevance on as it is: bit-equal to
+    the network without them."""
     for constant in (lambda x: x * 1.0, lambda x: x + 0.0, lambda x: 0 - (0 - x), lambda x: x / 1, lambda x: 1 * x - 0):
-        assert_close(lrp_map(Net(constant)), lrp_map(Net(lambda x: x)), DOUBLE)
+        assert torch.equal(lrp_map(Net(constant)), lrp_map(Net(lambda x: x)))
 
 
 def test_swish_by_hand_is_silu() -> None:
@@ -241,18 +242,70 @@ def test_swish_by_hand_is_silu() -> None:
     assert_close(lrp_map(Net(lambda x: x * torch.sigmoid(x))), lrp_map(Net(nn.SiLU())), DOUBLE)
 
 
-def test_structural_operations_route_relevance() -> None:
-    """Splitting, permuting, padding with zeros and cutting the padding again change nothing; float64, 1e-10."""
+@pytest.mark.parametrize("method", LINEAR, ids=repr)
+def test_structural_operations_route_relevance(method: Attributor) -> None:
+    """Shuffled channels, padding that is cut off again and axes swapped twice, against the network without any of it
+    whose second layer reads the channels in the shuffled order; float64, 1e-10 (its sums have another order)."""
+    order = [0, 3, 1, 4, 2, 5]  # two groups of three channels, interleaved
 
     def shuffle(x: Tensor) -> Tensor:
         a, b = torch.cat([x[:, :2], x[:, 2:]], 1).chunk(2, dim=1)
-        x = torch.stack([a, b], 1).flatten(1, 2)
+        x = torch.stack([a, b], 2).flatten(1, 2)
         x = F.pad(x.permute(0, 2, 3, 1).transpose(1, 3).transpose(2, 3), (1, 1, 1, 1))
         return F.dropout(x[:, :, 1:-1, 1:-1].contiguous().transpose(2, 3).transpose(2, 3), 0.5, training=False)
 
-    swap = lambda x: x.transpose(2, 3).transpose(2, 3)  # noqa: E731
-    assert_close(lrp_map(Net(swap)), lrp_map(Net(lambda x: x)), DOUBLE)
-    assert lrp_map(Net(shuffle)).isfinite().all()
+    plain = Net(lambda x: x)
+    assert not torch.allclose(lrp_map(Net(shuffle), method), lrp_map(plain, method))
+    plain.second.weight.data[:, order] = plain.second.weight.data.clone()
+    assert_close(lrp_map(Net(shuffle), method), lrp_map(plain, method), DOUBLE)
+
+
+# Fully connected layers as convolutions
+
+
+@pytest.mark.parametrize("method", [*LINEAR, LRP(Gamma()), ExcitationBackprop()], ids=repr)
+def test_fully_convolutional_form(method: Attributor) -> None:
+    """The tiny VGG's linear layers as 2x2 and 1x1 convolutions: the same map, but from RAP's published code, which has
+    another rule for negative relevance in convolutions, and so for negative logits; float64, 1e-10."""
+    example = known("tiny_vgg", torch.float64)
+    module = copy.deepcopy(example.network.module)
+    first, second = module.get_submodule("classifier.0"), module.get_submodule("classifier.2")
+    convolutions = nn.Sequential(nn.Conv2d(16, 20, 2), nn.ReLU(), nn.Conv2d(20, 5, 1), nn.Flatten()).double()
+    for convolution, linear in ((convolutions[0], first), (convolutions[2], second)):
+        convolution.weight.data = linear.weight.data.view_as(convolution.weight)
+        convolution.bias.data = linear.bias.data
+    other = Network(nn.Sequential(module.features, module.avgpool, convolutions), (0,) * 3, (1,) * 3)
+    other.to(dtype=torch.float64)
+    maps = [attribute(method, net, example.images, example.targets).values for net in (other, example.network)]
+    is_negative = example.logits[torch.arange(4), example.targets.label] < 0
+    assert is_negative.any()
+    if method == RAP():
+        assert_close(maps[0][~is_negative], maps[1][~is_negative], DOUBLE)
+        assert not torch.allclose(maps[0][is_negative], maps[1][is_negative])
+    else:
+        assert_close(maps[0], maps[1], DOUBLE)
+
+
+# Memory layouts
+
+
+@pytest.mark.parametrize("name", [*TINY, "fully convolutional"])
+def test_memory_layout_changes_nothing(name: str) -> None:
+    """Every method on a network and images in channels_last against the usual layout; the third network's last layer
+    is a convolution; float64, 1e-10 (kernels of another layout sum in another order)."""
+    if name in TINY:
+        example = known(name, torch.float64)
+        usual, images, targets, cases = example.network, example.images, example.targets, TINY[name]
+    else:
+        usual, images, targets = network(Net(nn.ReLU())), random_images(1, 8).double(), ONE
+        cases = methods("first", "middle")
+    other = copy.deepcopy(usual)
+    other.module.to(memory_format=torch.channels_last)
+    moved = images.contiguous(memory_format=torch.channels_last)
+    assert not moved.is_contiguous()
+    for method in cases:
+        expected = attribute(method, usual, images, targets).values
+        assert_close(attribute(method, other, moved, targets).values, expected, DOUBLE)
 
 
 # Refusals
@@ -363,7 +416,92 @@ def test_unknown_layers(layer: str, message: str) -> None:
         attribute(ExcitationBackprop(layer), example.network, example.images, example.targets)
 
 
+class Ending(Net):
+    """`Net` with a module that is never called, and a last module."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__(nn.ReLU(), last)
+        self.aux = nn.Conv2d(6, 4, 1)
+
+
+UNREACHED: dict[str, tuple[Attributor, str]] = {
+    "never called": (ExcitationBackprop("aux"), "layer 'aux' was not reached: the forward pass does not call"),
+    "logits": (ExcitationBackprop("last"), r"layer 'last' gives \[1, 5\]; a relevance map needs \[batch, channels, h"),
+    "contrast at the last layer": (ContrastiveEB("second", "first"), "contrast_layer='second': no convolution or lin"),
+    "contrast at the logits": (ContrastiveEB("last", "first"), "contrast_layer='last': no convolution or linear layer"),
+    "swapped": (ContrastiveEB("first", "middle"), "from layer 'first' to layer 'middle': layer 'first' must come lat"),
+}
+
+
+@pytest.mark.parametrize(("method", "message"), UNREACHED.values(), ids=UNREACHED)
+def test_unsuitable_layers_are_refused(method: Attributor, message: str) -> None:
+    """Layers that exist and cannot serve: ValueError with the layer and the reason, no map of zeros."""
+    with pytest.raises(ValueError, match=message):
+        lrp_map(Ending(nn.Identity()), method)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ExcitationBackprop("classifier.0"), GradientHedge("classifier.0"), ContrastiveEB("features.4", "classifier.0")],
+    ids=repr,
+)
+def test_maps_need_a_feature_map(method: Attributor) -> None:
+    """A fully connected layer has no height and width: ValueError with its shape, as from class-activation maps."""
+    example = known("tiny_vgg")
+    with pytest.raises(ValueError, match=r"layer 'classifier.0' gives \[4, 20\]; .* choose a convolutional layer"):
+        attribute(method, example.network, example.images, example.targets)
+
+
+def test_a_layer_that_is_folded_away() -> None:
+    """A convolution merged with its batch-norm has no output of its own: ValueError; `pass` keeps it."""
+    example = known("tiny_resnet")
+    with pytest.raises(ValueError, match=r"layer 'layer1\.1\.conv2' is merged with the batch-norm that follows it"):
+        attribute(GradientHedge("layer1.1.conv2", batch_norm="fold"), example.network, example.images, example.targets)
+    kept = GradientHedge("layer1.1.conv2", batch_norm="pass")
+    assert attribute(kept, example.network, example.images, example.targets).values.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "method", [m for m in methods("first", "middle") if not isinstance(m, RAP | GradientHedge)], ids=repr
+)
+def test_networks_that_end_in_a_sigmoid(method: Attributor) -> None:
+    """A gate takes no relevance: ValueError that says so."""
+    with pytest.raises(ValueError, match=r"no relevance passes from the logits to .* ends in a sigmoid"):
+        lrp_map(Ending(nn.Sigmoid()), method)
+
+
+@pytest.mark.parametrize("method", [RAP(), RAP("paper"), GradientHedge("first")], ids=repr)
+def test_sigmoids_that_take_their_gradient(method: Attributor) -> None:
+    """What follows RAP's last layer and the hedge's start take their gradient: RAP's map is that without the sigmoid
+    times its slope, the hedge's the same, as its start is divided by its sum; float64, 1e-10."""
+    sigmoid, plain = Ending(nn.Sigmoid()), Ending(nn.Identity())
+    probability = network(sigmoid)(network(sigmoid).normalise(random_images(1, 8).double()))[0, 1]
+    slope = probability * (1 - probability) if isinstance(method, RAP) else 1
+    assert_close(lrp_map(sigmoid, method), slope * lrp_map(plain, method), DOUBLE)
+
+
 # Tables
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "near"),
+    [
+        ("tiny_vgg", "featuers.*", "'features.0'|'features.2'|'features.5'|'features.7'"),
+        ("tiny_vgg", "features.1", "'features.0'|'features.2'|'features.5'|'features.7'"),
+        ("tiny_resnet", "bn1", "'conv1'"),
+        ("tiny_resnet", "layer1", "'layer1.1.conv1'"),
+    ],
+    ids=["misspelt", "a ReLU", "a batch-norm", "a block without .*"],
+)
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_patterns_must_match(name: str, pattern: str, near: str, contrastive: bool) -> None:
+    """A rule that no layer takes would leave the map as it is without it: ValueError with near names, whatever the
+    patterns beside it match."""
+    example = known(name)
+    lrp = LRP(AlphaBeta(), layers={"*": Epsilon(), pattern: Flat()})
+    method: Attributor = ContrastiveLRP(lrp) if contrastive else lrp
+    with pytest.raises(ValueError, match=f"layers: '{re.escape(pattern)}' matches no convolution or .*({near})"):
+        attribute(method, example.network, example.images, example.targets)
 
 
 def test_composites_by_name_and_place() -> None:
@@ -485,6 +623,10 @@ def test_hedge_terms_can_be_left_out(terms: tuple[str, ...]) -> None:
         (lambda: GradientHedge("x", residual="both"), "residual='both'"),  # type: ignore[arg-type]
         (lambda: GradientHedge("x", terms=("C", "B")), "B unknown"),
         (lambda: GradientHedge("x", gamma=3), "gamma=3: choose 1 to 2"),
+        (lambda: GradientHedge("x", terms=()), r"terms=\[\]: choose one at least"),
+        (lambda: GradientHedge("x", terms=("Psi",)), r"terms=\['Psi'\]: .* C where Psi is"),
+        (lambda: GradientHedge("x", terms=("A", "U", "Psi")), r"terms=\['A', 'U', 'Psi'\]: .* C where Psi is"),
+        (lambda: LRP(AlphaBeta(), stabiliser=-1.0), "stabiliser=-1.0: choose a finite number that is not negative"),
     ],
 )
 def test_settings_are_checked(build: Callable[[], object], message: str) -> None:

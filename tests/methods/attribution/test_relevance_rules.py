@@ -319,3 +319,22 @@ def test_alpha_minus_beta_is_one(alpha: float, beta: float) -> None:
     """Otherwise relevance would not be kept: ValueError."""
     with pytest.raises(ValueError, match="alpha - beta must be 1"):
         AlphaBeta(alpha, beta)
+
+
+@pytest.mark.parametrize(
+    ("build", "setting"),
+    [
+        (lambda: Epsilon(-1.0), "epsilon=-1.0"),
+        (lambda: Epsilon(float("nan")), "epsilon=nan"),
+        (lambda: Gamma(-2.0), "gamma=-2.0"),
+        (lambda: Gamma(float("inf")), "gamma=inf"),
+        (lambda: Gamma(0.25, epsilon=-1e-6), "epsilon=-1e-06"),
+    ],
+)
+def test_stabilisers_and_factors_are_not_negative(build: Callable[[], object], setting: str) -> None:
+    """A negative stabiliser can change a denominator's sign, a negative gamma a weight's: ValueError naming setting,
+    value and range. Zero is one of the values."""
+    with pytest.raises(ValueError, match=f"{setting}: choose a finite number that is not negative"):
+        build()
+    Gamma(0, epsilon=0)
+    Epsilon(0)

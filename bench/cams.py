@@ -1,7 +1,8 @@
 """Class-activation maps: each method against its floor, and against pytorch-grad-cam where that has it; 224 px.
 
 Weights are random. Floors are bare loops over the network F and its head h, batched, as the methods are defined; a head
-that is not run channel by channel can be faster than that. pytorch-grad-cam takes minutes: one image, one round.
+that is not run channel by channel can be faster than that. pytorch-grad-cam's Ablation-CAM takes minutes: one round
+after the warm-up.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from methods.attribution.rise import RISE
 from methods.attribution.score_cam import ScoreCAM
 from methods.attribution.shapley import KernelShapCAM, LimeCAM, ShapCAM
 
-ROWS, ORDERS, MASKS, ROUNDS = 32, 2, 64, 3
+ROWS, ORDERS, MASKS = 32, 2, 64
 
 
 class Subject(NamedTuple):
@@ -85,17 +86,17 @@ def _against_floors(pooled: Subject, dense: Subject) -> Iterator[pd.DataFrame]:
     gradient = pooled.floor(backwards=1)
     for make in (CAM, GradCAM, GradCAMpp, XGradCAM, LayerCAM):
         contestants = {"floor: 1F + head F+B": gradient, "assay": pooled.ours(make(pooled.layer))}
-        yield race(f"{make.__name__} resnet18", contestants, ROUNDS)
+        yield race(f"{make.__name__} resnet18", contestants)
     for back in (LiftCAM, LRPCAM):
         contestants = {"floor: 1F + 2h + hB": dense.floor(heads=1, backwards=1), "assay": dense.ours(back(dense.layer))}
-        yield race(f"{back.__name__} vgg16", contestants, ROUNDS)
+        yield race(f"{back.__name__} vgg16", contestants)
     for method in (AblationCAM(dense.layer), LimeCAM(dense.layer), KernelShapCAM(dense.layer)):
         contestants = {"floor: 1F + 512h": dense.floor(heads=512), "assay": dense.ours(method)}
-        yield race(f"{type(method).__name__} vgg16", contestants, 1)
+        yield race(f"{type(method).__name__} vgg16", contestants)
     one = pooled._replace(images=pooled.images[:1], targets=Targets(torch.tensor([0]), torch.tensor([0])))
     for masked, count in ((ScoreCAM(one.layer), 512), (RISE(masks=MASKS), MASKS)):
         contestants = {f"floor: {1 + count}F": one.floor(forwards=count), "assay": one.ours(masked)}
-        yield race(f"{type(masked).__name__} resnet18", contestants, 1)
+        yield race(f"{type(masked).__name__} resnet18", contestants)
 
 
 def _shap_cam(subject: Subject) -> pd.DataFrame:
@@ -122,7 +123,7 @@ def _shap_cam(subject: Subject) -> pd.DataFrame:
 
     assert torch.allclose(ours(), naive(), atol=1e-4 * float(naive().abs().max())), "not the same coefficients"
     contestants = {f"naive: {ORDERS} x 512h": naive, "assay": ours}
-    return race(f"ShapCAM {ORDERS} orders, vgg16 head", contestants, ROUNDS)
+    return race(f"ShapCAM {ORDERS} orders, vgg16 head", contestants)
 
 
 def _ablation_cam(subject: Subject, architecture: str) -> pd.DataFrame:
@@ -151,7 +152,7 @@ def _score_cam(subject: Subject) -> pd.DataFrame:
             cam(inputs, output)
 
     ours = subject.ours(ScoreCAM(subject.layer, variant="paper", align_corners=True))
-    return race("ScoreCAM paper, resnet18 layer2", {"assay": ours, "pytorch-grad-cam": peer}, ROUNDS)
+    return race("ScoreCAM paper, resnet18 layer2", {"assay": ours, "pytorch-grad-cam": peer})
 
 
 def _last(module: nn.Module, layer: str) -> nn.Module:

@@ -19,7 +19,7 @@ from harness.network import ForwardPass, Network
 from harness.types import Attribution, Batch, FramedMaps, Metric, Sample
 from metrics.perturbation import Insertion, Perturbation
 
-ROUNDS, ROWS = 3, 64  # images through the network at once
+ROWS = 64  # images through the network at once
 PROBABILITY: dict[str, Any] = {"canvas": "mean", "read": "probability"}
 FLIPPING: dict[str, Any] = {"normalise": False, "perturb_baseline": 0.0, "disable_warnings": True}
 
@@ -47,7 +47,6 @@ def whole_image(network: Network, count: int, side: int, steps: int) -> pd.DataF
             "assay insertion": measured(insertion, network, batch, maps),
             "quantus PixelFlipping": theirs,
         },
-        ROUNDS,
     )
 
 
@@ -69,7 +68,6 @@ def protocols(network: Network, count: int, side: int, pixels: int) -> pd.DataFr
             "assay perturbation 40 x 100 px": measured(Perturbation(**PROBABILITY), network, batch, maps),
             f"quantus PixelFlipping {pixels} px": theirs,
         },
-        ROUNDS,
     )
 
 

@@ -27,7 +27,7 @@ FLIPPING: dict[str, Any] = {"normalise": False, "perturb_baseline": 0.0, "disabl
 def tasks() -> Iterator[pd.DataFrame]:
     """The same masks to the last pixel; and the protocols' settings, which stop earlier."""
     network = torchvision_network("resnet18", weights=None)
-    yield whole_image(network, 8, 64, 32)
+    yield whole_image(network, 8, 64, 64)
     yield protocols(network, 2, 224, 512)
 
 

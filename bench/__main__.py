@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from harness.repro import environment
+from harness.repro import environment, keep_freed_memory
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -17,6 +17,7 @@ def main() -> None:
     """Print the table and write bench/results/<device>-<cores>c-torch<version>.csv."""
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as a run does; for the floors and the peers as well
     from bench import attribution, cams, harness_overhead, perturbation, relevance
 
     parts = []

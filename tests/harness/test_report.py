@@ -60,11 +60,18 @@ def test_curves_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
     band = first.collections[0].get_paths()[0].vertices
     assert {round(float(y), 9) for x, y in band if x == 2} == {0.4, 0.6}
     assert list(second.lines[0].get_ydata()) == [1.0]
+    assert first.get_xlabel() == "steps: 2x1%"
     assert first.get_title() == "insertion \nmorf,mean,accuracy,2x1%"
     assert second.get_title() == "insertion predicted\nmorf,mean,accuracy,2x1%"
     assert [text.get_text() for text in plt.gcf().legends[0].get_texts()] == ["gradcam", "rap"]
     with Image.open(tmp_path / "new/curves.png") as picture:
         picture.load()
+
+
+def test_risk_runs_along_coverage(kept_figure: None, tmp_path: Path) -> None:
+    """The variant of error detection says how ties count, not what x is."""
+    assert draw_curves(table(*curve("msp", [0.1, 0.2], stat="risk", variant="ties=mean")), tmp_path / "curves.png")
+    assert plt.gcf().axes[0].get_xlabel() == "coverage"
 
 
 def test_no_curve_no_picture(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.network import ForwardPass, Targets
 from harness.types import Attribution, Needs, SampleRng
 from methods.attribution.cam import ChannelWeighting, feature_map
+from methods.attribution.relevance.rules import check_not_negative
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class GradCAMpp(ChannelWeighting):
 
     epsilon: float = 1e-6
     VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_not_negative("epsilon", self.epsilon)
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
@@ -37,6 +41,9 @@ class XGradCAM(ChannelWeighting):
 
     epsilon: float = 1e-7
     VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_not_negative("epsilon", self.epsilon)
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""

@@ -18,7 +18,7 @@ from harness.types import SampleRng
 from methods.attribution.cam import ChannelWeighting
 from methods.attribution.relevance.engine import RuleTable, Tape
 from methods.attribution.relevance.operations import STRUCTURAL, on_path, spelling
-from methods.attribution.relevance.rules import Epsilon
+from methods.attribution.relevance.rules import Epsilon, check_not_negative
 
 Function = Callable[..., Tensor]
 
@@ -245,8 +245,7 @@ class LRPCAM(ChannelWeighting):
     VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if not self.epsilon >= 0:
-            raise ValueError(f"epsilon={self.epsilon:g}: give 0 or more")
+        check_not_negative("epsilon", self.epsilon)
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""

@@ -145,3 +145,11 @@ def test_rectified_is_the_signed_map_clamped(tiny: Known, make: type) -> None:
     """Exactly."""
     maps = [attribute(make(tiny.layer, signed), tiny.network, tiny.images, tiny.targets).values for signed in (0, 1)]
     assert torch.equal(maps[0], maps[1].clamp(min=0))
+
+
+@pytest.mark.parametrize("make", [GradCAMpp, XGradCAM])
+@pytest.mark.parametrize("epsilon", [-1e-6, float("nan")])
+def test_a_stabiliser_below_zero_is_an_error(make: type[GradCAMpp] | type[XGradCAM], epsilon: float) -> None:
+    """It could meet the denominator and turn a map over: refused by name, value and range."""
+    with pytest.raises(ValueError, match=rf"epsilon={epsilon}: choose a finite number that is not negative"):
+        make("layer", epsilon=epsilon)

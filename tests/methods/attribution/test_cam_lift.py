@@ -183,7 +183,7 @@ def test_a_difference_from_a_shortcut_is_an_error(toy_image: Tensor) -> None:
 @pytest.mark.parametrize("epsilon", [-1e-6, float("nan")])
 def test_a_stabiliser_below_zero_is_an_error(epsilon: float) -> None:
     """It is named with its value and its range."""
-    with pytest.raises(ValueError, match=rf"epsilon={epsilon:g}: give 0 or more"):
+    with pytest.raises(ValueError, match=rf"epsilon={epsilon}: choose a finite number that is not negative"):
         LRPCAM("layer", epsilon=epsilon)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-
-from harness.repro import environment, keep_freed_memory
+from assay.harness.engine.determinism import keep_freed_memory
+from assay.harness.results.environment import environment
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -4,6 +4,15 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.networks.loading import torchvision_network
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attributor
+from assay.methods.attribution.cam import GradCAM
+from assay.methods.attribution.gradient import Gradient, IntegratedGradients, SmoothGrad
+from assay.methods.attribution.guided import GuidedBackprop
 from captum.attr import GuidedBackprop as CaptumGuided
 from captum.attr import IntegratedGradients as CaptumIntegrated
 from captum.attr import NoiseTunnel, Saliency
@@ -12,12 +21,6 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from bench.timing import race
-from harness.models import torchvision_network
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attributor, SampleRng
-from methods.attribution.cam import GradCAM
-from methods.attribution.gradient import Gradient, IntegratedGradients, SmoothGrad
-from methods.attribution.guided import GuidedBackprop
 
 BATCH, STEPS = 8, 8
 

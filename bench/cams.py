@@ -11,22 +11,25 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.networks.loading import torchvision_network
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attributor
+from assay.methods.attribution.cam import CAM, GradCAM
+from assay.methods.attribution.cam_ablation import AblationCAM
+from assay.methods.attribution.cam_gradient import GradCAMpp, LayerCAM, XGradCAM
+from assay.methods.attribution.lift import LRPCAM, LiftCAM
+from assay.methods.attribution.rise import RISE
+from assay.methods.attribution.score_cam import ScoreCAM
+from assay.methods.attribution.shapley import KernelShapCAM, LimeCAM, ShapCAM
 from pytorch_grad_cam import AblationCAM as PeerAblationCAM
 from pytorch_grad_cam import ScoreCAM as PeerScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from bench.timing import race
-from harness.models import torchvision_network
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attributor, SampleRng
-from methods.attribution.cam import CAM, GradCAM
-from methods.attribution.cam_ablation import AblationCAM
-from methods.attribution.cam_gradient import GradCAMpp, LayerCAM, XGradCAM
-from methods.attribution.lift import LRPCAM, LiftCAM
-from methods.attribution.rise import RISE
-from methods.attribution.score_cam import ScoreCAM
-from methods.attribution.shapley import KernelShapCAM, LimeCAM, ShapCAM
 
 ROWS, ORDERS, MASKS = 32, 2, 64
 

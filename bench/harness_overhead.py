@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from assay.harness.attribution.plan import build_job
+from assay.harness.engine.determinism import make_deterministic
+from assay.harness.engine.evaluate import evaluate
+from assay.harness.engine.job import Job
+from assay.harness.launch import summarise
+from assay.harness.networks.loading import IMAGENET_MEAN, IMAGENET_STD
+from assay.harness.overrides import compose_config
 from PIL import Image
 from torch import Tensor, nn
 
 from bench.timing import race
-from harness.config import compose_config
-from harness.evaluate import evaluate
-from harness.job import Job
-from harness.launch import summarise
-from harness.models import IMAGENET_MEAN, IMAGENET_STD
-from harness.plan import build_job
-from harness.repro import make_deterministic
 
 IMAGES, BATCH, SIDE, ROUNDS = 64, 16, 224, 5
 SIZE = (500, 375)  # of most ImageNet photographs, (width, height)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.network import Network
+from assay.harness.networks.loading import torchvision_network
+from assay.harness.types import Attribution, Batch, FramedMaps, Metric, Sample
+from assay.metrics.perturbation import Insertion, Perturbation
 from quantus.metrics.faithfulness.pixel_flipping import PixelFlipping
 from torch import Tensor, nn
 
 from bench.timing import race
-from harness.models import torchvision_network
-from harness.network import ForwardPass, Network
-from harness.types import Attribution, Batch, FramedMaps, Metric, Sample
-from metrics.perturbation import Insertion, Perturbation
 
 ROWS = 64  # images through the network at once
 PROBABILITY: dict[str, Any] = {"canvas": "mean", "read": "probability"}

@@ -10,19 +10,20 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.networks.loading import torchvision_network
+from assay.methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
+from assay.methods.attribution.relevance.hedge import GradientHedge
+from assay.methods.attribution.relevance.lrp import LRP
+from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon
 from torch import Tensor, nn
 from zennit.composites import EpsilonPlus
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from bench.attribution import BATCH, _no_inplace, _Ours
 from bench.timing import race
-from harness.models import torchvision_network
-from harness.network import Network, Targets
-from methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
-from methods.attribution.relevance.hedge import GradientHedge
-from methods.attribution.relevance.lrp import LRP
-from methods.attribution.relevance.rap import RAP
-from methods.attribution.relevance.rules import AlphaBeta, Epsilon
 
 
 class Case(NamedTuple):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from assay.harness.frames import rasterise_boxes
 from torch import Tensor
 
-from datasets.images import DataError
-from harness.frames import rasterise_boxes
+from .images import DataError
 
 
 def union_area(boxes: Tensor, size: tuple[int, int]) -> int:

@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from assay.harness.types import Sample
 from torch import Tensor
 
-from datasets.annotations import difficult_by_area
-from datasets.images import (
-    DataError,
-    Framed,
-    Transform,
-    class_indices,
-    files_fingerprint,
-    read_image,
-    require_files,
-)
-from harness.types import Sample
+from .annotations import difficult_by_area
+from .images import DataError, Framed, Transform, class_indices, files_fingerprint, read_image, require_files
 
 MASKS = ("none", "class", "foreground")
 

@@ -1,4 +1,4 @@
-"""A picture of the embedded data: `python -m datasets.contact_sheet docs/pictures/scenes.png`."""
+"""A picture of the embedded data: `python -m assay.datasets.contact_sheet docs/pictures/scenes.png`."""
 
 import sys
 from io import BytesIO
@@ -8,13 +8,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from assay.harness.types import Dataset, Sample
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from datasets.scenes import Scenes
-from datasets.scenes_ood import KINDS, ScenesOOD
-from harness.types import Dataset, Sample
+from .scenes import Scenes
+from .scenes_ood import KINDS, ScenesOOD
 
 COLUMNS = 10
 

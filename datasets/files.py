@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.images import DataError, LabelledFiles, require_files
+from .images import DataError, LabelledFiles, require_files
 
 
 class Files(LabelledFiles):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.images import DataError, LabelledFiles, check_files, image_files
+from .images import DataError, LabelledFiles, check_files, image_files
 
 HINT = "Put images at <root>/<class>/*.jpg, or directly at <root> with dataset.labels=none; then dataset.root=/path."
 

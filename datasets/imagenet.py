@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from assay.harness.types import Sample
 from torch import Tensor
 
-from datasets.annotations import difficult_flags, read_voc_xml
-from datasets.images import DataError, Transform, files_fingerprint, image_files, read_image
-from harness.types import Sample
+from .annotations import difficult_flags, read_voc_xml
+from .images import DataError, Transform, files_fingerprint, image_files, read_image
 
 CLASS_COUNT = 1000
 

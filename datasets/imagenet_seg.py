@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from assay.harness.types import Sample
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datasets.imagenet import CLASS_COUNT, read_wnids
-from datasets.images import DataError, Transform, files_fingerprint, require_files
-from harness.types import Sample
+from .imagenet import CLASS_COUNT, read_wnids
+from .images import DataError, Transform, files_fingerprint, require_files
 
 HINT = (
     "Put the authors' file gtsegs_ijcv.mat (ImageNet auto-annotation with segmentation propagation, Guillaumin et "

@@ -8,10 +8,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
+from assay.harness.types import Sample
 from PIL import Image
 from torch import Tensor
-
-from harness.types import Sample
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 

@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-
-from harness.types import Dataset, Sample
+from assay.harness.types import Dataset, Sample
 
 
 class Joined:

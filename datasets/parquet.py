@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from assay.harness.types import Sample
 
-from datasets.images import DataError, Transform, decode_image, files_fingerprint
-from harness.types import Sample
+from .images import DataError, Transform, decode_image, files_fingerprint
 
 HINT = (
     "Put the parquet files of an image data set (columns image{bytes,path} and label) at <root>/<files>; then "

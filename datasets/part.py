@@ -3,8 +3,7 @@
 import hashlib
 
 import numpy as np
-
-from harness.types import Dataset, Sample
+from assay.harness.types import Dataset, Sample
 
 
 class Part:

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
+from assay.harness.types import Sample
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.annotations import difficult_flags
-from datasets.shapes import HARD, NORMAL, SHAPES, SIDE, Canvas, Mask, develop, scene
-from harness.types import Sample
+from .annotations import difficult_flags
+from .shapes import HARD, NORMAL, SHAPES, SIDE, Canvas, Mask, develop, scene
 
 GENERATOR = 2  # bump whenever the drawings change: it is part of every fingerprint
 SPLITS = ("train", "val", "test")

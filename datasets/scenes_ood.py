@@ -7,12 +7,12 @@ from functools import cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from assay.harness.types import Sample
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.scenes import CLASSES, SPLITS, check_size, check_split, digest, generator, to_image
-from datasets.shapes import NORMAL, SHAPES, SIDE, UNSEEN_SHAPES, background, develop, scene
-from harness.types import Sample
+from .scenes import CLASSES, SPLITS, check_size, check_split, digest, generator, to_image
+from .shapes import NORMAL, SHAPES, SIDE, UNSEEN_SHAPES, background, develop, scene
 
 Draw = Callable[[np.random.Generator, str, int], NDArray[np.uint8]]
 _DIGIT_SIDE = 48  # px, from 8

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from assay.harness.types import Sample
 
-from datasets.annotations import difficult_flags
-from datasets.imagenet import read_wnids
-from datasets.images import DataError, Transform, files_fingerprint, read_image, require_files
-from harness.types import Sample
+from .annotations import difficult_flags
+from .imagenet import read_wnids
+from .images import DataError, Transform, files_fingerprint, read_image, require_files
 
 HINT = (
     "Put the official folder (Stanford CS231n) at <root>, so that <root>/wnids.txt, <root>/val/val_annotations.txt and "

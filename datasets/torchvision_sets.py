@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from assay.harness.types import Sample
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from datasets.images import DataError, LabelledFiles, Transform, check_files, image_files, require_files
-from harness.types import Sample
+from .images import DataError, LabelledFiles, Transform, check_files, image_files, require_files
 
 Settings = Mapping[str, Any] | None
 PLACES_LIST = (

@@ -7,20 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from assay.harness.types import Sample
 from PIL import Image
 from torch import Tensor
 
-from datasets.annotations import BoxedObject, difficult_flags, read_objects
-from datasets.images import (
-    DataError,
-    Framed,
-    Transform,
-    class_indices,
-    files_fingerprint,
-    read_image,
-    require_files,
-)
-from harness.types import Sample
+from .annotations import BoxedObject, difficult_flags, read_objects
+from .images import DataError, Framed, Transform, class_indices, files_fingerprint, read_image, require_files
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import config as configs
-from harness.config import ConfigError, compose_config, groups, suggest, take_allow_flag
+from assay.harness.config import ConfigError, groups, suggest
+from assay.harness.overrides import compose_config, take_allow_flag
+
+from . import config as configs
 
 EXAMPLES = """examples:
   python -m harness ls                                  every group and its choices
@@ -41,7 +43,7 @@ def describe(arguments: argparse.Namespace) -> int:
     found = [configs.CONF / group / f"{name}.yaml" for group, choices in groups().items() if name in choices]
     for path in found:
         text = path.read_text()
-        print(f"# {path.relative_to(configs.CONF.parent)}\n{text}")
+        print(f"# {path.relative_to(configs.ROOT)}\n{text}")
         print(_documentation(text))
     if not found:
         _describe_cell(name, Path(arguments.results) / "store")
@@ -54,7 +56,7 @@ def _documentation(text: str) -> str:
 
     target = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("_target_:")), "")
     module, _, name = target.rpartition(".")
-    source = configs.CONF.parent / (module.replace(".", "/") + ".py")
+    source = configs.ROOT / (module.removeprefix("assay.").replace(".", "/") + ".py")
     if not source.is_file():
         return ""
     nodes = ast.parse(source.read_text()).body
@@ -63,7 +65,7 @@ def _documentation(text: str) -> str:
 
 
 def _describe_cell(prefix: str, root: Path) -> None:
-    from harness import store
+    from assay.harness.store import store
 
     found = [cell for cell in store.cells(root) if len(prefix) >= 4 and cell.key.startswith(prefix)]
     if not found:
@@ -76,8 +78,8 @@ def _describe_cell(prefix: str, root: Path) -> None:
 def validate(arguments: argparse.Namespace) -> int:
     """Compose and build a config without computing; without overrides, compose every choice of every group."""
     if arguments.overrides:
-        from harness.detector_plan import build_detection, detects
-        from harness.plan import build_job
+        from assay.harness.attribution.plan import build_job
+        from assay.harness.detectors.plan import build_detection, detects
 
         config = compose_config([*arguments.overrides, "dry_run=true"])
         make = build_detection if detects(config) else build_job
@@ -101,11 +103,11 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def _plan_job(overrides: list[str]) -> None:
-    from harness.detector_plan import build_detection, detects
-    from harness.estimate import estimate, forward_seconds
-    from harness.plan import build_job
-    from harness.processes import process_count
-    from harness.repro import make_deterministic
+    from assay.harness.attribution.estimate import estimate, forward_seconds
+    from assay.harness.attribution.plan import build_job
+    from assay.harness.detectors.plan import build_detection, detects
+    from assay.harness.engine.determinism import make_deterministic
+    from assay.harness.engine.processes import process_count
 
     config = compose_config([*overrides, "dry_run=true"])
     print(f"# {config.model.name} on {config.dataset.name}")
@@ -129,7 +131,7 @@ def _plan_job(overrides: list[str]) -> None:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print what the store holds: a line a metric of each cell."""
-    from harness import store
+    from assay.harness.store import store
 
     for cell in store.cells(Path(arguments.results) / "store"):
         labels = cell.cell()["labels"]
@@ -147,7 +149,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def collect_tables(arguments: argparse.Namespace) -> int:
     """Rebuild the tidy tables from the store."""
-    from harness.collect import collect
+    from assay.harness.results.tidy import collect
 
     results = Path(arguments.results)
     frame = collect(results)
@@ -157,7 +159,7 @@ def collect_tables(arguments: argparse.Namespace) -> int:
 
 def compare_methods(arguments: argparse.Namespace) -> int:
     """Print paired differences of two methods."""
-    from harness.compare import compare
+    from assay.harness.results.compare import compare
 
     frame = compare(Path(arguments.results) / "store", arguments.first, arguments.second)
     print(f"{arguments.first} - {arguments.second}, 95 % intervals:")
@@ -167,7 +169,7 @@ def compare_methods(arguments: argparse.Namespace) -> int:
 
 def paper_tables(arguments: argparse.Namespace) -> int:
     """Regenerate the papers' tables: ours ± interval | reported | difference | n."""
-    from harness import tables
+    from assay.harness.results import tables
 
     results = Path(arguments.results)
     for table in tables.regenerate(arguments.names, results):
@@ -177,8 +179,8 @@ def paper_tables(arguments: argparse.Namespace) -> int:
 
 def check_baseline(arguments: argparse.Namespace) -> int:
     """Compare an embedded run with the committed baseline, and name what changed."""
-    from harness import check
-    from harness.store import write_atomically
+    from assay.harness.results import gate as check
+    from assay.harness.store.store import write_atomically
 
     baseline, results = Path(arguments.baseline), Path(arguments.results)
     if arguments.update:
@@ -194,8 +196,8 @@ def check_baseline(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Draw charts and one page from the tidy table."""
-    from harness.collect import collect
-    from harness.report import write_report
+    from assay.harness.results.page import write_report
+    from assay.harness.results.tidy import collect
 
     results = Path(arguments.results)
     frame = collect(results)
@@ -207,8 +209,8 @@ def report(arguments: argparse.Namespace) -> int:
 
 def judge_images(arguments: argparse.Namespace) -> int:
     """Say of your own images whether they are in or out of the distribution, at a threshold."""
-    from harness.judge import judge
-    from harness.repro import make_deterministic
+    from assay.harness.detectors.judge import judge
+    from assay.harness.engine.determinism import make_deterministic
 
     images = [word for word in arguments.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in arguments.words if word not in images]
@@ -222,9 +224,9 @@ def judge_images(arguments: argparse.Namespace) -> int:
 
 def gallery(arguments: argparse.Namespace) -> int:
     """Draw maps over images."""
-    from harness.gallery import draw_gallery
-    from harness.plan import build_job
-    from harness.repro import make_deterministic
+    from assay.harness.attribution.gallery import draw_gallery
+    from assay.harness.attribution.plan import build_job
+    from assay.harness.engine.determinism import make_deterministic
 
     config = compose_config([*arguments.overrides, "dry_run=true"])
     make_deterministic(config.compute.threads)
@@ -237,9 +239,9 @@ def gallery(arguments: argparse.Namespace) -> int:
 
 def maps(arguments: argparse.Namespace) -> int:
     """Write maps to files: numbers (npz) and pictures (png)."""
-    from harness.export import check_formats, export_maps
-    from harness.plan import build_job
-    from harness.repro import make_deterministic
+    from assay.harness.attribution.maps import check_formats, export_maps
+    from assay.harness.attribution.plan import build_job
+    from assay.harness.engine.determinism import make_deterministic
 
     formats = arguments.format.split(",")
     check_formats(formats)
@@ -256,7 +258,7 @@ def maps(arguments: argparse.Namespace) -> int:
 
 def collect_garbage(arguments: argparse.Namespace) -> int:
     """Remove leftovers of killed runs, and on request unfinished or old cells and cached features."""
-    from harness import garbage, store
+    from assay.harness.store import garbage, store
 
     root = Path(arguments.results) / "store"
     horizon = time.time() - 86400 * arguments.older_than if arguments.older_than is not None else None
@@ -272,8 +274,8 @@ def collect_garbage(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train the embedded networks and write their weights."""
-    from harness.build import build
-    from harness.train import RECIPES, train_embedded
+    from assay.harness.build import build
+    from assay.harness.networks.train import RECIPES, train_embedded
 
     data = {}
     for split, size in (("train", 16000), ("val", 2000)):
@@ -349,7 +351,7 @@ def parser() -> argparse.ArgumentParser:
     )
     training = add("train", train)
     training.add_argument("--networks", nargs="+", default=["scenes_vgg", "scenes_resnet"], help="default: both")
-    training.add_argument("--out", default="harness/weights", help="folder of the weights")
+    training.add_argument("--out", default="harness/networks/embedded", help="folder of the weights")
     return top
 
 

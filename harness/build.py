@@ -9,9 +9,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config import ConfigError, suggest
+from .config import ConfigError, suggest
 
-ALLOWED_PREFIXES = ("methods.", "metrics.", "datasets.", "harness.models.", "harness.hub_models.")
+ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", "assay.harness.networks.")
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
 # Keys of a group's YAML that other configs or tables read, and that are no constructor arguments.

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats import LEVEL, Array, Estimate
+from .stats import LEVEL, Array, Estimate
 
 RESAMPLES = 1000
 COVERAGES = tuple(step / 10 for step in range(1, 11))

@@ -14,17 +14,17 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.collect import joined
-from harness.config import ConfigError
-from harness.detect import run_detectors
-from harness.detector_plan import detects
-from harness.job import Cell, Job
-from harness.plan import build_job
-from harness.processes import Rank, compute
-from harness.record import finish
-from harness.repro import make_deterministic
-from harness.store import SAMPLES, write_json
-from harness.types import ResultRow
+from .attribution.plan import build_job
+from .config import ConfigError
+from .detectors.plan import detects
+from .detectors.run import run_detectors
+from .engine.determinism import make_deterministic
+from .engine.job import Cell, Job
+from .engine.processes import Rank, compute
+from .results.record import finish
+from .results.tidy import joined
+from .store.store import SAMPLES, write_json
+from .types import ResultRow
 
 NO_PAIRS = ResultRow("", "mean", None, 0, status="undefined:the protocol leaves no (image, class) pair")
 

@@ -4,116 +4,17 @@ How a layer is found and the graph cut there is in `harness.graph`; here network
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-from harness.graph import Crossing, Cut, Traced, cut_at, trace, with_outputs
+from .graph import Cut, Traced, cut_at, trace, with_outputs
+from .heads import Head, LayerValues, Passes, Targets, target_gradients
 
 Activation = Literal["softmax", "sigmoid"]
-
-
-class Targets(NamedTuple):
-    """P pairs to be explained: `image` [P] is the row in the batch, `label` [P] the class; both int64."""
-
-    image: Tensor
-    label: Tensor
-
-    def rounds(self) -> list[Tensor]:
-        """Pair indices split so that each round holds an image at most once (one backward pass a round)."""
-        image = self.image.cpu().numpy()
-        rank = pd.Series(image).groupby(image).cumcount().to_numpy()
-        return [
-            torch.from_numpy(np.flatnonzero(rank == r)).to(self.image.device) for r in range(rank.max(initial=-1) + 1)
-        ]
-
-
-@dataclass
-class Passes:
-    """Images sent through the network: whole forwards, whole backwards, and head passes of either kind."""
-
-    forward: int = 0
-    backward: int = 0
-    head: int = 0
-
-    def __sub__(self, other: "Passes") -> "Passes":
-        return Passes(self.forward - other.forward, self.backward - other.backward, self.head - other.head)
-
-    def __add__(self, other: "Passes") -> "Passes":
-        return Passes(self.forward + other.forward, self.backward + other.backward, self.head + other.head)
-
-
-class LayerValues(NamedTuple):
-    """A layer's activation and the other values that its head reads."""
-
-    activation: Tensor
-    constants: tuple[Any, ...]
-
-
-def _target_gradients(
-    outputs: Tensor, wrt: Tensor, targets: Targets, copies: int = 1, keep_graph: bool = False
-) -> Tensor:
-    """Gradient of each pair's logit with respect to `wrt`: one backward pass for each round of targets.
-
-    Args:
-        outputs: logits [S*B,C] with a graph back to `wrt` [S*B,...]: S stacked copies of the batch.
-        targets: P pairs that index the B images.
-        copies: S.
-        keep_graph: keep the graph for another call.
-
-    Returns:
-        [S,P,...], copy by copy and pair by pair.
-    """
-    batch = len(outputs) // copies
-    gradients = wrt.new_zeros(copies, len(targets.image), *wrt.shape[1:])
-    rounds = targets.rounds()
-    for number, pairs in enumerate(rounds):
-        start = torch.zeros_like(outputs).view(copies, batch, -1)
-        start[:, targets.image[pairs], targets.label[pairs]] = 1
-        keep = keep_graph or number + 1 < len(rounds)
-        (gradient,) = torch.autograd.grad(outputs, wrt, start.view_as(outputs), retain_graph=keep)
-        gradients[:, pairs] = gradient.view(copies, batch, *wrt.shape[1:])[:, targets.image[pairs]]
-    return gradients
-
-
-class Head:
-    """The sub-network from a layer's activation to the logits, for one batch.
-
-    `rows` picks the image that each activation row belongs to, when an image has several rows.
-    """
-
-    def __init__(self, cut: Cut, constants: tuple[Any, ...], passes: Passes) -> None:
-        self.module, self.crossing, self.constants, self.passes = cut.head, cut.crossing, constants, passes
-
-    def __call__(self, activation: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits [R,C] of activations [R,...]."""
-        self.passes.head += len(activation)
-        pairs = zip(self.crossing, self.constants, strict=True)
-        return self.module(activation, *(_picked(crossing, value, rows) for crossing, value in pairs))
-
-    def gradient(self, activation: Tensor, targets: Targets) -> Tensor:
-        """Gradient of each pair's logit with respect to the activation [B,...]: [P,...]."""
-        leaf = activation.detach().requires_grad_()
-        with torch.enable_grad():
-            logits = self(leaf)
-        self.passes.head += len(activation) * len(targets.rounds())
-        return _target_gradients(logits, leaf, targets)[0]
-
-
-def _picked(crossing: Crossing, value: Any, rows: Tensor | None) -> Any:
-    """A crossing value for other rows than the batch's own images."""
-    if rows is None or not crossing.per_image:
-        return value
-    if isinstance(value, Tensor):
-        return value[rows] if value.ndim else value
-    return len(rows) if crossing.is_count else value
 
 
 class Network:
@@ -206,7 +107,7 @@ class Network:
         with torch.enable_grad():
             logits = self(leaf)
         self.passes.backward += len(inputs) * len(targets.rounds())
-        return _target_gradients(logits, leaf, targets, copies)
+        return target_gradients(logits, leaf, targets, copies)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities [B,C] under the network's output activation.
@@ -315,120 +216,3 @@ class Network:
     def head(self, layer: str, constants: tuple[Any, ...]) -> Head:
         """The head from `layer`, for a batch whose crossing values are `constants`."""
         return Head(self._cut(layer), constants, self.passes)
-
-
-class ForwardPass:
-    """What the methods of one batch share: inputs, logits, activations, heads, the input gradient's graph.
-
-    One forward pass serves all of them; it keeps the layers (and the graph, if asked) declared by
-    `Attributor.needs`.
-
-    Args:
-        images: [B,3,H,W] in [0,1].
-        layers: names whose activations are kept.
-        input_graph: whether `input_gradient` will be asked for.
-        max_rows: how many images a method may send through the network at once.
-        penultimate: whether the input of the last linear layer is kept.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        images: Tensor,
-        layers: tuple[str, ...] = (),
-        input_graph: bool = False,
-        max_rows: int | None = None,
-        penultimate: bool = False,
-    ) -> None:
-        self.network, self.images = network, images
-        self.layers, self.input_graph, self.keeps_penultimate = layers, input_graph, penultimate
-        self.max_rows = max(len(images), max_rows or 0)
-        self.inputs = network.normalise(images)  # [B,3,H,W]
-
-    @cached_property
-    def _run(self) -> tuple[Tensor, Tensor, dict[str, LayerValues]]:
-        leaf = self.inputs.detach().requires_grad_(self.input_graph)
-        with torch.set_grad_enabled(self.input_graph), self._catching_penultimate():
-            return leaf, *self.network.run(leaf, self.layers)
-
-    @contextmanager
-    def _catching_penultimate(self) -> Iterator[None]:
-        linear = self.network.last_linear if self.keeps_penultimate else None
-        if linear is None:
-            yield
-            return
-        with linear.register_forward_pre_hook(lambda _module, inputs: self._caught.append(inputs[0].detach())):
-            yield
-
-    @cached_property
-    def _caught(self) -> list[Tensor]:
-        return []
-
-    @cached_property
-    def penultimate(self) -> Tensor:
-        """Input of the last linear layer, [B,D].
-
-        Raises:
-            ValueError: the network does not end in a linear layer, or it was not to be kept.
-        """
-        logits, linear = self.logits, self.network.last_linear
-        if linear is None or not self._caught:
-            raise ValueError("no penultimate features: the network does not end in a linear layer, or see needs()")
-        kept = self._caught[-1]
-        if kept.ndim != 2 or not torch.equal(linear(kept), logits):
-            raise ValueError("no penultimate features: the network's last linear layer does not make the logits")
-        return kept
-
-    @property
-    def logits(self) -> Tensor:
-        """[B,C]."""
-        return self._run[1].detach()
-
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """[B,C] of classes, softmax or sigmoid as the network says."""
-        return self.network.probabilities(self.logits)
-
-    @cached_property
-    def scores(self) -> Tensor:
-        """[B,C] of classes: the logits, unless the network's outputs are grouped."""
-        return self.network.scores(self.logits)
-
-    def activation(self, layer: str) -> Tensor:
-        """The layer's output [B,...], without a graph."""
-        value = self._values(layer).activation
-        if not isinstance(value, Tensor):
-            raise ValueError(f"layer {layer!r} returns a {type(value).__name__}, not a tensor: choose one inside it")
-        return value.detach()
-
-    def head(self, layer: str) -> Head:
-        """The head from the layer, its constants bound to this batch."""
-        constants = tuple(v.detach() if isinstance(v, Tensor) else v for v in self._values(layer).constants)
-        return self.network.head(layer, constants)
-
-    def _values(self, layer: str) -> LayerValues:
-        if layer not in self.layers:
-            raise ValueError(f"layer {layer!r} was not kept: name it in the method's needs(); kept: {self.layers}")
-        return self._run[2][layer]
-
-    def input_gradient(self, targets: Targets) -> Tensor:
-        """Gradient of each pair's logit with respect to the normalised input: [P,3,H,W]."""
-        if not self.input_graph:
-            raise ValueError("the graph to the input was not kept: set input_graph in the method's needs()")
-        leaf, logits, _ = self._run
-        self.network.passes.backward += len(leaf) * len(targets.rounds())
-        return _target_gradients(logits, leaf, targets, keep_graph=True)[0]
-
-    def gradient_of(self, score: Callable[[Tensor, Mapping[str, Tensor]], Tensor]) -> Tensor:
-        """Gradient [B,3,H,W] with respect to the normalised input of any number that each image has.
-
-        score: (logits [B,C], kept activations by layer) -> [B]; a row may depend on its own image alone.
-        """
-        if not self.input_graph:
-            raise ValueError("the graph to the input was not kept: set input_graph in the method's needs()")
-        leaf, logits, values = self._run
-        self.network.passes.backward += len(leaf)
-        with torch.enable_grad():
-            total = score(logits, {name: value.activation for name, value in values.items()}).sum()
-        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True)
-        return gradient

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
-from harness import stats
-from harness.network import ForwardPass
-from harness.types import Batch, FramedMaps, ResultRow
-from metrics.subsets import check_subsets, estimate_row, parts, undefined_row
+from .subsets import check_subsets, estimate_row, parts, undefined_row
 
 Space = Literal["normalised", "raw"]
 

@@ -6,11 +6,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from assay.harness import stats
+from assay.harness.curves import COVERAGES, RESAMPLES, Statistics, estimate, risk_bootstrap
+from assay.harness.types import ResultRow
 from numpy.typing import NDArray
-
-from harness import stats
-from harness.curves import COVERAGES, RESAMPLES, Statistics, estimate, risk_bootstrap
-from harness.types import ResultRow
 
 CLOSE = "close_recall"
 NO_VALIDATION = "no validation set to choose the threshold on: dataset@validation=NAME"

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import pandas as pd
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
-from harness.network import ForwardPass
-from harness.types import Batch, FramedMaps, Region, ResultRow
-from metrics.subsets import check_subsets, column_rows, parts
+from .subsets import check_subsets, column_rows, parts
 
 VARIANTS = ("all", "positive", "min_max")
 

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import pandas as pd
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
-from harness import stats
-from harness.network import ForwardPass
-from harness.types import Batch, FramedMaps, Region, ResultRow
-from metrics.subsets import check_subsets, column_rows, estimate_row, parts
+from .subsets import check_subsets, column_rows, estimate_row, parts
 
 
 def tolerance_px(absolute: float | None, relative: float | None, frames: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-
-from harness.curves import RESAMPLES, Statistics, estimate, roc_bootstrap, roc_statistics
-from harness.detection import AVERAGE
-from harness.stats import Estimate
-from harness.types import ResultRow, derive_seed
+from assay.harness.curves import RESAMPLES, Statistics, estimate, roc_bootstrap, roc_statistics
+from assay.harness.detection import AVERAGE
+from assay.harness.seeds import derive_seed
+from assay.harness.stats import Estimate
+from assay.harness.types import ResultRow
 
 
 class Convention(NamedTuple):

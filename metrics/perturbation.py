@@ -12,25 +12,16 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.seeds import SampleRng
+from assay.harness.stats import Array, Estimate
+from assay.harness.types import Batch, FramedMaps, ResultRow
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from harness import stats
-from harness.network import ForwardPass
-from harness.stats import Array, Estimate
-from harness.types import Batch, FramedMaps, ResultRow, SampleRng
-from metrics.pixel_ranks import (
-    CANVASES,
-    DECISIONS,
-    READS,
-    Blur,
-    Order,
-    ranks,
-    read_along,
-    read_clean,
-    region_ranks,
-)
-from metrics.subsets import check_subsets, estimate_row, parts
+from .pixel_ranks import CANVASES, DECISIONS, READS, Blur, Order, ranks, read_along, read_clean, region_ranks
+from .subsets import check_subsets, estimate_row, parts
 
 Unit = Literal["px", "percent"]
 TIES, NOISE = "perturbation ties", "perturbation noise"  # streams: the same draws for every method and metric

@@ -14,11 +14,12 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from assay.harness.forward import ForwardPass
+from assay.harness.frames import gaussian_blur
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.seeds import SampleRng
 from torch import Tensor
-
-from harness.frames import gaussian_blur
-from harness.network import ForwardPass, Network, Targets
-from harness.types import SampleRng
 
 Order = Literal["morf", "lerf"]  # most or least relevant first
 Read = Callable[[Network, Tensor, Tensor], Tensor]  # (network, logits [R,C], classes [R]) -> [R]

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 import pandas as pd
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
-from harness import stats
-from harness.network import ForwardPass
-from harness.types import Batch, FramedMaps, ResultRow
-from metrics.localization import is_hit, positive_share, tolerance_px
+from .localization import is_hit, positive_share, tolerance_px
 
 OWN = ("peak_in_cue", "mass_in_cue")
 OTHERS = ("peak_in_cue_of_others", "mass_in_cue_of_others")

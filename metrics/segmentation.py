@@ -20,13 +20,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
-from harness import stats
-from harness.network import ForwardPass
-from harness.types import Batch, FramedMaps, Region, ResultRow
-from metrics.inside_outside import counted_pixels, mean_over
-from metrics.subsets import check_subsets, column_rows, estimate_row, parts, undefined_row
+from .inside_outside import counted_pixels, mean_over
+from .subsets import check_subsets, column_rows, estimate_row, parts, undefined_row
 
 RULES = ("zero", "mean", "median", "signed_or_mean")
 THRESHOLDS = ("signed_or_mean", "zero", "mean", "median", "p80")

@@ -7,11 +7,12 @@ from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Attributor, Batch, FramedMaps, ResultRow
 from torch import Tensor
 
-from harness.network import ForwardPass
-from harness.types import Attribution, Attributor, Batch, FramedMaps, ResultRow, SampleRng
-from metrics.subsets import check_subsets, column_rows, parts
+from .subsets import check_subsets, column_rows, parts
 
 STREAM = "shap_cosine reference"  # no method's: SHAP-CAM itself is compared with other draws
 
@@ -42,7 +43,7 @@ class ShapCosine:
     def __post_init__(self) -> None:
         check_subsets(self.subsets)
         if not hasattr(self.reference, "layer"):
-            raise ValueError("reference: name a class-activation map, as methods.attribution.shapley.ShapCAM")
+            raise ValueError("reference: name a class-activation map, as assay.methods.attribution.shapley.ShapCAM")
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """cosine [P], nan where undefined; difficult."""

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
-
-from harness import stats
-from harness.stats import Estimate
-from harness.types import ResultRow
+from assay.harness import stats
+from assay.harness.stats import Estimate
+from assay.harness.types import ResultRow
 
 Subset = Callable[[pd.DataFrame], pd.Series]
 _NONE = "no pair in subset {} has a value"

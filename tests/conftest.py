@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Attributor, Sample
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attribution, Attributor, Sample, SampleRng
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from assay.harness.detection import Features, LinearHead
+from assay.harness.training import TrainingSet
 from conftest import golden
 from torch import Tensor
-
-from harness.detection import Features, LinearHead, TrainingSet
 
 
 def features_of(

@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from harness.network import Network
-from harness.types import Attribution, Needs, Sample
+from assay.harness.network import Network
+from assay.harness.types import Attribution, Needs, Sample
 
 
 def build_model(channels):

@@ -10,10 +10,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from assay.harness.network import Network
+from assay.harness.seeds import SampleRng
 from torch import Tensor, nn
-
-from harness.network import Network
-from harness.types import SampleRng
 
 
 class Twin(nn.Module):

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.heads import anatomy
+from .heads import anatomy
 
 
 def weighted_map(activation: Tensor, coefficients: Tensor, targets: Targets, signed: bool) -> Tensor:

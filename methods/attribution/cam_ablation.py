@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import SampleRng
-from methods.attribution.cam import ChannelWeighting
-from methods.attribution.heads import games
+from .cam import ChannelWeighting
+from .heads import games
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.cam import ChannelWeighting, feature_map
-from methods.attribution.relevance.rules import check_not_negative
+from .cam import ChannelWeighting, feature_map
+from .relevance.rules import check_not_negative
 
 
 @dataclass(frozen=True)

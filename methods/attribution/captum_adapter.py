@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.adapters import Twin, imported, near, pair_seeds, seeded
-from methods.attribution.gradient import BASELINES, Reduce, reduce_channels
+from .adapters import Twin, imported, near, pair_seeds, seeded
+from .gradient import BASELINES, Reduce, reduce_channels
 
 # First parameters of constructors that take a network, or (NoiseTunnel) another method.
 NETWORK, METHOD = ("forward_func", "model"), "attribution_method"

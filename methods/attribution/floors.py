@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 
 
 @dataclass(frozen=True)

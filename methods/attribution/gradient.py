@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
-
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
 
 Reduce = Literal["sum", "sum_abs", "max_abs", "l2"]
 

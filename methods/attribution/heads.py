@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Head, Targets
 from torch import Tensor, fx, nn
-
-from harness.network import ForwardPass, Head, Targets
 
 Kind = Literal["linear", "fixes_zero", "affine", "other"]
 

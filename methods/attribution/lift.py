@@ -10,15 +10,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Head, Targets
+from assay.harness.network import Network
+from assay.harness.seeds import SampleRng
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.network import ForwardPass, Head, Network, Targets
-from harness.types import SampleRng
-from methods.attribution.cam import ChannelWeighting
-from methods.attribution.relevance.engine import RuleTable, Tape
-from methods.attribution.relevance.operations import STRUCTURAL, on_path, spelling
-from methods.attribution.relevance.rules import Epsilon, check_not_negative
+from .cam import ChannelWeighting
+from .relevance.engine import RuleTable, Tape
+from .relevance.operations import STRUCTURAL, on_path, spelling
+from .relevance.rules import Epsilon, check_not_negative
 
 Function = Callable[..., Tensor]
 

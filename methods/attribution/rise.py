@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
-
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
 
 DRAWN = 64  # masks drawn at once: fixed, so that numbers do not depend on the batch
 

@@ -5,11 +5,12 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import SampleRng
-from methods.attribution.cam import ChannelWeighting
+from .cam import ChannelWeighting
 
 Variant = Literal["official", "paper"]
 

@@ -10,12 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import SampleRng
-from methods.attribution.cam import ChannelWeighting
-from methods.attribution.heads import Game, games
+from .cam import ChannelWeighting
+from .heads import Game, games
 
 DRAWN = 64  # coalitions or orders drawn at once: fixed, so that numbers do not depend on the batch
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor, nn
 
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.adapters import Twin, imported, near, pair_seeds, seeded
-from methods.attribution.gradient import Reduce, reduce_channels
+from .adapters import Twin, imported, near, pair_seeds, seeded
+from .gradient import Reduce, reduce_channels
 
 ATTRIBUTORS = {"gradient": "Gradient", "smoothgrad": "SmoothGrad", "integrated_gradients": "IntegratedGradients"}
 CANONIZERS = ("auto", "none", "vgg", "resnet", "batch_norm")

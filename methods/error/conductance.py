@@ -7,11 +7,12 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from assay.harness.detection import DetectorNeeds, Features, State, fitted
+from assay.harness.network import Network
+from assay.harness.training import TrainingSet
 from torch import Tensor
 
-from harness.detection import DetectorNeeds, Features, State, TrainingSet, fitted
-from harness.network import Network
-from methods.error.mlp import Training, fit_mlp, score_mlp
+from .mlp import Training, fit_mlp, score_mlp
 
 Rule = Literal["right", "left", "trapezoid"]
 FEW_ERRORS = 200

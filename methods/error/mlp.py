@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from assay.harness.detection import State
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-
-from harness.detection import State
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.detection import DetectorNeeds, Features, State
 from torch import Tensor
 
-from harness.detection import DetectorNeeds, Features, State
-from methods.ood.logits import energy_score
-from methods.ood.percentiles import check_percentile
+from .logits import energy_score
+from .percentiles import check_percentile
 
 
 def shaped(features: Tensor, percentile: float) -> Tensor:

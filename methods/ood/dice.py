@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.detection import DetectorNeeds, Features, LinearHead, State, fitted
+from assay.harness.training import TrainingSet
 from torch import Tensor
 
-from harness.detection import DetectorNeeds, Features, LinearHead, State, TrainingSet, fitted
-from methods.ood.logits import energy_score
-from methods.ood.percentiles import check_percentile, clip_point, clipped, percentile
+from .logits import energy_score
+from .percentiles import check_percentile, clip_point, clipped, percentile
 
 
 def pruned_weight(training: TrainingSet, rank: float) -> Tensor:

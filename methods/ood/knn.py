@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from assay.harness.detection import DetectorNeeds, Features, State, fitted
+from assay.harness.training import TrainingSet
 from torch import Tensor
 from torch.nn.functional import normalize
-
-from harness.detection import DetectorNeeds, Features, State, TrainingSet, fitted
 
 PAIRS = 2**24  # similarities held at once: 64 MiB
 

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from assay.harness.detection import DetectorNeeds, Features, LinearHead, State, fitted
+from assay.harness.training import TrainingSet
 from torch import Tensor
 
-from harness.detection import DetectorNeeds, Features, LinearHead, State, TrainingSet, fitted
-from methods.ood.logits import energy_score
-from methods.ood.percentiles import check_percentile, clipped
+from .logits import energy_score
+from .percentiles import check_percentile, clipped
 
 Contributions = Literal["closed_form", "integrated_gradients"]
 PredictFrom = Literal["clipped", "unclipped"]

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.detection import DetectorNeeds, Features, State
 from torch import Tensor
-
-from harness.detection import DetectorNeeds, Features, State
 
 
 def energy_score(logits: Tensor) -> Tensor:

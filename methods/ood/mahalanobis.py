@@ -7,14 +7,16 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from assay.harness.curves import roc_statistics
+from assay.harness.detection import DetectorNeeds, Features, State, fitted, pooled
+from assay.harness.forward import ForwardPass
+from assay.harness.network import Network
+from assay.harness.training import Moments, TrainingSet
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.curves import roc_statistics
-from harness.detection import DetectorNeeds, Features, Moments, State, TrainingSet, fitted, pooled
-from harness.network import ForwardPass, Network
-from methods.ood.odin import stepped
+from .odin import stepped
 
 ROWS = 16  # images that calibration sends through the network at once
 FOLDS = 5  # of the logistic regression's cross-validation

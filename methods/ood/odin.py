@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
+from assay.harness.detection import DetectorNeeds, Features, State
+from assay.harness.forward import ForwardPass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-
-from harness.detection import DetectorNeeds, Features, State
-from harness.network import ForwardPass
 
 Space = Literal["pixel", "normalised"]
 

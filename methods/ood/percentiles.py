@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
+from assay.harness.training import TrainingSet
 from torch import Tensor
-
-from harness.detection import TrainingSet
 
 
 def check_percentile(name: str, value: float) -> None:

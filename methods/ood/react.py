@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from assay.harness.detection import DetectorNeeds, Features, State, fitted
+from assay.harness.training import TrainingSet
 from torch import Tensor
 
-from harness.detection import DetectorNeeds, Features, State, TrainingSet, fitted
-from methods.ood.logits import energy_score
-from methods.ood.percentiles import check_percentile, clip_point, clipped
+from .logits import energy_score
+from .percentiles import check_percentile, clip_point, clipped
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.detection import DetectorNeeds, Features, State, fitted
+from assay.harness.training import TrainingSet
 from torch import Tensor
 
-from harness.detection import DetectorNeeds, Features, State, TrainingSet, fitted
-from methods.ood.logits import energy_score
+from .logits import energy_score
 
 
 @dataclass(frozen=True)

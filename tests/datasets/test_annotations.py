@@ -1,8 +1,7 @@
 """Difficult flags, by hand."""
 
 import torch
-
-from datasets.annotations import difficult_flags, union_area
+from assay.datasets.annotations import difficult_flags, union_area
 
 
 def test_union_counts_overlap_once() -> None:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assay.datasets.coco import COCO, decode
+from assay.datasets.images import DataError
+from assay.harness.frames import rasterise_boxes
 from PIL import Image
 from pycocotools import mask as coco_mask
-
-from datasets.coco import COCO, decode
-from datasets.images import DataError
-from harness.frames import rasterise_boxes
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no COCO images at {SHARED}")

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from assay.datasets.folder import Folder
+from assay.datasets.images import DataError
+from assay.harness.build import build
+from assay.harness.config import ConfigError
+from assay.harness.overrides import compose_config
 from PIL import Image
-
-from datasets.folder import Folder
-from datasets.images import DataError
-from harness.build import build
-from harness.config import ConfigError, compose_config
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "dtd" / "images"
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assay.datasets.annotations import read_voc_xml
+from assay.datasets.imagenet import ImageNet, read_wnids
+from assay.datasets.images import DataError
 from PIL import Image
-
-from datasets.annotations import read_voc_xml
-from datasets.imagenet import ImageNet, read_wnids
-from datasets.images import DataError
 
 WNIDS = [f"n{10000000 + 7 * i}" for i in range(1000)]
 CAT, DOG, OTHER = WNIDS[3], WNIDS[997], WNIDS[500]

@@ -6,9 +6,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-
-from datasets.imagenet_seg import ImageNetSegmentation
-from datasets.images import DataError
+from assay.datasets.imagenet_seg import ImageNetSegmentation
+from assay.datasets.images import DataError
 
 
 def write(path: Path, pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:

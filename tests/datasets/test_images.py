@@ -7,10 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
-
-from datasets.images import (
+from assay.datasets.images import (
     DataError,
     LabelledFiles,
     Transform,
@@ -23,7 +20,9 @@ from datasets.images import (
     shorter_side,
     to_tensor,
 )
-from harness.frames import rasterise_boxes
+from assay.harness.frames import rasterise_boxes
+from PIL import Image
+from torch import Tensor
 
 
 def picture(width: int, height: int) -> Image.Image:

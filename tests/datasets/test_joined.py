@@ -1,9 +1,8 @@
 """Joined data sets: by hand."""
 
 import pytest
-
-from datasets.joined import Joined
-from datasets.scenes import Scenes
+from assay.datasets.joined import Joined
+from assay.datasets.scenes import Scenes
 
 
 def test_samples_follow_one_another() -> None:

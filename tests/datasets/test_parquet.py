@@ -10,11 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from assay.datasets.images import DataError
+from assay.datasets.parquet import CACHED_GROUPS, Parquet
 from PIL import Image
 from torch.utils.data import DataLoader
-
-from datasets.images import DataError
-from datasets.parquet import CACHED_GROUPS, Parquet
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no parquet files at {SHARED}")

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-
-from datasets.part import Part
-from datasets.scenes import Scenes
-from harness.build import build
-from harness.config import compose_config
+from assay.datasets.part import Part
+from assay.datasets.scenes import Scenes
+from assay.harness.build import build
+from assay.harness.overrides import compose_config
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

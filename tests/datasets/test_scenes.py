@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from assay.datasets.scenes import CUE, CUE_PATCH, CUE_SIDE, Scenes
+from assay.harness.frames import rasterise_boxes
+from assay.harness.types import Sample
 from torch import Tensor
-
-from datasets.scenes import CUE, CUE_PATCH, CUE_SIDE, Scenes
-from harness.frames import rasterise_boxes
-from harness.types import Sample
 
 SETTINGS: list[dict[str, Any]] = [
     {},

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from datasets.scenes import Scenes
-from datasets.scenes_ood import KINDS, ScenesOOD
+from assay.datasets.scenes import Scenes
+from assay.datasets.scenes_ood import KINDS, ScenesOOD
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from assay.datasets.images import DataError
+from assay.datasets.tiny_imagenet import TinyImageNet
 from PIL import Image
-
-from datasets.images import DataError
-from datasets.tiny_imagenet import TinyImageNet
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SHARED = DATA / "tiny-imagenet-200"

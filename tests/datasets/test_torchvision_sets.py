@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import scipy.io
 import torchvision.datasets as official
+from assay.datasets import torchvision_sets
+from assay.datasets.images import DataError
+from assay.datasets.torchvision_sets import cifar10, cifar100, dtd, places365, svhn
 from PIL import Image
-
-from datasets import torchvision_sets
-from datasets.images import DataError
-from datasets.torchvision_sets import cifar10, cifar100, dtd, places365, svhn
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 NONE = {"mode": "none"}

@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from assay.datasets.images import DataError
+from assay.datasets.voc import CLASSES, VOC, read_palette
+from assay.harness.frames import rasterise_boxes
+from assay.harness.types import Batch
 from PIL import Image
-
-from datasets.images import DataError
-from datasets.voc import CLASSES, VOC, read_palette
-from harness.frames import rasterise_boxes
-from harness.types import Batch
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 LIST = SHARED / "pointing_game" / "pointing_game_ebp_voc07_difficult.txt"

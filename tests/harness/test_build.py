@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assay.datasets.images import Transform
+from assay.harness.build import ALLOW_VARIABLE, build, settings
+from assay.harness.config import ConfigError, groups
+from assay.harness.overrides import compose_config, take_allow_flag
+from assay.methods.attribution.floors import Center
 from omegaconf import DictConfig, OmegaConf
 
-from datasets.images import Transform
-from harness.build import ALLOW_VARIABLE, build, settings
-from harness.config import ConfigError, compose_config, groups, take_allow_flag
-from methods.attribution.floors import Center
-
-TRANSFORM = "datasets.images.Transform"
+TRANSFORM = "assay.datasets.images.Transform"
 
 
 def made(target: Any, **arguments: Any) -> Any:
@@ -77,7 +77,7 @@ def test_objects_are_built_nested() -> None:
     """Lists and mappings arrive as plain Python, and a nested `_target_` is built too."""
     assert made(TRANSFORM, mode="shorter", size=64) == Transform("shorter", 64)
     nested = build(
-        OmegaConf.create({"_target_": "methods.attribution.floors.Center", "sigma": {"_target_": TRANSFORM}}),
+        OmegaConf.create({"_target_": "assay.methods.attribution.floors.Center", "sigma": {"_target_": TRANSFORM}}),
         "method",
         "center",
     )
@@ -88,11 +88,11 @@ def test_objects_are_built_nested() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "subprocess.run", "builtins.eval", "harness.store.Lock", "methodsx.y", 3, None]
+    "target", ["os.system", "subprocess.run", "builtins.eval", "assay.harness.store.store.Lock", "methodsx.y", 3, None]
 )
 def test_code_outside_the_project_is_refused(target: Any) -> None:
     """Whatever is not under an allowed package, at the top ..."""
-    with pytest.raises(ConfigError, match=r"dataset toy: _target_ .* is outside methods. .*--allow-target"):
+    with pytest.raises(ConfigError, match=r"dataset toy: _target_ .* is outside assay.methods. .*--allow-target"):
         made(target, command="echo")
 
 
@@ -116,14 +116,14 @@ def test_code_outside_the_project_is_refused_nested(place: dict[str, Any], tmp_p
 @pytest.mark.parametrize(
     "target",
     [
-        "harness.models.torch.serialization.os.mkdir",  # reaches os.system as well
-        "datasets.images.Path.mkdir",
-        "datasets.images.hashlib.sha256",
+        "assay.harness.networks.loading.torch.serialization.os.mkdir",  # reaches os.system as well
+        "assay.datasets.images.Path.mkdir",
+        "assay.datasets.images.hashlib.sha256",
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
 def test_code_reached_through_an_allowed_module_is_refused(target: str, nested: bool, tmp_path: Path) -> None:
-    """A module's imports are not its own: `harness.models.torch...os.system` is `os.system`."""
+    """A module's imports are not its own: `assay.harness.networks.loading.torch...os.system` is `os.system`."""
     evil = {"_target_": target, "_args_": [str(tmp_path / "owned")]} if nested else {"_target_": target}
     with pytest.raises(ConfigError, match="is outside"):
         if nested:
@@ -165,8 +165,8 @@ def test_unknown_nested_settings_are_answered_with_near_ones() -> None:
 
 def test_missing_settings_are_listed() -> None:
     """All of them, before anything is built."""
-    with pytest.raises(ConfigError, match=r"dataset toy: datasets.imagenet.ImageNet needs root"):
-        made("datasets.imagenet.ImageNet")
+    with pytest.raises(ConfigError, match=r"dataset toy: assay.datasets.imagenet.ImageNet needs root"):
+        made("assay.datasets.imagenet.ImageNet")
 
 
 def test_a_config_without_a_class_says_so() -> None:
@@ -175,7 +175,10 @@ def test_a_config_without_a_class_says_so() -> None:
         build(OmegaConf.create({"size": 3}), "dataset", "toy")
 
 
-@pytest.mark.parametrize("target", ["methods.nowhere.Method", "datasets.images.Nothing", "harness.models.nothing"])
+@pytest.mark.parametrize(
+    "target",
+    ["assay.methods.nowhere.Method", "assay.datasets.images.Nothing", "assay.harness.networks.loading.nothing"],
+)
 def test_a_class_that_is_not_there_is_named(target: str) -> None:
     """A wrong module and a wrong name in a right module."""
     with pytest.raises(ConfigError, match=f"dataset toy: _target_ '{target}' cannot be imported"):
@@ -188,7 +191,7 @@ def test_a_constructors_own_complaint_is_shown() -> None:
         made(TRANSFORM, mode="stretch")
     assert isinstance(caught.value.__cause__, ValueError)
     with pytest.raises(ConfigError, match=r"^dataset toy: no ImageNet images at"):
-        made("datasets.imagenet.ImageNet", root="/nowhere")
+        made("assay.datasets.imagenet.ImageNet", root="/nowhere")
 
 
 class Takes:

@@ -9,25 +9,21 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
-
-from harness.config import (
+from assay.harness.config import (
     CONF,
     LIST_GROUPS,
     Compute,
     ConfigError,
     RunConfig,
-    check_overrides,
-    compose_config,
     groups,
     is_chosen,
     selected,
     suggest,
-    sweep,
-    take_allow_flag,
     validate,
 )
+from assay.harness.overrides import check_overrides, compose_config, sweep, take_allow_flag
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 ROOT = CONF.parent
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
@@ -261,7 +257,7 @@ def test_a_bad_value_is_named(override: str, named: str) -> None:
 
 def test_an_unknown_device_is_named() -> None:
     """`compute.device` is checked where the device is picked."""
-    from harness.plan import pick_device
+    from assay.harness.engine.request import pick_device
 
     with pytest.raises(ConfigError, match=r"compute.device=gpu"):
         pick_device("gpu")
@@ -329,7 +325,7 @@ def test_checking_and_composing_import_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys, run\n"
         "run.check_overrides(['model=resnet50'])\n"
-        "from harness.config import compose_config, validate\n"
+        "from assay.harness.config import validate\nfrom assay.harness.overrides import compose_config\n"
         "validate(compose_config(['limit=3']))\n"
         "print(sorted({'torch', 'torchvision', 'pandas', 'numpy', 'pyarrow'} & set(sys.modules)))"
     )

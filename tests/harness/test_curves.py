@@ -7,11 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import golden
-from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-
-from harness.curves import (
+from assay.harness.curves import (
     COVERAGES,
     acceptance_limit,
     curve_statistics,
@@ -21,6 +17,9 @@ from harness.curves import (
     roc_bootstrap,
     roc_statistics,
 )
+from conftest import golden
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 Scores = NDArray[np.float64]
 
@@ -195,7 +194,7 @@ def test_the_same_draws_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> N
     """How much is held at once changes no resample."""
     negatives, positives = two_samples()
     before = roc_bootstrap(negatives, positives, resamples=50)
-    monkeypatch.setattr("harness.curves.PART", 1000)
+    monkeypatch.setattr("assay.harness.curves.PART", 1000)
     after = roc_bootstrap(negatives, positives, resamples=50)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 

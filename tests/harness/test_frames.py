@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
-from torch import Tensor
-
-from harness.frames import (
+from assay.harness.frames import (
     argmax_points,
     distance_to_region,
     gaussian_blur,
@@ -17,6 +14,8 @@ from harness.frames import (
     resize_to_frames,
     valid_pixels,
 )
+from scipy import ndimage
+from torch import Tensor
 
 
 def random_maps(*shape: int, seed: int = 0) -> Tensor:

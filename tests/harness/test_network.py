@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
 from torch import Tensor, nn
 from torchvision.models import resnet18
-
-from harness.network import ForwardPass, Network, Passes, Targets
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -9,10 +9,9 @@ import math
 
 import numpy as np
 import pytest
+from assay.harness.stats import Estimate, cluster_bootstrap, cluster_ratio, mean, mean_clt, proportion, wilson
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
-
-from harness.stats import Estimate, cluster_bootstrap, cluster_ratio, mean, mean_clt, proportion, wilson
 
 
 def normal(n: int, seed: int = 0) -> NDArray[np.float64]:

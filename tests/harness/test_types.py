@@ -5,18 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng, derive_seed
+from assay.harness.types import Attribution, Batch, FramedMaps, ResultRow, columns_to_numpy
 from conftest import sample
-
-from harness.network import Targets
-from harness.types import (
-    Attribution,
-    Batch,
-    FramedMaps,
-    ResultRow,
-    SampleRng,
-    columns_to_numpy,
-    derive_seed,
-)
 
 
 @pytest.fixture

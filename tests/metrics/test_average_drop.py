@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.network import Activation, Network
+from assay.harness.types import Attribution, Batch, FramedMaps, ResultRow
+from assay.metrics.average_drop import AverageDrop, as_masks
 from conftest import sample
 from torch import Tensor, nn
-
-from harness.network import Activation, ForwardPass, Network
-from harness.types import Attribution, Batch, FramedMaps, ResultRow
-from metrics.average_drop import AverageDrop, as_masks
 
 
 class Sums(nn.Module):

@@ -5,11 +5,10 @@ from typing import cast
 import pandas as pd
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Attribution, Batch, FramedMaps
+from assay.metrics.localization import EnergyPointingGame
 from conftest import sample
-
-from harness.network import ForwardPass
-from harness.types import Attribution, Batch, FramedMaps
-from metrics.localization import EnergyPointingGame
 
 SAMPLES = [
     sample("small", (4, 4), {0: [[0, 0, 2, 2]]}),  # 4 of 16 pixels

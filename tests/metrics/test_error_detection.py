@@ -5,11 +5,10 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from assay.harness.types import ResultRow
+from assay.metrics.error_detection import NO_VALIDATION, ErrorDetection, close_recall_threshold
 from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
-
-from harness.types import ResultRow
-from metrics.error_detection import NO_VALIDATION, ErrorDetection, close_recall_threshold
 
 QUICK = ErrorDetection(resamples=200)
 

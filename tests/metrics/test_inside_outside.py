@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Attribution, Batch, FramedMaps, Region, ResultRow, Sample
+from assay.metrics.inside_outside import OutsideInside
 from conftest import sample
 from torch import Tensor
-
-from harness import stats
-from harness.network import ForwardPass
-from harness.types import Attribution, Batch, FramedMaps, Region, ResultRow, Sample
-from metrics.inside_outside import OutsideInside
 
 NO_FORWARD = cast(ForwardPass, None)  # the metric looks at the map alone
 RATIOS = OutsideInside.PAIRED

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.frames import distance_to_region
+from assay.harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
+from assay.metrics.localization import EnergyPointingGame, PointingGame, PositiveRatio, is_hit, tolerance_px
 from conftest import golden, sample
 from torch import Tensor
-
-from harness import stats
-from harness.frames import distance_to_region
-from harness.network import ForwardPass
-from harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
-from metrics.localization import EnergyPointingGame, PointingGame, PositiveRatio, is_hit, tolerance_px
 
 NO_FORWARD = cast(ForwardPass, None)  # these metrics look at the map alone
 

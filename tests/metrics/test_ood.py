@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from assay.harness.curves import roc_statistics
+from assay.harness.types import ResultRow
+from assay.metrics.ood import CONVENTIONS, OODDetection
 from numpy.typing import ArrayLike
-
-from harness.curves import roc_statistics
-from harness.types import ResultRow
-from metrics.ood import CONVENTIONS, OODDetection
 
 
 def table(scores: ArrayLike) -> pd.DataFrame:

@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.network import Network
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
+from assay.metrics.perturbation import AOPC, Insertion, Perturbation, area
+from assay.metrics.pixel_ranks import CANVASES, READS, Blur, ranks, read_clean, region_ranks
 from conftest import TOY_INPUT, Known, ToyModule, known
 from sklearn.metrics import auc
 from torch import Tensor, nn
-
-from harness import stats
-from harness.network import ForwardPass, Network
-from harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample, SampleRng
-from metrics.perturbation import AOPC, Insertion, Perturbation, area
-from metrics.pixel_ranks import CANVASES, READS, Blur, ranks, read_clean, region_ranks
 
 
 def toy(dtype: torch.dtype = torch.float64) -> Network:

@@ -5,11 +5,10 @@ from typing import cast
 import pandas as pd
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.types import Attribution, Batch, FramedMaps
+from assay.metrics.sanity import CueRate
 from conftest import sample
-
-from harness.network import ForwardPass
-from harness.types import Attribution, Batch, FramedMaps
-from metrics.sanity import CueRate
 
 NO_FORWARD = cast(ForwardPass, None)  # the metric looks at the map alone
 

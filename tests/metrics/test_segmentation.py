@@ -11,16 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from assay.harness import stats
+from assay.harness.forward import ForwardPass
+from assay.harness.stats import cluster_bootstrap, cluster_ratio
+from assay.harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
+from assay.metrics.segmentation import THRESHOLDS, MeanAP, MeanIoU, PixelAccuracy, Ranking, cutoffs
 from conftest import sample
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, average_precision_score, jaccard_score
 from torch import Tensor
-
-from harness import stats
-from harness.network import ForwardPass
-from harness.stats import cluster_bootstrap, cluster_ratio
-from harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
-from metrics.segmentation import THRESHOLDS, MeanAP, MeanIoU, PixelAccuracy, Ranking, cutoffs
 
 NO_FORWARD = cast(ForwardPass, None)  # these metrics look at the map alone
 ALL_RULES = [*THRESHOLDS, "p0", "p97.5"]

@@ -7,12 +7,13 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Batch, FramedMaps, Needs
+from assay.metrics.shap_cosine import ShapCosine
 from conftest import Known, known, sample
 from torch import Tensor
-
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Batch, FramedMaps, Needs, SampleRng
-from metrics.shap_cosine import ShapCosine
 
 CALLS: list[str] = []
 

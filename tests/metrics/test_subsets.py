@@ -2,9 +2,8 @@
 
 import pandas as pd
 import pytest
-
-from harness import stats
-from metrics.subsets import SUBSETS, check_subsets, column_rows, parts
+from assay.harness import stats
+from assay.metrics.subsets import SUBSETS, check_subsets, column_rows, parts
 
 FRAME = pd.DataFrame(
     {

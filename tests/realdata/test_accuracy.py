@@ -14,12 +14,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from assay.harness.build import build
+from assay.harness.network import Network
+from assay.harness.overrides import compose_config
 from PIL import Image
 from torch import Tensor
-
-from harness.build import build
-from harness.config import compose_config
-from harness.network import Network
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 DATA, WEIGHTS = SHARED / "data", SHARED / "weights"

@@ -16,23 +16,16 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from harness.network import ForwardPass, Network, Targets
-from methods.attribution.relevance import rules
-from methods.attribution.relevance.operations import (
-    READERS,
-    STRUCTURAL,
-    Operation,
-    Reading,
-    UnsupportedOp,
-    on_path,
-    pure,
-    spelling,
-)
-from methods.attribution.relevance.rules import AffineRule, MapRule, ScaleRule, SumRule
+from ..relevance import rules
+from .operations import READERS, STRUCTURAL, Operation, Reading, UnsupportedOp, on_path, pure, spelling
+from .rules import AffineRule, MapRule, ScaleRule, SumRule
 
 BatchNorm = Literal["fold", "pass", "pass_nonzero"]
 BATCH_NORM: dict[str, ScaleRule] = {

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.relevance.engine import RuleTable, Tape
-from methods.attribution.relevance.rules import Excitation, Inhibition
+from .engine import RuleTable, Tape
+from .rules import Excitation, Inhibition
 
 TABLE = RuleTable(Excitation())
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.relevance import rules
-from methods.attribution.relevance.engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
-from methods.attribution.relevance.rules import Affine, Map, SumRule, ZBox, flow, indicator, per_sample, ratio
+from ..relevance import rules
+from .engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
+from .rules import Affine, Map, SumRule, ZBox, flow, indicator, per_sample, ratio
 
 Residual = Literal["main_only", "split"]
 TERMS = ("C", "A", "U", "Psi")

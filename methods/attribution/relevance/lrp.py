@@ -6,13 +6,16 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.relevance import rules
-from methods.attribution.relevance.engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
-from methods.attribution.relevance.rules import Affine, AffineRule, AlphaBeta
+from ..relevance import rules
+from .engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
+from .rules import Affine, AffineRule, AlphaBeta
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from methods.attribution.relevance.rules import Affine
+from .rules import Affine
 
 Kind = Literal["affine", "norm", "pool", "maximum", "activation", "scale", "add", "gated", "gate"]
 

@@ -5,21 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.seeds import SampleRng
+from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from harness.network import ForwardPass, Targets
-from harness.types import Attribution, Needs, SampleRng
-from methods.attribution.relevance.engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
-from methods.attribution.relevance.rules import (
-    Affine,
-    AffineRule,
-    ZBox,
-    indicator,
-    per_sample,
-    ratio,
-    split_signs,
-    sum_of,
-)
+from .engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
+from .rules import Affine, AffineRule, ZBox, indicator, per_sample, ratio, split_signs, sum_of
 
 Variant = Literal["official", "paper"]
 

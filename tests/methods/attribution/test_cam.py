@@ -8,6 +8,11 @@ import copy
 
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.frames import resize_to_frames
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.methods.attribution.cam import CAM, GradCAM, weighted_map
 from captum.attr import LayerGradCam
 from conftest import (
     FEW_TARGETS,
@@ -26,10 +31,6 @@ from conftest import (
     torchvision_module,
 )
 from torch import Tensor, nn
-
-from harness.frames import resize_to_frames
-from harness.network import ForwardPass, Network, Passes, Targets
-from methods.attribution.cam import CAM, GradCAM, weighted_map
 
 DOUBLE, SINGLE = 1e-10, 1e-5
 

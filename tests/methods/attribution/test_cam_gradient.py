@@ -5,6 +5,12 @@ Tolerances as in test_cam.py: relative to the largest value, 1e-10 in float64 an
 
 import pytest
 import torch
+from assay.harness.frames import resize_to_frames
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.cam import CAM, GradCAM
+from assay.methods.attribution.cam_gradient import GradCAMpp, LayerCAM, XGradCAM
 from conftest import (
     TOY_TARGETS,
     Known,
@@ -19,12 +25,6 @@ from conftest import (
     torchvision_module,
 )
 from torch import Tensor
-
-from harness.frames import resize_to_frames
-from harness.network import Network, Passes, Targets
-from harness.types import Attributor
-from methods.attribution.cam import CAM, GradCAM
-from methods.attribution.cam_gradient import GradCAMpp, LayerCAM, XGradCAM
 
 DOUBLE, SINGLE = 1e-10, 1e-5
 METHODS = {"gradcampp": GradCAMpp, "xgradcam": XGradCAM}

@@ -8,6 +8,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.cam import ChannelWeighting, GradCAM
+from assay.methods.attribution.cam_ablation import AblationCAM
+from assay.methods.attribution.lift import LRPCAM, LiftCAM
+from assay.methods.attribution.relevance.engine import RuleTable, Tape
+from assay.methods.attribution.relevance.rules import Epsilon
+from assay.methods.attribution.shapley import ShapCAM
 from captum.attr import LRP, DeepLift, DeepLiftShap
 from captum.attr._utils.lrp_rules import EpsilonRule
 from conftest import (
@@ -25,15 +35,6 @@ from conftest import (
     torchvision_module,
 )
 from torch import Tensor, nn
-
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attributor
-from methods.attribution.cam import ChannelWeighting, GradCAM
-from methods.attribution.cam_ablation import AblationCAM
-from methods.attribution.lift import LRPCAM, LiftCAM
-from methods.attribution.relevance.engine import RuleTable, Tape
-from methods.attribution.relevance.rules import Epsilon
-from methods.attribution.shapley import ShapCAM
 
 DOUBLE, SINGLE = 1e-10, 1e-5
 

@@ -6,6 +6,11 @@ Tolerances as in test_cam.py: relative to the largest value, 1e-10 in float64 an
 import pytest
 import torch
 import torch.nn.functional as F
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.rise import RISE
+from assay.methods.attribution.score_cam import ScoreCAM
 from conftest import (
     FEW_TARGETS,
     Known,
@@ -19,11 +24,6 @@ from conftest import (
     sample_rng,
     several_targets,
 )
-
-from harness.network import Network, Targets
-from harness.types import Attributor
-from methods.attribution.rise import RISE
-from methods.attribution.score_cam import ScoreCAM
 
 DOUBLE, SINGLE = 1e-10, 1e-5
 

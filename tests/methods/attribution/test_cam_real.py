@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.networks.loading import torchvision_network
+from assay.methods.attribution.cam import ChannelWeighting, GradCAM
+from assay.methods.attribution.cam_ablation import AblationCAM
+from assay.methods.attribution.cam_gradient import GradCAMpp, XGradCAM
+from assay.methods.attribution.lift import LiftCAM
+from assay.methods.attribution.score_cam import ScoreCAM
 from conftest import assert_close, sample_rng
 from torch import Tensor
-
-from harness.models import torchvision_network
-from harness.network import ForwardPass, Targets
-from methods.attribution.cam import ChannelWeighting, GradCAM
-from methods.attribution.cam_ablation import AblationCAM
-from methods.attribution.cam_gradient import GradCAMpp, XGradCAM
-from methods.attribution.lift import LiftCAM
-from methods.attribution.score_cam import ScoreCAM
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 ARRAYS, WEIGHTS = SHARED / "golden/resnet50_real.npz", SHARED / "weights/imagenet-resnet50.safetensors"

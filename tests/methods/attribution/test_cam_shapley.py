@@ -10,6 +10,16 @@ from math import comb
 import numpy as np
 import pytest
 import torch
+from assay.harness.build import build
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.overrides import compose_config
+from assay.harness.types import Attributor, Batch
+from assay.methods.attribution.cam import GradCAM
+from assay.methods.attribution.cam_ablation import AblationCAM
+from assay.methods.attribution.heads import Additive, Blocks, Coalitions, Runs, games
+from assay.methods.attribution.shapley import KernelShapCAM, LimeCAM, ShapCAM, kernel_shap, lasso, of_kernel_sizes
 from conftest import (
     FEW_TARGETS,
     Known,
@@ -25,15 +35,6 @@ from conftest import (
     torchvision_module,
 )
 from torch import Tensor, nn
-
-from harness.build import build
-from harness.config import compose_config
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attributor, Batch
-from methods.attribution.cam import GradCAM
-from methods.attribution.cam_ablation import AblationCAM
-from methods.attribution.heads import Additive, Blocks, Coalitions, Runs, games
-from methods.attribution.shapley import KernelShapCAM, LimeCAM, ShapCAM, kernel_shap, lasso, of_kernel_sizes
 
 DOUBLE, SINGLE = 1e-10, 1e-5
 

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.methods.attribution.adapters import Twin, pair_seeds, seeded
+from assay.methods.attribution.captum_adapter import Captum, squares, supported
+from assay.methods.attribution.gradient import Gradient, InputXGradient, IntegratedGradients, Reduce
 from conftest import (
     TOY_TARGETS,
     Known,
@@ -24,11 +29,6 @@ from conftest import (
     torchvision_module,
 )
 from torch import Tensor, nn
-
-from harness.network import Network, Passes, Targets
-from methods.attribution.adapters import Twin, pair_seeds, seeded
-from methods.attribution.captum_adapter import Captum, squares, supported
-from methods.attribution.gradient import Gradient, InputXGradient, IntegratedGradients, Reduce
 
 captum = pytest.importorskip("captum.attr")
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")  # Captum announces its hooks and batch sizes

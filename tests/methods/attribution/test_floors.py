@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from assay.harness.frames import argmax_points
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.floors import Center, Edges, Random
 from conftest import Known, assert_nothing_left, attribute, random_images, several_targets
 from scipy import ndimage
 from torch import Tensor, nn
-
-from harness.frames import argmax_points
-from harness.network import Network, Passes, Targets
-from harness.types import Attributor
-from methods.attribution.floors import Center, Edges, Random
 
 METHODS: list[Attributor] = [Random(), Center(), Edges()]
 

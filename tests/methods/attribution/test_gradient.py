@@ -12,6 +12,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.gradient import (
+    BASELINES,
+    RULES,
+    Gradient,
+    InputXGradient,
+    IntegratedGradients,
+    Reduce,
+    SmoothGrad,
+    reduce_channels,
+)
 from captum.attr import InputXGradient as CaptumInputXGradient
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import Saliency
@@ -32,19 +45,6 @@ from conftest import (
 )
 from scipy.special import roots_legendre
 from torch import Tensor, nn
-
-from harness.network import Network, Passes, Targets
-from harness.types import Attributor
-from methods.attribution.gradient import (
-    BASELINES,
-    RULES,
-    Gradient,
-    InputXGradient,
-    IntegratedGradients,
-    Reduce,
-    SmoothGrad,
-    reduce_channels,
-)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")  # Captum
 DOUBLE, SINGLE, CAPTUM_WEIGHTS = 1e-10, 1e-5, 1e-6

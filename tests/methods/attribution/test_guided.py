@@ -9,6 +9,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.gradient import Gradient, Reduce
+from assay.methods.attribution.guided import Deconvnet, GuidedBackprop
 from captum.attr import Deconvolution
 from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 from conftest import (
@@ -24,11 +29,6 @@ from conftest import (
     torchvision_module,
 )
 from torch import Tensor, nn
-
-from harness.network import Network, Passes, Targets
-from harness.types import Attributor
-from methods.attribution.gradient import Gradient, Reduce
-from methods.attribution.guided import Deconvnet, GuidedBackprop
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),  # Captum

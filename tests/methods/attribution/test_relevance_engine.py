@@ -10,6 +10,19 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.gradient import Gradient
+from assay.methods.attribution.relevance import rules
+from assay.methods.attribution.relevance.engine import RuleTable, Tape
+from assay.methods.attribution.relevance.excitation import TABLE, ContrastiveEB, ExcitationBackprop
+from assay.methods.attribution.relevance.hedge import GradientHedge
+from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP, other_outputs
+from assay.methods.attribution.relevance.operations import UnsupportedOp
+from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon, Excitation, Flat, Gamma, ZBox
 from conftest import (
     FEW_TARGETS,
     Known,
@@ -25,18 +38,6 @@ from conftest import (
 )
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
-
-from harness.network import ForwardPass, Network, Passes, Targets
-from harness.types import Attributor
-from methods.attribution.gradient import Gradient
-from methods.attribution.relevance import rules
-from methods.attribution.relevance.engine import RuleTable, Tape
-from methods.attribution.relevance.excitation import TABLE, ContrastiveEB, ExcitationBackprop
-from methods.attribution.relevance.hedge import GradientHedge
-from methods.attribution.relevance.lrp import LRP, ContrastiveLRP, other_outputs
-from methods.attribution.relevance.operations import UnsupportedOp
-from methods.attribution.relevance.rap import RAP
-from methods.attribution.relevance.rules import AlphaBeta, Epsilon, Excitation, Flat, Gamma, ZBox
 
 pytestmark = pytest.mark.filterwarnings("ignore:The default weight initialization")
 DOUBLE, SINGLE = 1e-10, 1e-5

@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.networks.loading import torchvision_network
+from assay.harness.types import Attributor
+from assay.methods.attribution.relevance.engine import Tape
+from assay.methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
+from assay.methods.attribution.relevance.hedge import GradientHedge, balanced
+from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
+from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.rules import AlphaBeta, ZBox
 from conftest import Known, assert_close, attribute, attribute_alone, golden, known
 from torch import Tensor
-
-from harness.models import torchvision_network
-from harness.network import ForwardPass, Network, Targets
-from harness.types import Attributor
-from methods.attribution.relevance.engine import Tape
-from methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
-from methods.attribution.relevance.hedge import GradientHedge, balanced
-from methods.attribution.relevance.lrp import LRP, ContrastiveLRP
-from methods.attribution.relevance.rap import RAP
-from methods.attribution.relevance.rules import AlphaBeta, ZBox
 
 SINGLE, BATCHED = 1e-5, 1e-4
 SHARED = Path(__file__).resolve().parents[4] / "shared"

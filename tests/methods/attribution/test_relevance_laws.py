@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.types import Attributor
+from assay.methods.attribution.relevance.engine import RuleTable, Tape
+from assay.methods.attribution.relevance.excitation import TABLE, ContrastiveEB, ExcitationBackprop
+from assay.methods.attribution.relevance.hedge import GradientHedge, balanced, normalised
+from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
+from assay.methods.attribution.relevance.rap import RAP, Variant
+from assay.methods.attribution.relevance.rules import Affine, AffineRule, AlphaBeta, Epsilon, Flat, ZBox
 from conftest import attribute, forward_pass, random_images, torchvision_module
 from torch import Tensor, nn
-
-from harness.network import Network, Targets
-from harness.types import Attributor
-from methods.attribution.relevance.engine import RuleTable, Tape
-from methods.attribution.relevance.excitation import TABLE, ContrastiveEB, ExcitationBackprop
-from methods.attribution.relevance.hedge import GradientHedge, balanced, normalised
-from methods.attribution.relevance.lrp import LRP, ContrastiveLRP
-from methods.attribution.relevance.rap import RAP, Variant
-from methods.attribution.relevance.rules import Affine, AffineRule, AlphaBeta, Epsilon, Flat, ZBox
 
 pytestmark = pytest.mark.filterwarnings("ignore:The default weight initialization")
 TOLERANCE = 1e-9

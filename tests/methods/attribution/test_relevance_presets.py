@@ -6,17 +6,17 @@ rules fit together.
 
 import pytest
 import torch
+from assay.harness.build import build
+from assay.harness.config import CONF
+from assay.harness.heads import Targets
+from assay.harness.overrides import compose_config
 from conftest import forward_pass, random_images, sample_rng
-
-from harness.build import build
-from harness.config import CONF, compose_config
-from harness.network import Targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:The default weight initialization")
 METHODS = sorted(
     path.stem
     for path in (CONF / "method").glob("*.yaml")
-    if "_target_: methods.attribution.relevance." in path.read_text()
+    if "_target_: assay.methods.attribution.relevance." in path.read_text()
 )
 SIDES = {"inception_v3": 96, "vgg16_voc07": 224, "resnet50_voc07": 224, "vgg16_coco14": 224, "resnet50_coco14": 224}
 PRESETS = sorted(
@@ -58,9 +58,9 @@ def test_all_relevance_configs_are_known() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "method.lrp_epsilon.first={_target_: methods.attribution.relevance.rules.ZBox}",
-        "+method.lrp_epsilon.layers={features.*: {_target_: methods.attribution.relevance.rules.Gamma}}",
-        "+method.lrp_epsilon.dense={_target_: methods.attribution.relevance.rules.Epsilon}",
+        "method.lrp_epsilon.first={_target_: assay.methods.attribution.relevance.rules.ZBox}",
+        "+method.lrp_epsilon.layers={features.*: {_target_: assay.methods.attribution.relevance.rules.Gamma}}",
+        "+method.lrp_epsilon.dense={_target_: assay.methods.attribution.relevance.rules.Epsilon}",
         "method.lrp_epsilon.rule.epsilon=0.25",
     ],
 )

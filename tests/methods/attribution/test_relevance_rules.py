@@ -11,13 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_close
-from torch import Tensor
-
-from methods.attribution.relevance import rules
-from methods.attribution.relevance.hedge import Hedge, pool_positive
-from methods.attribution.relevance.rap import Official, Paper, absolute_contributions
-from methods.attribution.relevance.rules import (
+from assay.methods.attribution.relevance import rules
+from assay.methods.attribution.relevance.hedge import Hedge, pool_positive
+from assay.methods.attribution.relevance.rap import Official, Paper, absolute_contributions
+from assay.methods.attribution.relevance.rules import (
     Affine,
     AffineRule,
     AlphaBeta,
@@ -28,6 +25,8 @@ from methods.attribution.relevance.rules import (
     Inhibition,
     ZBox,
 )
+from conftest import assert_close
+from torch import Tensor
 
 TOLERANCE = 1e-9
 

@@ -8,12 +8,12 @@ import copy
 
 import pytest
 import torch
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.methods.attribution.relevance.lrp import LRP
+from assay.methods.attribution.relevance.rules import AffineRule, AlphaBeta, Epsilon, Flat, Gamma
 from conftest import assert_close, attribute, random_images, torchvision_module
 from torch import nn
-
-from harness.network import Network, Targets
-from methods.attribution.relevance.lrp import LRP
-from methods.attribution.relevance.rules import AffineRule, AlphaBeta, Epsilon, Flat, Gamma
 
 zennit = pytest.importorskip("zennit", reason='needs Zennit: pip install ".[bench]"')
 

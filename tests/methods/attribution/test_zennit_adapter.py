@@ -9,6 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from assay.harness.heads import Passes, Targets
+from assay.harness.network import Network
+from assay.harness.networks.loading import torchvision_network
+from assay.harness.types import Attributor
+from assay.methods.attribution.adapters import pair_seeds, seeded
+from assay.methods.attribution.guided import Deconvnet, GuidedBackprop
+from assay.methods.attribution.zennit_adapter import ATTRIBUTORS, Zennit
 from conftest import (
     TOY_TARGETS,
     Known,
@@ -22,13 +29,6 @@ from conftest import (
     torchvision_module,
 )
 from torch import Tensor, nn
-
-from harness.models import torchvision_network
-from harness.network import Network, Passes, Targets
-from harness.types import Attributor
-from methods.attribution.adapters import pair_seeds, seeded
-from methods.attribution.guided import Deconvnet, GuidedBackprop
-from methods.attribution.zennit_adapter import ATTRIBUTORS, Zennit
 
 zennit = pytest.importorskip("zennit")
 

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assay.harness.build import build
+from assay.harness.detection import Features, LinearHead, pooled
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Passes
+from assay.harness.network import Network
+from assay.harness.overrides import compose_config
+from assay.harness.training import TrainingSet
+from assay.methods.error.conductance import ErrorMLP, conductance_linear_head, conductance_riemann
 from captum.attr import LayerConductance
 from conftest import Known, assert_close, assert_nothing_left, known, random_images, torchvision_module
 from detection_toys import random_features, training_of
 from torch import Tensor, nn
-
-from harness.build import build
-from harness.config import compose_config
-from harness.detection import Features, LinearHead, TrainingSet, pooled
-from harness.network import ForwardPass, Network, Passes
-from methods.error.conductance import ErrorMLP, conductance_linear_head, conductance_riemann
 
 RULES = ("right", "left", "trapezoid")
 BASELINE_FEATURES = torch.linspace(0, 0.3, 12, dtype=torch.float64)[None]

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from assay.methods.error.mlp import Training, fit_mlp, score_mlp
 from torch import Tensor, nn
-
-from methods.error.mlp import Training, fit_mlp, score_mlp
 
 
 def problem(count: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:

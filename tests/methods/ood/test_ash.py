@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
+from assay.harness.detection import LinearHead
+from assay.methods.ood.ash import ASH, shaped
+from assay.methods.ood.logits import Energy
 from detection_toys import features_of, random_features, scores_of
-
-from harness.detection import LinearHead
-from methods.ood.ash import ASH, shaped
-from methods.ood.logits import Energy
 
 
 def test_by_hand() -> None:

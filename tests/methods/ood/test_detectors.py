@@ -5,21 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from assay.harness.build import build
+from assay.harness.detection import Features
+from assay.harness.overrides import compose_config
+from assay.methods.ood.ash import ASH
+from assay.methods.ood.dice import DICE, DICEReAct
+from assay.methods.ood.knn import KNN
+from assay.methods.ood.line import LINe
+from assay.methods.ood.logits import GEN, MSP, Energy, Entropy, Margin, MaxLogit
+from assay.methods.ood.mahalanobis import Mahalanobis
+from assay.methods.ood.odin import ODIN
+from assay.methods.ood.react import ReAct
+from assay.methods.ood.vim import ViM
 from detection_toys import features_of, random_features, training_of
 from torch import Tensor
-
-from harness.build import build
-from harness.config import compose_config
-from harness.detection import Features
-from methods.ood.ash import ASH
-from methods.ood.dice import DICE, DICEReAct
-from methods.ood.knn import KNN
-from methods.ood.line import LINe
-from methods.ood.logits import GEN, MSP, Energy, Entropy, Margin, MaxLogit
-from methods.ood.mahalanobis import Mahalanobis
-from methods.ood.odin import ODIN
-from methods.ood.react import ReAct
-from methods.ood.vim import ViM
 
 DETECTORS: dict[str, Any] = {
     "msp": MSP(),

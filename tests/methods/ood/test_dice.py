@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
+from assay.harness.detection import LinearHead
+from assay.methods.ood.dice import DICE, DICEReAct
+from assay.methods.ood.percentiles import percentile
 from detection_toys import features_of, line_dice, mean_training, random_features, scores_of, training_of
-
-from harness.detection import LinearHead
-from methods.ood.dice import DICE, DICEReAct
-from methods.ood.percentiles import percentile
 
 
 def test_by_hand() -> None:

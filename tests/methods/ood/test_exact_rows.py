@@ -14,20 +14,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from assay.harness.build import build
+from assay.harness.detection import Features, LinearHead, pooled
+from assay.harness.forward import ForwardPass
+from assay.harness.network import Network
+from assay.harness.overrides import compose_config
+from assay.harness.training import TrainingSet
+from assay.methods.ood.dice import DICE, DICEReAct
+from assay.methods.ood.line import LINe
+from assay.methods.ood.logits import MSP, Energy, MaxLogit
+from assay.methods.ood.mahalanobis import Mahalanobis
+from assay.methods.ood.react import ReAct
 from detection_toys import scores_of, training_of
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-
-from harness.build import build
-from harness.config import compose_config
-from harness.detection import Features, LinearHead, TrainingSet, pooled
-from harness.network import ForwardPass, Network
-from methods.ood.dice import DICE, DICEReAct
-from methods.ood.line import LINe
-from methods.ood.logits import MSP, Energy, MaxLogit
-from methods.ood.mahalanobis import Mahalanobis
-from methods.ood.react import ReAct
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 WEIGHTS, IMAGES = SHARED / "weights/cifar10-densenet_bc100.safetensors", SHARED / "data/cifar10"

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from assay.harness.detection import LinearHead
+from assay.harness.training import TrainingSet
+from assay.methods.ood import knn
+from assay.methods.ood.knn import KNN
 from detection_toys import features_of, random_features, scores_of, training_of
 from sklearn.neighbors import NearestNeighbors
-
-from harness.detection import LinearHead, TrainingSet
-from methods.ood import knn
-from methods.ood.knn import KNN
 
 
 def test_by_hand() -> None:

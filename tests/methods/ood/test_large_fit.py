@@ -25,12 +25,12 @@ LIMIT_MB = 2048
 def measure(images: int, features: int, classes: int) -> dict[str, Any]:
     """Fit the four on a stream; peak memory, wall times, and the largest difference from fits in one part."""
     import torch
-
-    from harness.detection import Features, LinearHead, TrainingSet
-    from methods.ood.dice import DICE
-    from methods.ood.line import LINe
-    from methods.ood.mahalanobis import Mahalanobis
-    from methods.ood.vim import ViM
+    from assay.harness.detection import Features, LinearHead
+    from assay.harness.training import TrainingSet
+    from assay.methods.ood.dice import DICE
+    from assay.methods.ood.line import LINe
+    from assay.methods.ood.mahalanobis import Mahalanobis
+    from assay.methods.ood.vim import ViM
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)

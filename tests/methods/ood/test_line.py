@@ -6,15 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from assay.harness.detection import Features, LinearHead
+from assay.harness.forward import ForwardPass
+from assay.methods.ood.line import LINe, closed_form_contributions, integrated_contributions
+from assay.methods.ood.logits import Energy
+from assay.methods.ood.react import ReAct
 from conftest import Known
 from detection_toys import class_mean_training, features_of, line_dice, random_features, scores_of, training_of
 from torch import Tensor
-
-from harness.detection import Features, LinearHead
-from harness.network import ForwardPass
-from methods.ood.line import LINe, closed_form_contributions, integrated_contributions
-from methods.ood.logits import Energy
-from methods.ood.react import ReAct
 
 GOLDEN = [LINe(90, 90, 1.0), LINe(10, 90, 1.0), LINe(10, 10, 0.8)]
 

@@ -7,10 +7,9 @@ import math
 
 import pytest
 import torch
+from assay.harness.detection import Features
+from assay.methods.ood.logits import GEN, MSP, Energy, Entropy, Margin, MaxLogit
 from detection_toys import line_dice, logits_of, random_features, scores_of
-
-from harness.detection import Features
-from methods.ood.logits import GEN, MSP, Energy, Entropy, Margin, MaxLogit
 
 # p = (1/2, 1/4, 1/4); (4/7, 2/7, 1/7); uniform
 TOY = logits_of([math.log(2), 0, 0], [math.log(4), math.log(2), 0], [1, 1, 1])

@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assay.harness.detection import Features, LinearHead, State, pooled
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Passes
+from assay.harness.network import Network
+from assay.harness.training import TrainingSet
+from assay.methods.ood import mahalanobis
+from assay.methods.ood.mahalanobis import Gaussian, Mahalanobis, fgsm_images
 from conftest import Known, assert_nothing_left, known, random_images
 from detection_toys import features_of, random_features, scores_of, training_of
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-
-from harness.detection import Features, LinearHead, State, TrainingSet, pooled
-from harness.network import ForwardPass, Network, Passes
-from methods.ood import mahalanobis
-from methods.ood.mahalanobis import Gaussian, Mahalanobis, fgsm_images
 
 LAYERS = ("features.3", "features.8")  # of tiny_vgg
 

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from assay.harness.detection import Features
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Passes
+from assay.harness.network import Network
+from assay.methods.ood.logits import MSP
+from assay.methods.ood.odin import ODIN, stepped
 from conftest import Known, assert_nothing_left, known, random_images
 from torch import Tensor, nn
-
-from harness.detection import Features
-from harness.network import ForwardPass, Network, Passes
-from methods.ood.logits import MSP
-from methods.ood.odin import ODIN, stepped
 
 
 def scores(detector: ODIN, network: Network, images: Tensor) -> Tensor:

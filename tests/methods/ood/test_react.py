@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from assay.harness.detection import LinearHead
+from assay.methods.ood.logits import Energy
+from assay.methods.ood.react import ReAct
 from detection_toys import features_of, line_dice, logits_of, random_features, scores_of, training_of
-
-from harness.detection import LinearHead
-from methods.ood.logits import Energy
-from methods.ood.react import ReAct
 
 HEAD = LinearHead(torch.tensor([[1.0, 0], [0, 2]]), torch.tensor([0.0, 1]))
 

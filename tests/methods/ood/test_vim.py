@@ -5,11 +5,10 @@ import re
 
 import pytest
 import torch
+from assay.harness.detection import LinearHead
+from assay.methods.ood.logits import Energy
+from assay.methods.ood.vim import ViM
 from detection_toys import features_of, random_features, scores_of, training_of
-
-from harness.detection import LinearHead
-from methods.ood.logits import Energy
-from methods.ood.vim import ViM
 
 
 def test_by_hand() -> None:

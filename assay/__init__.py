@@ -1,0 +1,9 @@
+"""Assay: attribution methods and failure detectors of image classifiers, measured.
+
+In a checkout the project's folders (`harness`, `methods`, `metrics`, `datasets`) lie beside this one; in an installed
+package they lie inside it. Either way they are imported as `assay.harness`, `assay.methods`, ...
+"""
+
+from pathlib import Path
+
+__path__.append(str(Path(__file__).resolve().parent.parent))

@@ -1,1 +1,0 @@
-"""The machinery of Assay: it imports no particular method, metric or dataset."""

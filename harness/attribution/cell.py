@@ -1,0 +1,79 @@
+"""The cell of an attribution method: maps of (image, class) pairs, measured by every metric."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from ..engine.job import Cell
+from ..forward import ForwardPass
+from ..frames import gaussian_blur
+from ..seeds import SampleRng
+from ..types import Attribution, Attributor, Batch, FramedMaps, Metric, Needs, columns_to_numpy
+
+
+@dataclass(frozen=True, eq=False)
+class AttributionCell(Cell):
+    """One method on one model and data set; its groups are metrics."""
+
+    attributor: Attributor
+    metrics: dict[str, Metric]
+    smooth: float  # Gaussian sigma as a share of the map's longer side
+    seed: int
+
+    def needs(self) -> Needs:
+        """The method's."""
+        return self.attributor.needs()
+
+    def units(self, batch: Batch) -> tuple[list[int], list[str]]:
+        """Pairs (image, class)."""
+        return batch.targets.image.tolist(), batch.sample_ids
+
+    def samples(self, batch: Batch, forward: ForwardPass) -> dict[str, np.ndarray]:
+        """Who each pair is and what the network says of it."""
+        image, label = batch.targets
+        columns = {
+            "label": label,
+            "top": forward.scores.argmax(1)[image],
+            "predicted": forward.network.predicts(forward.logits)[image, label],
+            "logit": forward.scores[image, label],
+            "probability": forward.probabilities[image, label],
+        }
+        names = np.array([sample.id for sample, _ in batch.pairs], dtype=object)
+        return {"image_id": names, **columns_to_numpy(columns.items())}
+
+    def prepare(self, batch: Batch, forward: ForwardPass) -> FramedMaps:
+        """The method's maps in the frames of the batch."""
+        return FramedMaps.of(self.attribute(batch, forward), batch)
+
+    def attribute(self, batch: Batch, forward: ForwardPass) -> Attribution:
+        """The method's maps [P,h,w] under the protocol's smoothing, at native resolution.
+
+        Raises:
+            ValueError: the method returned another shape, or values that are not finite.
+        """
+        rng = SampleRng.of(self.seed, self.name, batch)
+        made = self.attributor.attribute(forward, forward.network.outputs_of(batch.targets, forward.logits), rng)
+        values = made.values.float()
+        if values.ndim != 3 or len(values) != len(batch.pairs):
+            raise ValueError(
+                f"{self.name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]"
+            )
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"{self.name} returned values that are not finite for {_not_finite(batch, values)}")
+        if self.smooth:
+            values = gaussian_blur(values, self.smooth * max(values.shape[1:]))
+        return replace(made, values=values)
+
+    def cost_of(self, group: str) -> str:
+        """A metric's cost is shown beside the methods'."""
+        return f"metric {group}"
+
+    def columns(self, group: str, prepared: FramedMaps, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
+        """What the metric measures."""
+        return self.metrics[group].measure(batch, prepared, forward)
+
+
+def _not_finite(batch: Batch, values: Tensor) -> str:
+    bad = (~values.isfinite()).flatten(1).any(1).tolist()
+    return ", ".join([name for name, is_bad in zip(batch.sample_ids, bad, strict=True) if is_bad][:5])

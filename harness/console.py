@@ -1,0 +1,36 @@
+"""`run.py` and `assay run`: the command line checked, then handed to Hydra. Imports no torch."""
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from .config import CONF, ConfigError, register_schema
+from .overrides import check_overrides, take_allow_flag
+
+failures: list[int] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(config: DictConfig) -> None:
+    """One job; a sweep calls it for each combination."""
+    from .launch import run  # torch is imported here, not for --help or tab completion
+
+    try:
+        failures.append(run(config, list(HydraConfig.get().overrides.task)))
+    except (ConfigError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        failures.append(2)
+
+
+def evaluate() -> None:
+    """Evaluate what the command line asks for; ends the process with the worst job's exit code."""
+    sys.argv[1:] = take_allow_flag(sys.argv[1:])
+    try:
+        check_overrides(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    register_schema()
+    _job()
+    sys.exit(max(failures, default=0))

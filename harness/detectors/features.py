@@ -1,0 +1,151 @@
+"""Features of a data set's images, kept on disk: one pass of the network serves every detector.
+
+A set of features is a cell like any other (a row an image; groups `logits`, `penultimate`, `layer <name>`), in
+`<store>/features/<key>`, with the same shards, locks and way of resuming. Reading is by parts of fixed size, so
+that a training set of any length fits in memory and no number depends on how it was cut into shards.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..detection import Features, LinearHead, pooled
+from ..engine.job import Cell
+from ..forward import ForwardPass
+from ..network import Network
+from ..store.store import SAMPLES, CellStore, Group
+from ..types import Batch, Needs, Sample
+
+PART = 4096  # rows read, and scored, at once
+FEATURES = "features"  # the cell's name, and its folder
+LOGITS, PENULTIMATE = "logits", "penultimate"
+
+Tap = Callable[[ForwardPass], Tensor]
+
+
+def _layer_tap(layer: str) -> Tap:
+    return lambda forward: pooled(forward.activation(layer))
+
+
+def _group_of(layer: str) -> str:
+    return f"layer {layer}"
+
+
+def linear_head(network: Network, image: Tensor) -> LinearHead | None:
+    """The network's last linear layer, if the logits are what it makes; found by one pass of an image [3,H,W]."""
+    layer = network.last_linear
+    try:
+        width = ForwardPass(network, image[None], penultimate=True).penultimate.shape[1]
+    except ValueError:
+        return None
+    assert layer is not None  # or there were no penultimate features
+    return LinearHead(layer.weight, layer(torch.zeros(width).to(layer.weight)))  # of zeros: the bias, if there is one
+
+
+def label_of(sample: Sample, predicted: int) -> int:
+    """An image's class: the predicted one, if it is among its labels; else its first; -1 without labels.
+
+    So `label != predicted` says of multi-label images, too, that the prediction is wrong.
+    """
+    return predicted if predicted in sample.targets else next(iter(sample.targets), -1)
+
+
+def image_columns(batch: Batch, forward: ForwardPass) -> dict[str, np.ndarray]:
+    """Who each image is, its class (see `label_of`), and the network's: [B] each."""
+    predicted = forward.scores.argmax(1).cpu().numpy()
+    labels = [label_of(sample, int(top)) for sample, top in zip(batch.samples, predicted, strict=True)]
+    return {
+        "image_id": np.array(batch.image_ids, dtype=object),
+        "label": np.array(labels, dtype=np.int64),
+        "predicted": predicted,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCell(Cell):
+    """A cell whose unit is the image."""
+
+    def units(self, batch: Batch) -> tuple[list[int], list[str]]:
+        """Images."""
+        return list(range(len(batch.samples))), batch.image_ids
+
+    def samples(self, batch: Batch, forward: ForwardPass) -> dict[str, np.ndarray]:
+        """Who each image is."""
+        return image_columns(batch, forward)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureCell(ImageCell):
+    """Features of one data set under one network."""
+
+    taps: dict[str, Tap]
+    layers: tuple[str, ...]
+    head: LinearHead | None
+    sigmoid: bool
+
+    @classmethod
+    def of(
+        cls, root: Path, key: str, network: Network, head: LinearHead | None, layers: Sequence[str]
+    ) -> "FeatureCell":
+        """The cell below a store's root.
+
+        Args:
+            head: what the network ends in; with it the penultimate features are kept.
+            layers: whose pooled activations are kept.
+        """
+        taps: dict[str, Tap] = {LOGITS: lambda forward: forward.scores}
+        if head is not None:
+            taps[PENULTIMATE] = lambda forward: forward.penultimate
+        taps |= {_group_of(layer): _layer_tap(layer) for layer in layers}
+        groups = {name: name for name in (SAMPLES, *taps)}
+        store = CellStore(root / FEATURES, key)
+        return cls(FEATURES, store, groups, taps, tuple(layers), head, network.activation == "sigmoid")
+
+    def needs(self) -> Needs:
+        """All taps."""
+        return Needs(layers=self.layers, penultimate=self.head is not None)
+
+    def columns(self, group: str, prepared: None, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
+        """Rows of one tap."""
+        return {"values": self.taps[group](forward)}
+
+    def parts(self, stop: int) -> Iterator[Features]:
+        """The features of images 0 .. stop-1 in order, PART rows at a time."""
+        names, head = [name for name in self.groups if name != SAMPLES], None if self.head is None else self.head.cpu()
+        columns = [_column(self.group(name), "values", stop) for name in names]
+        labels = _column(self.group(SAMPLES), "label", stop)
+        for label, *values in zip(labels, *columns, strict=True):
+            part = dict(zip(names, map(torch.from_numpy, values), strict=True))
+            yield Features(
+                part[LOGITS],
+                torch.from_numpy(label),
+                part.get(PENULTIMATE),
+                {layer: part[_group_of(layer)] for layer in self.layers},
+                head,
+                self.sigmoid,
+            )
+
+
+def features_of(forward: ForwardPass, cell: FeatureCell) -> Features:
+    """The features of one forward pass, on its device, without labels."""
+    unknown = torch.full((len(forward.images),), -1, device=forward.logits.device)
+    penultimate = None if cell.head is None else forward.penultimate
+    layers = {layer: pooled(forward.activation(layer)) for layer in forward.layers}
+    return Features(forward.scores, unknown, penultimate, layers, cell.head, cell.sigmoid)
+
+
+def _column(group: Group, name: str, stop: int) -> Iterator[np.ndarray]:
+    """A column of a group in arrays of PART rows, however its shards are cut."""
+    held: list[np.ndarray] = []
+    for columns in group.parts(stop):
+        held.append(columns[name])
+        while sum(map(len, held)) >= PART:
+            whole = np.concatenate(held)
+            yield np.ascontiguousarray(whole[:PART])
+            held = [whole[PART:]]
+    if sum(map(len, held)):
+        yield np.ascontiguousarray(np.concatenate(held))

@@ -1,0 +1,76 @@
+"""Single images, judged by detectors at a threshold: `python -m harness detect`."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from ..config import ConfigError
+from ..curves import acceptance_limit
+from ..engine.processes import Rank
+from ..overrides import compose_config
+from .plan import SCORE, TEST, Detection, build_detection
+from .run import prepare, score_all
+
+PLACE = "files"  # the user's images, as a set of conf/ood
+
+
+def judge(images: list[str], overrides: list[str], threshold: str) -> pd.DataFrame:
+    """Score images with the detectors of a config, and say which are out.
+
+    Args:
+        images: paths of image files.
+        overrides: as for run.py: model, dataset (in-distribution), dataset@train, method.
+        threshold: `id95` keeps 95 % of the config's in-distribution images (any percentage), or a number.
+
+    Returns:
+        image, predicted (class), method, score, threshold, verdict (`in` or `out`).
+
+    Raises:
+        ConfigError: the threshold is neither, or a detector failed.
+    """
+    _check(threshold)
+    files = ",".join(f'"{Path(image).absolute()}"' for image in images)
+    config = compose_config([*overrides, "metric=[error_detection]", f"ood=[{PLACE}]", f"ood.{PLACE}.files=[{files}]"])
+    detection = _scored(config)
+    return pd.concat([_verdicts(detection, name, threshold) for name in detection.detectors], ignore_index=True)
+
+
+def _check(threshold: str) -> None:
+    if not re.fullmatch(r"id\d+(\.\d+)?|[-+]?\d*\.?\d+(e[-+]?\d+)?", threshold):
+        raise ConfigError(f"--threshold {threshold}: give id95 (keeps 95 % of the in-distribution images), or a number")
+
+
+def _scored(config: DictConfig) -> Detection:
+    detection = build_detection(config, Path(config.results) / "store")
+    prepare(detection)
+    outcome = score_all(detection, Rank(0, 1))
+    for name, why in outcome.failures.items():
+        raise ConfigError(f"{name}: {why}")
+    return detection
+
+
+def _verdicts(detection: Detection, name: str, threshold: str) -> pd.DataFrame:
+    limit = _limit(detection.sets[TEST].table(name)[SCORE], threshold)
+    table, classes = detection.sets[PLACE].table(name), detection.sets[TEST].dataset.classes
+    return pd.DataFrame(
+        {
+            "image": ["/" + image for image in table["image_id"]],
+            "predicted": [classes[label] if label < len(classes) else str(label) for label in table["predicted"]],
+            "method": name,
+            "score": table[SCORE],
+            "threshold": limit,
+            "verdict": ["out" if score >= limit else "in" for score in table[SCORE]],
+        }
+    )
+
+
+def _limit(scores: pd.Series, threshold: str) -> float:
+    """The score from which on an image is out: the index rule of `fpr95_id_pos`, or the number given."""
+    if not threshold.startswith("id"):
+        return float(threshold)
+    share = float(threshold[2:]) / 100
+    if not 0 < share < 1:
+        raise ConfigError(f"--threshold {threshold}: give a percentage between 0 and 100, as in id95")
+    return acceptance_limit(scores, share)

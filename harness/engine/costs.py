@@ -1,0 +1,53 @@
+"""What a process did and what it took: costs a method, failures, shards."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..heads import Passes
+from ..network import Network
+
+SHARED = "(shared)"  # timing of what all methods of a call share: loading, forward pass, targets
+
+
+@dataclass
+class Cost:
+    """What one method took in this process."""
+
+    wall_s: float = 0.0
+    images: int = 0
+    pairs: int = 0
+    passes: Passes = field(default_factory=Passes)
+
+
+@dataclass
+class Outcome:
+    """What one process did: costs a method, failures a method, shards written."""
+
+    costs: dict[str, Cost] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    broken: set[tuple[str, str]] = field(default_factory=set)  # (method, metric) not to be measured again
+    shards: int = 0
+    batch_size: int = 0
+
+
+class Clock:
+    """Adds wall time and passes of a block to a method's cost; waits for the GPU at both ends."""
+
+    def __init__(self, network: Network, outcome: Outcome, name: str, images: int = 0, pairs: int = 0) -> None:
+        self.network, self.cost = network, outcome.costs.setdefault(name, Cost())
+        self.cost.images += images
+        self.cost.pairs += pairs
+
+    def _now(self) -> float:
+        if self.network.mean.is_cuda:
+            torch.cuda.synchronize(self.network.mean.device)
+        return time.perf_counter()
+
+    def __enter__(self) -> None:
+        self.passes, self.start = replace(self.network.passes), self._now()
+
+    def __exit__(self, *_: object) -> None:
+        self.cost.wall_s += self._now() - self.start
+        self.cost.passes += self.network.passes - self.passes

@@ -1,0 +1,37 @@
+"""Reproducibility: deterministic kernels, and a snapshot of the environment."""
+
+import ctypes
+import os
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def make_deterministic(threads: int) -> None:
+    """Deterministic kernels, full float32 (no TF32), and a fixed number of intra-op threads.
+
+    The thread count is part of what makes two runs bit-equal: CPU kernels split sums by thread.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def keep_freed_memory() -> None:
+    """Keep what is freed for the next tensors instead of returning it to the system (glibc).
+
+    Otherwise every large activation is new memory, cleared page by page: 340,000 page faults and two fifths of the
+    time of a forward pass of 16 images through ResNet-50 on the CPU.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    mallopt(M_MMAP_THRESHOLD, 2**28)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

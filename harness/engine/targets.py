@@ -1,0 +1,41 @@
+"""Which (image, class) pairs of a batch are explained, under each protocol."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..forward import ForwardPass
+from ..types import Batch
+
+
+def _with_labels(batch: Batch, labels: list[tuple[int, ...]]) -> Batch:
+    samples = [replace(sample, targets=chosen) for sample, chosen in zip(batch.samples, labels, strict=True)]
+    return Batch.of(samples, batch.images.device)
+
+
+def _annotated(batch: Batch, forward: ForwardPass) -> Batch:
+    explains = forward.network.explains
+    if all(explains(label) for _, label in batch.pairs):
+        return batch
+    return _with_labels(batch, [tuple(c for c in sample.targets if explains(c)) for sample in batch.samples])
+
+
+def _top1(batch: Batch, forward: ForwardPass) -> Batch:
+    return _with_labels(batch, [(int(label),) for label in forward.scores.argmax(1)])
+
+
+def _annotated_and_predicted(batch: Batch, forward: ForwardPass) -> Batch:
+    pairs = zip(batch.samples, forward.network.predicts(forward.logits).tolist(), strict=True)
+    return _with_labels(batch, [tuple(c for c in sample.targets if chosen[c]) for sample, chosen in pairs])
+
+
+def whole_images(batch: Batch, forward: ForwardPass) -> Batch:
+    """No pairs are chosen: what detectors score are images, with all their labels."""
+    return batch
+
+
+Select = Callable[[Batch, ForwardPass], Batch]
+TARGETS: dict[str, Select] = {
+    "labels": _annotated,
+    "predicted": _annotated_and_predicted,
+    "top1": _top1,
+}

@@ -1,0 +1,107 @@
+"""What of a network runs on its own: heads from a layer to the logits, their gradients, and the counted passes."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .graph import Crossing, Cut
+
+
+class Targets(NamedTuple):
+    """P pairs to be explained: `image` [P] is the row in the batch, `label` [P] the class; both int64."""
+
+    image: Tensor
+    label: Tensor
+
+    def rounds(self) -> list[Tensor]:
+        """Pair indices split so that each round holds an image at most once (one backward pass a round)."""
+        image = self.image.cpu().numpy()
+        rank = pd.Series(image).groupby(image).cumcount().to_numpy()
+        return [
+            torch.from_numpy(np.flatnonzero(rank == r)).to(self.image.device) for r in range(rank.max(initial=-1) + 1)
+        ]
+
+
+@dataclass
+class Passes:
+    """Images sent through the network: whole forwards, whole backwards, and head passes of either kind."""
+
+    forward: int = 0
+    backward: int = 0
+    head: int = 0
+
+    def __sub__(self, other: "Passes") -> "Passes":
+        return Passes(self.forward - other.forward, self.backward - other.backward, self.head - other.head)
+
+    def __add__(self, other: "Passes") -> "Passes":
+        return Passes(self.forward + other.forward, self.backward + other.backward, self.head + other.head)
+
+
+class LayerValues(NamedTuple):
+    """A layer's activation and the other values that its head reads."""
+
+    activation: Tensor
+    constants: tuple[Any, ...]
+
+
+def target_gradients(
+    outputs: Tensor, wrt: Tensor, targets: Targets, copies: int = 1, keep_graph: bool = False
+) -> Tensor:
+    """Gradient of each pair's logit with respect to `wrt`: one backward pass for each round of targets.
+
+    Args:
+        outputs: logits [S*B,C] with a graph back to `wrt` [S*B,...]: S stacked copies of the batch.
+        targets: P pairs that index the B images.
+        copies: S.
+        keep_graph: keep the graph for another call.
+
+    Returns:
+        [S,P,...], copy by copy and pair by pair.
+    """
+    batch = len(outputs) // copies
+    gradients = wrt.new_zeros(copies, len(targets.image), *wrt.shape[1:])
+    rounds = targets.rounds()
+    for number, pairs in enumerate(rounds):
+        start = torch.zeros_like(outputs).view(copies, batch, -1)
+        start[:, targets.image[pairs], targets.label[pairs]] = 1
+        keep = keep_graph or number + 1 < len(rounds)
+        (gradient,) = torch.autograd.grad(outputs, wrt, start.view_as(outputs), retain_graph=keep)
+        gradients[:, pairs] = gradient.view(copies, batch, *wrt.shape[1:])[:, targets.image[pairs]]
+    return gradients
+
+
+class Head:
+    """The sub-network from a layer's activation to the logits, for one batch.
+
+    `rows` picks the image that each activation row belongs to, when an image has several rows.
+    """
+
+    def __init__(self, cut: Cut, constants: tuple[Any, ...], passes: Passes) -> None:
+        self.module, self.crossing, self.constants, self.passes = cut.head, cut.crossing, constants, passes
+
+    def __call__(self, activation: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits [R,C] of activations [R,...]."""
+        self.passes.head += len(activation)
+        pairs = zip(self.crossing, self.constants, strict=True)
+        return self.module(activation, *(_picked(crossing, value, rows) for crossing, value in pairs))
+
+    def gradient(self, activation: Tensor, targets: Targets) -> Tensor:
+        """Gradient of each pair's logit with respect to the activation [B,...]: [P,...]."""
+        leaf = activation.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self(leaf)
+        self.passes.head += len(activation) * len(targets.rounds())
+        return target_gradients(logits, leaf, targets)[0]
+
+
+def _picked(crossing: Crossing, value: Any, rows: Tensor | None) -> Any:
+    """A crossing value for other rows than the batch's own images."""
+    if rows is None or not crossing.per_image:
+        return value
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim else value
+    return len(rows) if crossing.is_count else value

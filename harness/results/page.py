@@ -1,0 +1,124 @@
+"""From the tidy table to something to look at: a chart a data set, and one page with all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from ..store.store import write_atomically
+from .curve_pictures import draw_curves
+from .text import _failures, headlines
+
+ACROSS = 6  # panels side by side
+SMALL = 0.2  # quantities below it have an axis of their own
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay results</title>
+<style>
+ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #222 }
+ table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
+ th { border-bottom: 1px solid #999; text-align: right } td:first-child, th:first-child { text-align: left }
+ tr:nth-child(even) { background: #f5f5f5 } small { color: #777 } img { max-width: 100% } .failed { color: #b00 }
+</style>
+<h1>Assay results</h1>
+<p>Means over (image, class) pairs with 95&nbsp;% intervals. Every number, with its conventions, is in
+<code>tidy/results.csv</code>; what it took is in <code>tidy/runs.csv</code>.</p>
+{% for section in sections %}
+<h2>{{ section.title }}</h2>
+{% if section.picture %}<img src="{{ section.picture }}" alt="{{ section.title }}: means, 95 % intervals">{% endif %}
+{% if section.curves %}<img src="{{ section.curves }}" alt="{{ section.title }}: curves, 95 % bands">{% endif %}
+<table><tr><th>method</th>{% for column in section.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for method, cells in section.rows %}<tr><td>{{ method }}</td>
+{% for cell in cells %}<td>{% if cell %}{{ "%.3f"|format(cell.value) }}
+ <small>[{{ "%.3f"|format(cell.ci_low) }}, {{ "%.3f"|format(cell.ci_high) }}]</small>{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% for failure in section.failures %}<p class="failed">{{ failure }}</p>{% endfor %}
+{% endfor %}
+{% for run, pictures in runs %}
+<h2>Scores, run {{ run }}</h2>
+{% for picture in pictures %}<img src="{{ picture }}" alt="{{ picture }}">{% endfor %}
+{% endfor %}
+</html>
+"""
+
+
+def write_report(results: pd.DataFrame, folder: Path) -> Path:
+    """Charts (PNG) and `index.html` of a tidy result table; returns the page's path."""
+    sections = []
+    for title, part in results[results["split"] != ""].groupby(_titles(results), sort=True):
+        shown = headlines(part)
+        picture = _file_name(title) if len(shown) else ""
+        if picture:
+            _draw(shown, folder / picture)
+        for model, rows in part.groupby("model", sort=True):
+            section = _section(f"{model} on {title}", rows, picture)
+            curves = _file_name(f"curves {model} {title}")
+            sections.append({**section, "curves": curves if draw_curves(rows, folder / curves) else ""})
+    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(sections=sections, runs=_pictures(folder))
+    write_atomically(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def _file_name(title: str) -> str:
+    return f"{title}.png".translate(str.maketrans("[]:@ /", "______"))
+
+
+def _pictures(folder: Path) -> list[tuple[str, list[str]]]:
+    """What runs of detectors have drawn beside their results, by run; paths relative to the report's folder."""
+    runs = sorted({path.parent for path in (folder.parent / "runs").glob("*/*.png")})
+    return [(run.name, [f"../runs/{run.name}/{path.name}" for path in sorted(run.glob("*.png"))]) for run in runs]
+
+
+def _titles(results: pd.DataFrame) -> pd.Series:
+    """What a row is shown under: its data set and part, or what ood sets are told from."""
+    plain = results["dataset"] + " " + results["split"]
+    reference = results["reference"].fillna("")
+    return plain.where(reference == "", reference + " against other sets")
+
+
+def _section(title: str, results: pd.DataFrame, picture: str) -> dict[str, Any]:
+    shown = headlines(results)
+    columns = list(dict.fromkeys(shown["column"]))
+    cells = {(row.method, row.column): row for row in shown.itertuples()}
+    methods = sorted(set(shown["method"]))
+    rows = [(method, [cells.get((method, column)) for column in columns]) for method in methods]
+    return {"title": title, "picture": picture, "columns": columns, "rows": rows, "failures": _failures(results)}
+
+
+def _draw(shown: pd.DataFrame, path: Path) -> None:
+    """One panel a quantity: a point with its interval for each method, a colour for each model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    columns, methods = list(dict.fromkeys(shown["column"])), sorted(set(shown["method"]), reverse=True)
+    models = sorted(set(shown["model"]))
+    across = min(len(columns), ACROSS)
+    down = -(-len(columns) // across)
+    height = 0.4 + down * (0.8 + 0.24 * len(methods) * max(1, len(models) / 2))
+    figure, axes = plt.subplots(down, across, figsize=(2.2 + 2.6 * across, height), sharey=True, squeeze=False)
+    for axis in axes.flat[len(columns) :]:
+        axis.set_axis_off()
+    for axis, column in zip(axes.flat, columns, strict=False):
+        for number, model in enumerate(models):
+            part = shown[(shown["column"] == column) & (shown["model"] == model)]
+            offset = (number - (len(models) - 1) / 2) * 0.25
+            y = np.array([methods.index(name) for name in part["method"]]) - offset
+            value = part["value"].to_numpy(float)
+            spread = np.abs(np.stack([value - part["ci_low"].astype(float), part["ci_high"].astype(float) - value]))
+            axis.errorbar(value, y, xerr=spread, fmt="o", markersize=4, capsize=2, label=model)
+        axis.set_title(column.replace(" ", "\n", 1), fontsize=8)
+        highest = float(shown.loc[shown["column"] == column, ["value", "ci_high"]].max(axis=None))
+        scale = 1.0 if not highest < SMALL else SMALL  # or all points of a small quantity would fall together
+        axis.set_xlim(-0.03 * scale, 1.03 * scale)
+        axis.grid(axis="x", alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_yticks(range(len(methods)), methods)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(models), frameon=False)
+    figure.tight_layout(rect=(0, 0.25 / height, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,59 @@
+"""Random numbers that depend on (seed, stream, sample) alone."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Per = Literal["image", "pair"]
+
+
+class Named(Protocol):
+    """What has images and pairs with names: a batch."""
+
+    @property
+    def image_ids(self) -> Sequence[str]: ...
+
+    @property
+    def sample_ids(self) -> Sequence[str]: ...
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A 63-bit seed from any sequence of names and numbers, the same on every machine."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class SampleRng:
+    """Random numbers that depend on (seed, stream, sample) alone, whatever the batch, shard or process.
+
+    Drawn on the CPU, so that CPU and GPU runs see the same noise.
+    """
+
+    def __init__(self, seed: int, stream: str, image_ids: Sequence[str], pair_ids: Sequence[str]) -> None:
+        self._seed, self._stream, self._draws = seed, stream, 0
+        self._ids: dict[Per, Sequence[str]] = {"image": image_ids, "pair": pair_ids}
+
+    @classmethod
+    def of(cls, seed: int, stream: str, batch: Named) -> "SampleRng":
+        """The generator of one batch; `stream` keeps two methods' draws apart."""
+        return cls(seed, stream, batch.image_ids, batch.sample_ids)
+
+    def _draw(self, shape: Sequence[int], per: Per, draw: str) -> Tensor:
+        seeds = [derive_seed(self._seed, self._stream, self._draws, per, name) for name in self._ids[per]]
+        self._draws += 1  # a second draw of one method is another one
+        drawn = np.empty((len(seeds), *shape), dtype=np.float32)
+        for row, seed in enumerate(seeds):
+            getattr(np.random.default_rng(seed), draw)(dtype=np.float32, out=drawn[row])
+        return torch.from_numpy(drawn)
+
+    def normal(self, shape: Sequence[int], per: Per = "image") -> Tensor:
+        """Standard normal numbers [B or P, *shape]."""
+        return self._draw(shape, per, "standard_normal")
+
+    def uniform(self, shape: Sequence[int], per: Per = "image") -> Tensor:
+        """Uniform numbers in [0,1), [B or P, *shape]."""
+        return self._draw(shape, per, "random")

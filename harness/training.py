@@ -1,0 +1,175 @@
+"""The in-distribution training set as detectors see it, in bounded memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .detection import Detector, Features, LinearHead, State
+from .network import Network
+
+T = TypeVar("T")
+
+
+class Moments(NamedTuple):
+    """Sums over a training set, in float64: counts [C], sums [C,K] of each class, second [K,K] = sum of f f^T."""
+
+    counts: Tensor
+    sums: Tensor
+    second: Tensor
+
+    @property
+    def total(self) -> float:
+        """Number of images."""
+        return float(self.counts.sum())
+
+    @property
+    def class_means(self) -> Tensor:
+        """[C,K]; zero for a class without images."""
+        return self.sums / self.counts.clamp(min=1)[:, None]
+
+    @property
+    def mean(self) -> Tensor:
+        """[K]."""
+        return self.sums.sum(0) / self.total
+
+    @property
+    def tied_covariance(self) -> Tensor:
+        """[K,K] of the features centred on their class' mean (divided by the number of images)."""
+        means = self.class_means
+        return (self.second - (means * self.counts[:, None]).T @ means) / self.total
+
+
+class TrainingSet:
+    """The in-distribution training set as detectors see it, in bounded memory.
+
+    Rows are read in order, in parts; sums over all of them are made in one reading and kept. At most `BANK`
+    rows are ever held: percentiles, neighbours and classifiers use that uniform sample (all rows, if they fit).
+
+    Args:
+        parts: starts a reading of the whole set, part by part.
+        count: number of images.
+        network: the network whose features these are.
+        images: (rows) -> images [n,3,H,W] in [0,1] of these row numbers.
+        features_of: (images [n,3,H,W]) -> their features, by a forward pass.
+        seed: of all that is drawn.
+    """
+
+    BANK: ClassVar[int] = 50_000
+
+    def __init__(
+        self,
+        parts: Callable[[], Iterator[Features]],
+        count: int,
+        network: Network | None = None,
+        images: Callable[[np.ndarray], Tensor] | None = None,
+        features_of: Callable[[Tensor], Features] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.parts, self.count, self.seed = parts, count, seed
+        self._network, self._images, self._features_of = network, images, features_of
+        self._moments: dict[str | None, Moments] = {}
+
+    def moments(self, layer: str | None = None) -> Moments:
+        """Class sums and second moments of the penultimate features, or of a layer's pooled activations.
+
+        The first call makes those of every kept layer, so that the set is read once.
+        """
+        if layer not in self._moments:
+            self._moments |= self._summed()
+        return self._moments[layer]
+
+    def _summed(self) -> dict[str | None, Moments]:
+        made: dict[str | None, Moments] = {}
+        for part in self.parts():
+            taps: dict[str | None, Tensor] = {name: values for name, values in part.layers.items()}
+            if part.penultimate is not None:
+                taps[None] = part.penultimate
+            for name, values in taps.items():
+                if name not in made:
+                    made[name] = _no_moments(part.logits.shape[1], values.shape[1])
+                _add(made[name], values, part.labels)
+        return made
+
+    @cached_property
+    def bank(self) -> Features:
+        """At most BANK rows in order, a uniform sample that depends on the seed and the number of rows alone."""
+        chosen = self.draw(self.BANK)
+        kept: list[Features] = []
+        start = 0
+        for part in self.parts():
+            inside = chosen[(chosen >= start) & (chosen < start + len(part))] - start
+            kept.append(part.rows(torch.from_numpy(inside)))
+            start += len(part)
+        return _joined(kept)
+
+    def draw(self, rows: int) -> np.ndarray:
+        """Row numbers of a uniform sample without repetition, ascending; all rows, if there are no more."""
+        if rows >= self.count:
+            return np.arange(self.count)
+        return np.sort(np.random.default_rng([self.seed, self.count]).choice(self.count, rows, replace=False))
+
+    @cached_property
+    def head(self) -> LinearHead:
+        """The network's last layer, as the first part carries it."""
+        return next(iter(self.parts())).linear_head()
+
+    @property
+    def network(self) -> Network:
+        """For detectors that look at images."""
+        return _given(self._network, "network")
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """Images [n,3,H,W] in [0,1]."""
+        return _given(self._images, "images")(rows)
+
+    def features_of(self, images: Tensor) -> Features:
+        """Features of any images [n,3,H,W] in [0,1] under the same network."""
+        return _given(self._features_of, "network")(images)
+
+
+def _given(value: T | None, what: str) -> T:
+    if value is None:
+        raise ValueError(f"this training set has features only: its {what} is needed")
+    return value
+
+
+def _no_moments(classes: int, width: int) -> Moments:
+    return Moments(
+        torch.zeros(classes, dtype=torch.float64),
+        torch.zeros(classes, width, dtype=torch.float64),
+        torch.zeros(width, width, dtype=torch.float64),
+    )
+
+
+def _add(moments: Moments, values: Tensor, labels: Tensor) -> None:
+    """Add a part's rows, in float64: a covariance is a small difference of these sums."""
+    known = labels >= 0
+    values, labels = values[known].double(), labels[known]
+    moments.counts.index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
+    moments.sums.index_add_(0, labels, values)
+    moments.second.addmm_(values.T, values)
+
+
+def _joined(parts: list[Features]) -> Features:
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return replace(
+        first,
+        logits=torch.cat([part.logits for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        penultimate=None if first.penultimate is None else torch.cat([part.tap() for part in parts]),
+        layers={name: torch.cat([part.layers[name] for part in parts]) for name in first.layers},
+    )
+
+
+class FittedDetector(Detector, Protocol):
+    """A detector that learns from the in-distribution training set (`needs().training`)."""
+
+    def fit(self, training: TrainingSet) -> State:
+        """What scoring needs of the training set; tensors of any shape, by name."""

@@ -1,0 +1,297 @@
+"""A run of detectors: one pass a data set, fits kept, rows that read two tables, and what goes wrong said."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from assay.datasets.scenes_ood import ScenesOOD
+from assay.harness import launch
+from assay.harness.config import ConfigError
+from assay.harness.detectors.features import PART, FeatureCell, _column, linear_head
+from assay.harness.detectors.judge import judge
+from assay.harness.detectors.plan import TEST, Detection, build_detection
+from assay.harness.detectors.run import score_all
+from assay.harness.detectors.score import training_set
+from assay.harness.engine.processes import Rank
+from assay.harness.forward import ForwardPass
+from assay.harness.network import Network
+from assay.harness.overrides import compose_config
+from assay.harness.store.store import Group, Shard
+from assay.harness.types import Sample
+from assay.methods.ood.odin import ODIN
+from assay.methods.ood.react import ReAct
+
+SMALL = [
+    "experiment=ood_embedded",
+    "dataset.size=48",
+    "train.size=60",
+    "ood=[scenes_shapes,scenes_noise]",
+    "ood.scenes_shapes.size=32",
+    "ood.scenes_noise.size=32",
+    "method=[msp,energy,react,mahalanobis,odin]",
+    "metric.ood.resamples=50",
+    "compute.device=cpu",
+    "compute.processes=1",
+    "compute.shard_size=16",
+    "compute.batch_size=8",
+]
+
+
+def run(results: Path, *overrides: str) -> pd.DataFrame:
+    """Run in this process; the tidy table."""
+    chosen = [each for each in SMALL if each.split("=")[0] not in {o.split("=")[0] for o in overrides}]
+    assert launch.run(compose_config([*chosen, f"results={results}", *overrides]), []) == 0
+    return pd.read_csv(results / "tidy/results.csv")
+
+
+def built(results: Path, *overrides: str) -> Detection:
+    """The same, built and not run."""
+    config = compose_config([*SMALL, f"results={results}", *overrides])
+    return build_detection(config, results / "store")
+
+
+def passes(results: Path) -> int:
+    """Images that all invocations on record sent through the network."""
+    records = [json.loads(path.read_text()) for path in (results / "runs").glob("*/*.json")]
+    return sum(int(cost["forward_passes"]) for record in records for cost in record["methods"].values())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, shards of 16."""
+    results = tmp_path_factory.mktemp("reference")
+    run(results)
+    return results
+
+
+def values(frame: pd.DataFrame, stat: str) -> dict[tuple[str, str], float]:
+    """(method, data set) -> value of a statistic."""
+    chosen = frame[(frame.stat == stat) & (frame.metric == "ood")]
+    return {(row.method, row.dataset): row.value for row in chosen.itertuples()}
+
+
+def test_every_detector_has_a_row_for_every_set_and_their_mean(reference: Path) -> None:
+    """AUROC within [0,1], `reference` names the test set, and `average` is the mean of the two sets (to 1e-12)."""
+    frame = pd.read_csv(reference / "tidy/results.csv")
+    found = values(frame, "auroc")
+    methods = {"msp", "energy", "react", "mahalanobis", "odin"}
+    assert set(found) == {(m, d) for m in methods for d in ("scenes_shapes", "scenes_noise", "average")}
+    assert set(frame[frame.metric == "ood"].reference) == {"scenes"} and set(frame.kind) == {"ood"}
+    for method in methods:
+        mean = (found[method, "scenes_shapes"] + found[method, "scenes_noise"]) / 2
+        assert found[method, "average"] == pytest.approx(mean, abs=1e-12)
+        assert 0 <= mean <= 1
+    assert frame.status.eq("ok").all()
+
+
+def test_processes_and_shards_do_not_change_a_bit(reference: Path, tmp_path: Path) -> None:
+    """Two processes and shards of 8 instead of 16 (micro-batches of 8 in both): results.csv byte for byte."""
+    run(tmp_path, "compute.processes=2", "compute.shard_size=8")
+    assert (tmp_path / "tidy/results.csv").read_bytes() == (reference / "tidy/results.csv").read_bytes()
+
+
+def test_another_setting_runs_no_backbone(tmp_path: Path) -> None:
+    """The first run passes 48 + 2 x 32 + 60 images; other clips, percentiles and detectors on the logits: none."""
+    run(tmp_path, "method=[msp,react]")
+    assert passes(tmp_path) == 48 + 2 * 32 + 60
+    before = values(pd.read_csv(tmp_path / "tidy/results.csv"), "auroc")
+    after = run(tmp_path, "method=[react,energy,line]", "method.react.percentile=50")
+    assert passes(tmp_path) == 48 + 2 * 32 + 60
+    rows = after[(after.method == "react") & (after.stat == "auroc") & (after.dataset == "scenes_shapes")]
+    assert len(rows) == 2 and before["react", "scenes_shapes"] in set(rows.value) and rows.value.nunique() == 2
+
+
+def test_a_second_call_computes_nothing(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No image, no fit, and the table stays as it is."""
+    before, seen = (reference / "tidy/results.csv").read_bytes(), passes(reference)
+    run(reference)
+    assert "0 shards computed" in capsys.readouterr().out
+    assert passes(reference) == seen and (reference / "tidy/results.csv").read_bytes() == before
+
+
+def test_features_are_the_networks(reference: Path) -> None:
+    """Stored logits and features against a direct pass (exactly), and head(features) against logits (float32, 1e-5)."""
+    detection = built(reference)
+    test = detection.sets[TEST]
+    part = next(test.features.parts(test.stop))
+    images = torch.stack([test.dataset[index].image for index in range(8)])
+    forward = ForwardPass(detection.network, images, penultimate=True)
+    assert torch.equal(part.logits[:8], forward.logits) and torch.equal(part.tap()[:8], forward.penultimate)
+    torch.testing.assert_close(part.linear_head()(part.tap()), part.logits, rtol=1e-5, atol=1e-5)
+    assert part.labels.tolist() == [test.dataset[index].targets[0] for index in range(48)]
+
+
+def test_scores_from_the_loop_equal_direct_calls(reference: Path) -> None:
+    """ODIN, scored inside the shared pass, and ReAct, from stored features, against calls by hand; exactly."""
+    detection = built(reference)
+    test = detection.sets[TEST]
+    images = torch.stack([test.dataset[index].image for index in range(8)])
+    forward = ForwardPass(detection.network, images, input_graph=True)
+    assert test.table("odin").score[:8].tolist() == ODIN().score_images(forward, None, {}).tolist()  # type: ignore[arg-type]
+    training, react = training_set(detection), ReAct(percentile=95)
+    features = next(test.features.parts(test.stop))
+    assert test.table("react").score.tolist() == react.score(features, react.fit(training)).tolist()
+
+
+def test_a_failing_detector_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1, a row that says why, the others' rows complete; the next run tries again."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such luck")
+
+    config = compose_config([*SMALL, "method=[msp,react]", f"results={tmp_path}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(ReAct, "fit", broken)
+        assert launch.run(config, []) == 1
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    failed = frame[frame.status.str.startswith("failed")]
+    assert set(failed.method) == {"react"} and failed.status.str.contains("no such luck").all()
+    assert len(values(frame[frame.status == "ok"], "auroc")) == 3
+    again = run(tmp_path, "method=[msp,react]")
+    assert again.status.eq("ok").all() and len(values(again, "auroc")) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(ReAct, "fit", broken)
+        assert launch.run(compose_config([*SMALL, "method=[react]", "cache=refresh", f"results={tmp_path}"]), []) == 1
+    assert len(values(pd.read_csv(tmp_path / "tidy/results.csv"), "auroc")) == 3  # no row of the earlier run stays
+
+
+def test_a_bad_image_loses_its_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other set keeps its rows, the average says what is missing, and the exit code is 1."""
+    read = ScenesOOD.__getitem__
+
+    def broken(self: ScenesOOD, index: int) -> Sample:
+        if self.kind == "shapes" and index == 20:
+            raise OSError("bad image")
+        return read(self, index)
+
+    monkeypatch.setattr(ScenesOOD, "__getitem__", broken)
+    config = compose_config([*SMALL, "method=[msp,odin]", f"results={tmp_path}"])
+    assert launch.run(config, []) == 1
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    ok = frame[frame.status == "ok"]
+    assert set(values(ok, "auroc")) == {("msp", "scenes_noise"), ("odin", "scenes_noise")}
+    assert set(frame[frame.dataset == "scenes_shapes"].status.str.contains("bad image")) == {True}
+    assert frame[frame.dataset == "average"].status.str.contains("no scores of scenes_shapes").all()
+
+
+def test_a_run_shows_its_own_rows_alone(tmp_path: Path) -> None:
+    """Another test set's rows about the same OOD sets stay in the tidy table, not in this run's."""
+    run(tmp_path, "dataset.size=24", "method=[msp]")
+    run(tmp_path, "method=[msp]")
+    folders = sorted((tmp_path / "runs").glob("*/results.csv"))
+    assert len(folders) == 2
+    for path in folders:
+        frame = pd.read_csv(path)
+        assert not frame.duplicated(["method", "dataset", "stat", "variant"]).any()
+    both = pd.read_csv(tmp_path / "tidy/results.csv")
+    assert len(both[(both.stat == "auroc") & (both.dataset == "scenes_noise")]) == 2
+
+
+def test_half_written_scores_are_completed(tmp_path: Path) -> None:
+    """A shard of `samples` lost after the scores were written: computed again, the table as before."""
+    run(tmp_path, "method=[odin]")
+    before = (tmp_path / "tidy/results.csv").read_bytes()
+    next((tmp_path / "store").glob("*/samples/*.parquet")).unlink()
+    run(tmp_path, "method=[odin]")
+    assert (tmp_path / "tidy/results.csv").read_bytes() == before
+
+
+def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a failure of that detector, not as a row."""
+    monkeypatch.setattr(ReAct, "score", lambda *_: torch.full((48,), torch.nan))
+    assert launch.run(compose_config([*SMALL, "method=[react]", f"results={tmp_path}"]), []) == 1
+    assert pd.read_csv(tmp_path / "tidy/results.csv").status.str.contains("not finite").any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["method=[msp,gradcam]"], "evaluate them in two runs"),
+        (["method=[react]", "~dataset@train"], "dataset@train=NAME"),
+        (["ood=[]"], r"ood=\[NAME"),
+        (["metric=[pointing_game]"], "measures attributions"),
+        (["method=[mahalanobis]", "method.mahalanobis.layers=[nowhere]"], "method.mahalanobis.layers"),
+        (["ood.scenes_noise.name=scenes"], "two data sets are called scenes"),
+        (["cache=only"], "cache=only, but scores"),
+    ],
+)
+def test_impossible_requests(overrides: list[str], says: str, tmp_path: Path) -> None:
+    """Each error names the setting that mends it."""
+    settings = [each for each in SMALL if not (overrides[0] == "metric=[pointing_game]" and "metric" in each)]
+    if overrides[0] == "ood=[]":
+        settings = [each for each in settings if not each.startswith("ood")]
+    with pytest.raises(ConfigError, match=says):
+        launch.run(compose_config([*settings, f"results={tmp_path}", *overrides]), [])
+
+
+def test_errors_are_the_same_codes_second_task(tmp_path: Path) -> None:
+    """is_error as the label: rows of kind error, thresholds from the validation set, MSP beside the fitted ones."""
+    settings = ["experiment=errors_embedded", "dataset.size=60", "train.size=80", "validation.size=60"]
+    settings += [
+        "method=[msp,conductance_mlp]",
+        "method.conductance_mlp.epochs=1",
+        "metric.error_detection.resamples=50",
+    ]
+    settings += ["compute.device=cpu", "compute.processes=1", f"results={tmp_path}"]
+    with pytest.warns(UserWarning, match="training"):  # few errors among 80 images
+        assert launch.run(compose_config(settings), []) == 0
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    assert set(frame.kind) == {"error"} and set(frame.method) == {"msp", "conductance_mlp"}
+    recalls = frame[(frame.stat == "recall_error") & (frame.method == "msp")]
+    assert set(recalls.subset) == {"all", "validation"} and recalls.value.between(0, 1).all()
+
+
+def test_limits_take_the_first_images(tmp_path: Path) -> None:
+    """`limit` of every scored set, `train.limit` of the training set; rows say so."""
+    frame = run(tmp_path, "limit=20", "train.limit=30", "method=[react]")
+    assert passes(tmp_path) == 20 * 3 + 30
+    assert set(frame[frame.dataset != "average"].split) == {"test[:20]"}
+    assert set(frame[frame.dataset != "average"].n) == {20}
+
+
+def test_own_images_at_the_threshold_of_the_data(reference: Path) -> None:
+    """id95 leaves 95 % of the 48 test images strictly inside (index rule: 46 below the limit); a picture is judged."""
+    overrides = [*SMALL[:3], *SMALL[8:], "method=[mahalanobis]", f"results={reference}"]
+    picture = str(Path(__file__).resolve().parents[3] / "docs/pictures/gallery.png")
+    frame = judge([picture], overrides, "id95")
+    scores = built(reference).sets[TEST].table("mahalanobis").score
+    assert (scores < frame.threshold[0]).sum() == 48 - round(0.05 * 48) - 1
+    assert frame.verdict.tolist() == ["out"] and frame.image[0] == picture
+    assert judge([picture], overrides, "1e9").verdict.tolist() == ["in"]
+    with pytest.raises(ConfigError, match="id95"):
+        judge([picture], overrides, "high")
+
+
+def test_columns_do_not_depend_on_shards(tmp_path: Path) -> None:
+    """Parts of PART rows, read from shards of 1000, of 3000 that overlap, or of one."""
+    rows = np.arange(2 * PART + 5, dtype=np.float32)[:, None].repeat(3, 1)
+    for name, cuts in {"a": [1000], "b": [3000], "c": [len(rows)]}.items():
+        group = Group(tmp_path / name)
+        for start in range(0, len(rows), cuts[0]):
+            stop = min(start + cuts[0] + (name == "b"), len(rows))
+            group.write(Shard(start, stop), {"values": rows[start:stop]})
+        read = list(_column(group, "values", len(rows) - 1))
+        assert [len(part) for part in read] == [PART, PART, 4]
+        assert np.array_equal(np.concatenate(read), rows[:-1])
+
+
+def test_a_network_that_does_not_end_in_a_linear_layer_has_no_head() -> None:
+    """A convolution after a linear layer, and a linear layer whose output is not the logits."""
+    gate = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.ReLU())
+    network = Network(gate, [0.0] * 3, [1.0] * 3)
+    assert linear_head(network, torch.rand(3, 2, 2)) is None
+    plain = Network(gate[:2], [0.0] * 3, [1.0] * 3)
+    head = linear_head(plain, torch.rand(3, 2, 2))
+    assert head is not None and torch.equal(head.bias, gate[1].bias) and torch.equal(head.weight, gate[1].weight)
+
+
+def test_torchrun_ranks_only_share_the_passes(tmp_path: Path) -> None:
+    """Rank 1 of 2 computes features and neither fits nor scores."""
+    detection = built(tmp_path)
+    score_all(detection, Rank(1, 2))
+    assert detection.training is not None and detection.training.features.group("logits").shards()
+    assert not (tmp_path / "store/fits").exists()
+    assert isinstance(detection.sets[TEST].features, FeatureCell)

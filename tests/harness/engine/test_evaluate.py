@@ -1,0 +1,361 @@
+"""The loop and the store together: what must be bit-equal is, and nothing is computed twice."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from assay.datasets.scenes import Scenes
+from assay.harness import launch
+from assay.harness.attribution.plan import build_job
+from assay.harness.engine import evaluate as engine
+from assay.harness.engine.job import Job
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.harness.overrides import compose_config
+from assay.harness.store import store
+from assay.harness.types import Attribution, Sample
+
+ROOT = Path(__file__).resolve().parents[3]
+METHODS = "method=[gradient,integrated_gradients,gradcam,random,smoothgrad]"
+FAST = ["method.integrated_gradients.steps=3", "method.smoothgrad.samples=3"]
+ALONE = ("compute.processes=1", "compute.device=cpu")
+METRICS = "metric=[pointing_game,energy_pointing_game]"
+
+
+def command(results: Path, *overrides: str) -> list[str]:
+    """A run on the embedded benchmark: 40 images in 5 shards unless told otherwise."""
+    settings = ["compute.device=cpu", "limit=40", "compute.shard_size=8", f"results={results}", METHODS, *FAST, METRICS]
+    return [sys.executable, str(ROOT / "run.py"), *settings, *overrides]
+
+
+def run(results: Path, *overrides: str) -> str:
+    """Run to the end in a process of its own; its standard output."""
+    done = subprocess.run(command(results, *overrides), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def tables(results: Path) -> dict[str, pd.DataFrame]:
+    """Every shard on disk, by cell, group and range."""
+    root = results / "store"
+    return {str(p.relative_to(root)): pd.read_parquet(p) for p in sorted(root.rglob("*.parquet"))}
+
+
+def assert_bit_equal(one: Path, other: Path) -> None:
+    """Equal result tables, byte for byte, and equal per-sample tables, value for value."""
+    assert (one / "tidy/results.csv").read_bytes() == (other / "tidy/results.csv").read_bytes()
+    left, right = tables(one), tables(other)
+    assert left.keys() == right.keys() and left
+    for name, frame in left.items():
+        pd.testing.assert_frame_equal(frame, right[name], check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, no loader workers: what every other way of computing is compared with."""
+    results = tmp_path_factory.mktemp("reference")
+    run(results, "compute.processes=1", "compute.workers=0")
+    return results
+
+
+@pytest.mark.parametrize("way", [["compute.processes=1", "compute.workers=2"], ["compute.processes=3"]])
+def test_workers_and_processes_do_not_change_a_bit(way: list[str], reference: Path, tmp_path: Path) -> None:
+    """Loader workers 0/2 and processes 1/3, exactly: micro-batches and thread counts are the same."""
+    run(tmp_path, *way)
+    assert_bit_equal(reference, tmp_path)
+
+
+def test_torchrun_ranks_share_the_shards(reference: Path, tmp_path: Path) -> None:
+    """Three ranks (as torchrun starts them: RANK and WORLD_SIZE), exactly equal to one process."""
+    ranks = [
+        subprocess.Popen(
+            command(tmp_path),
+            cwd=ROOT,
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "3"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(3)
+    ]
+    errors = [process.communicate()[1].decode() for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0, 0], errors
+    assert_bit_equal(reference, tmp_path)
+
+
+def test_ten_kills_and_a_resume_do_not_change_a_bit(tmp_path: Path) -> None:
+    """SIGKILL of the whole process group at ten random moments while shards are being written, then a resume.
+
+    Forty shards of two images, so that every kill finds work under way; exactly equal to an undisturbed run.
+    """
+    slow = ["limit=80", "compute.shard_size=2", "compute.processes=2", "method.integrated_gradients.steps=24"]
+    arguments = command(tmp_path / "killed", *slow, "method=[integrated_gradients,gradcam]")
+    arguments.remove("method.smoothgrad.samples=3")
+    generator = random.Random(0)
+    kills = 0
+    for _ in range(10):
+        kills += _killed_at_a_random_moment(arguments, tmp_path / "killed", generator)
+    assert kills == 10
+    resumed = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    fresh = [a.replace(str(tmp_path / "killed"), str(tmp_path / "fresh")) for a in arguments]
+    assert subprocess.run(fresh, cwd=ROOT, capture_output=True).returncode == 0
+    assert_bit_equal(tmp_path / "fresh", tmp_path / "killed")
+
+
+def _killed_at_a_random_moment(arguments: list[str], results: Path, generator: random.Random) -> bool:
+    """Start a run, let it write one to three more files, kill it; whether it died of the kill."""
+    files = lambda: len(list((results / "store").rglob("*.parquet")))  # noqa: E731
+    enough = files() + generator.randint(1, 3)
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while process.poll() is None and files() < enough:
+        time.sleep(0.002)
+    time.sleep(generator.uniform(0, 0.02))
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+def test_two_processes_on_one_cell_share_it(reference: Path, tmp_path: Path) -> None:
+    """Two independent runs of the same command: every shard computed once, by one or the other."""
+    both = [
+        subprocess.Popen(command(tmp_path, "compute.processes=1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    counts = [int(re.search(r"^(\d+) shards computed", text, re.MULTILINE)[1]) for text in printed]  # type: ignore[index]
+    assert sum(counts) == 5
+    assert_bit_equal(reference, tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_batch_size_changes_rounding_only(batch_size: int, reference: Path, tmp_path: Path) -> None:
+    """Batches of 1, 7 and 32 against 16 in float32: decisions equal unless tied, 95 % of the results to rtol 1e-5.
+
+    A sample's gradient jumps when rounding moves a unit across a ReLU's kink, and over 40 images that can show
+    in a mean: none differs by more than 1e-4. Of the per-sample numbers at most 1 % are beyond 1e-5, none
+    beyond 1e-2. In float64, where no unit sits that near to its kink, everything holds to 1e-6 (next test).
+    """
+    run(tmp_path, f"compute.batch_size={batch_size}")
+    one, other = (pd.read_csv(folder / "tidy/results.csv") for folder in (reference, tmp_path))
+    np.testing.assert_allclose(one["value"], other["value"], rtol=1e-4)
+    assert np.isclose(one["value"], other["value"], rtol=1e-5, atol=0, equal_nan=True).mean() >= 0.95
+    apart = _numbers_apart(tables(reference), tables(tmp_path))
+    assert (apart > 1e-5).mean() < 0.01 and apart.max() < 1e-2
+
+
+def _numbers_apart(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -> np.ndarray:
+    """Relative differences of all per-sample numbers; decisions (integers, booleans, names) are asserted equal."""
+    assert left.keys() == right.keys()
+    apart = []
+    for name, frame in left.items():
+        for column in frame:
+            one, other = frame[column], right[name][column]
+            if one.dtype.kind == "f":
+                apart.append((one - other).abs() / other.abs().clip(lower=1e-3))
+            else:
+                untied = frame.get("ties", pd.Series(1, frame.index)) == 1
+                assert (one[untied] == other[untied]).all(), (name, column)
+    return np.concatenate(apart)
+
+
+def test_batch_size_changes_nothing_in_float64(tmp_path: Path) -> None:
+    """The same in float64, where no unit sits within rounding of its kink: every sample to 1e-6.
+
+    Maps are stored as float32, so 1e-6 is the last bit, not an error of the arithmetic.
+    """
+    for size in (1, 7, 32):
+        engine.evaluate(job_of(tmp_path / str(size), "precision=float64", METHODS, *FAST, f"compute.batch_size={size}"))
+    for size in ("1", "7"):
+        assert _numbers_apart(tables(tmp_path / size), tables(tmp_path / "32")).max() < 1e-6
+
+
+def job_of(results: Path, *overrides: str) -> Job:
+    """A built job of 16 images in two shards, in this process."""
+    torch.set_num_threads(1)
+    base = ["limit=16", "compute.shard_size=8", "compute.device=cpu", "method=[gradient,center]"]
+    return build_job(compose_config([*base, f"results={results}", *overrides]), results / "store")
+
+
+def test_adding_a_metric_recomputes_no_other_column(tmp_path: Path) -> None:
+    """The counters of the second call show the new metric alone; files of the first are not written again."""
+    engine.evaluate(job_of(tmp_path, "metric=[pointing_game]"))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    outcome = engine.evaluate(job_of(tmp_path, "metric=[pointing_game,positive_ratio]"))
+    measured = {name: cost.images for name, cost in outcome.costs.items() if name.startswith("metric ")}
+    assert measured == {"metric positive_ratio": 32}  # 16 images x 2 methods
+    assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())
+
+
+def test_a_second_call_does_nothing(tmp_path: Path) -> None:
+    """No pass through the network, no shard."""
+    engine.evaluate(job_of(tmp_path))
+    job = job_of(tmp_path)
+    assert engine.evaluate(job).shards == 0
+    assert job.network.passes.forward == 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_shard_is_taken_whole_or_not_at_all(number: int, tmp_path: Path) -> None:
+    """Another process holds one method's lock of the first shard: it is left alone, and made once when it is free.
+
+    Taking the free half would load and forward its images twice, and count three shards where there are two.
+    """
+    job = job_of(tmp_path)
+    lock = job.cells[number].store.lock(job.shards[0])
+    assert lock.acquire()
+    outcome = engine.evaluate(job, report=lambda images: lock.release())
+    assert outcome.shards == 2
+    assert not job.missing()
+
+
+def test_micro_batches_by_hand() -> None:
+    """Equal shapes, as many classes side by side, no more than two together: five images, each of them once.
+
+    Going back once a class takes 2 x 1 + 2 x 3 rows of the four small images, not 2 x 3 + 2 x 3.
+    """
+    counts, sides = (3, 1, 3, 1, 1), (8, 8, 8, 8, 16)
+    samples = [
+        Sample(str(n), torch.zeros(3, side, side), tuple(range(count)), (side, side))
+        for n, (count, side) in enumerate(zip(counts, sides, strict=True))
+    ]
+    assert list(engine._micro_batches(samples, 2)) == [[1, 3], [0, 2], [4]]
+
+
+def test_a_method_alone_or_in_company_gives_the_same_bits(tmp_path: Path) -> None:
+    """gradcam alone (no gradient graph) and beside gradient (graph kept), exactly."""
+    engine.evaluate(job_of(tmp_path / "alone", "method=[gradcam]"))
+    engine.evaluate(job_of(tmp_path / "company", "method=[gradcam,gradient,integrated_gradients]"))
+    alone, company = tables(tmp_path / "alone"), tables(tmp_path / "company")
+    for name, frame in alone.items():
+        pd.testing.assert_frame_equal(frame, company[name], check_exact=True)
+
+
+def test_a_longer_run_reuses_the_shards_of_a_shorter_one(tmp_path: Path) -> None:
+    """limit=16 and then limit=40: two of five shards are there already."""
+    run(tmp_path, "limit=16")
+    assert "3 shards computed" in run(tmp_path)
+
+
+def test_one_failing_method_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that returns nan is marked with its reason and the samples; the other method's shards are whole."""
+    job = job_of(tmp_path)
+    broken = next(cell for cell in job.cells if cell.name == "gradient")
+
+    def nan(self: object, forward: object, targets: Targets, rng: object) -> Attribution:
+        return Attribution(torch.full((len(targets.image), 4, 4), torch.nan))
+
+    monkeypatch.setattr(type(broken.attributor), "attribute", nan)
+    outcome = engine.evaluate(job)
+    assert "not finite for test-000000#" in outcome.failures["gradient"]
+    assert "not finite" in store.read_json(broken.group("pointing_game").failed)["why"]
+    other = next(cell for cell in job.cells if cell.name == "center")
+    assert other.group("pointing_game").missing(job.shards) == []
+    assert broken.group("pointing_game").shards() == []
+
+
+def test_a_failing_metric_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric that raises leaves the method's other metric whole, and a run exits with 1 and a row that says why."""
+    from assay.metrics.localization import PositiveRatio
+
+    def broken(*_: object) -> None:
+        raise ArithmeticError("planted")
+
+    monkeypatch.setattr(PositiveRatio, "measure", broken)
+    config = compose_config(
+        ["limit=8", "method=[center]", "metric=[pointing_game,positive_ratio]", f"results={tmp_path}", *ALONE]
+    )
+    assert launch.run(config, []) == 1
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    status = frame.set_index("metric")["status"]
+    assert status["positive_ratio"] == "failed:ArithmeticError: planted"
+    assert (status["pointing_game"] == "ok").any()
+
+
+def test_an_unreadable_sample_ends_the_run_with_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eleventh image raises: the first shard stays, every row names the file, the exit code is 1."""
+    whole = Scenes.__getitem__
+
+    def torn(self: Scenes, index: int) -> Sample:
+        if index == 10:
+            raise ValueError("scene10.jpg cannot be read")
+        return whole(self, index)
+
+    monkeypatch.setattr(Scenes, "__getitem__", torn)
+    config = compose_config(
+        ["limit=16", "compute.shard_size=8", "method=[center,edges]", f"results={tmp_path}", *ALONE]
+    )
+    assert launch.run(config, []) == 1
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    assert frame["status"].str.contains("scene10.jpg cannot be read").all() and len(frame) == 2
+    assert len(list((tmp_path / "store").rglob("00000000-00000008.parquet"))) == 4
+
+
+def test_memory_shortage_halves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that refuses more than four images: 16 -> 8 -> 4, said aloud, and everything is computed."""
+    plain = Network.run
+
+    def narrow(self: Network, inputs: torch.Tensor, layers: tuple[str, ...]) -> object:
+        if len(inputs) > 4:
+            raise torch.OutOfMemoryError("planted")
+        return plain(self, inputs, layers)
+
+    monkeypatch.setattr(Network, "run", narrow)
+    job = job_of(tmp_path)
+    outcome = engine.evaluate(job)
+    assert (outcome.batch_size, outcome.failures, job.missing()) == (4, {}, {})
+
+
+@pytest.mark.parametrize("mode", ["refresh", "off", "only"])
+def test_cache_modes(mode: str, tmp_path: Path) -> None:
+    """refresh computes all anew, off leaves the store alone, only refuses to compute."""
+    run(tmp_path, "limit=16", "compute.processes=1")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
+    more = [] if mode == "refresh" else ["limit=24"]
+    done = subprocess.run(
+        command(tmp_path, "limit=16", "compute.processes=1", f"cache={mode}", *more),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
+    if mode == "refresh":
+        metrics = [path for path in before if path.parent.name != store.SAMPLES]
+        assert "2 shards computed" in done.stdout and all(after[path] > before[path] for path in metrics)
+    elif mode == "off":
+        assert "3 shards computed" in done.stdout and after == before
+    else:
+        assert done.returncode == 2 and "cache=only, but 1 of 3 shards are missing" in done.stderr and after == before
+
+
+def test_subset_seed_permutes_the_images(tmp_path: Path) -> None:
+    """Another order of images is another cell, and the split column says which."""
+    plain, shuffled = job_of(tmp_path), job_of(tmp_path, "subset_seed=3")
+    assert plain.cells[0].store.key != shuffled.cells[0].store.key
+    assert (plain.split, shuffled.split) == ("test[:16]", "test[:16]@seed3")
+    assert sorted(shuffled.order) == sorted(plain.order) and list(shuffled.order) != list(plain.order)
+
+
+@pytest.mark.parametrize("protocol", ["labels", "predicted", "top1"])
+def test_target_policies(protocol: str, tmp_path: Path) -> None:
+    """labels: every annotated class; predicted: those above 0.5 among them; top1: one pair an image."""
+    job = job_of(tmp_path, "method=[center]", f"protocol.targets={protocol}")
+    engine.evaluate(job)
+    frame = job.cells[0].group(store.SAMPLES).read(16)
+    annotated = {f"{s.id}#{c}" for s in (job.dataset[i] for i in range(16)) for c in s.targets}
+    if protocol == "top1":
+        assert frame["image_id"].is_unique and (frame["label"] == frame["top"]).all()
+    else:
+        assert set(frame["sample_id"]) <= annotated
+        assert (set(frame["sample_id"]) == annotated) == (protocol == "labels") or frame["predicted"].all()

@@ -1,0 +1,201 @@
+"""timm and Hugging Face classifiers: with stand-ins for the packages, and for real where they are installed."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from assay.harness.networks import hub as hub_models
+from assay.harness.networks.hub import hf_network, timm_network
+from assay.harness.overrides import compose_config
+from conftest import ToyModule
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+with_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+with_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
+)
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A stand-in that knows one model, `toy`; the dict keeps the settings that it was created with."""
+    seen: dict[str, Any] = {}
+
+    def create_model(name: str, pretrained: bool) -> nn.Module:
+        seen.update(name=name, pretrained=pretrained)
+        if pretrained and seen.get("offline"):
+            raise OSError("no route to host")
+        return ToyModule()
+
+    module = ModuleType("timm")
+    module.__version__ = "0"
+    module.is_model = lambda name: name == "toy"
+    module.list_models = lambda pattern: ["toy"]
+    module.create_model = create_model
+    config = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 1, 2)}
+    module.data = SimpleNamespace(resolve_model_data_config=lambda model: config)
+    monkeypatch.setitem(sys.modules, "timm", module)
+    return seen
+
+
+class Wrapped(nn.Module):
+    """What a Hugging Face classifier looks like: keyword input, an output with `logits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.toy = ToyModule()
+
+    def forward(self, pixel_values: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.toy(pixel_values), hidden_states=None)
+
+
+PROCESSOR: dict[str, Any] = {
+    "do_normalize": True,
+    "image_mean": [0.1, 0.2, 0.3],
+    "image_std": [0.4, 0.5, 0.6],
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "size": {"height": 1, "width": 2},
+}
+
+
+@pytest.fixture
+def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A stand-in; the dict keeps `model`'s arguments, and its `processor` may be changed."""
+    seen: dict[str, Any] = {"processor": dict(PROCESSOR)}
+
+    def load_model(name: str, **settings: Any) -> nn.Module:
+        seen["model"] = {"name": name, **settings}
+        return Wrapped()
+
+    def load_processor(name: str, **settings: Any) -> SimpleNamespace:
+        return SimpleNamespace(to_dict=lambda: dict(seen["processor"]))
+
+    module = ModuleType("transformers")
+    module.AutoModelForImageClassification = SimpleNamespace(from_pretrained=load_model)
+    module.AutoImageProcessor = SimpleNamespace(from_pretrained=load_processor)
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    return seen
+
+
+# timm
+
+
+def test_timm_gives_its_own_normalisation_and_size(timm: dict[str, Any]) -> None:
+    network = timm_network("toy")
+    assert timm == {"name": "toy", "pretrained": True}
+    assert network.preprocessing == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (1, 2))
+    assert network.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert network.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+    assert network(torch.zeros(2, 3, 1, 2)).shape == (2, 2)
+
+
+def test_the_normalisation_can_be_given(timm: dict[str, Any]) -> None:
+    assert timm_network("toy", mean=[0, 0, 0], std=[1, 1, 1]).preprocessing.mean == (0, 0, 0)
+
+
+def test_timm_with_a_file_downloads_nothing(timm: dict[str, Any], tmp_path: Path) -> None:
+    state = {name: value + 1 for name, value in ToyModule().state_dict().items()}
+    save_file(state, tmp_path / "toy.safetensors")
+    network = timm_network("toy", str(tmp_path / "toy.safetensors"))
+    assert not timm["pretrained"]
+    assert network.module.fc.weight.equal(state["fc.weight"])
+    assert network.fingerprint != timm_network("toy", None).fingerprint
+
+
+def test_timms_unknown_name_and_failed_download(timm: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="architecture='tay' is not in timm 0; near: toy"):
+        timm_network("tay")
+    timm["offline"] = True
+    with pytest.raises(ValueError, match=r"could not get toy \(no route to host\)"):
+        timm_network("toy")
+
+
+# Hugging Face
+
+
+def test_hugging_face_gives_logits_from_safetensors_without_foreign_code(transformers: dict[str, Any]) -> None:
+    network = hf_network("some/toy", "abc123")
+    asked = {"use_safetensors": True, "revision": "abc123", "trust_remote_code": False}
+    assert transformers["model"] == {"name": "some/toy", **asked}
+    x = torch.randn(2, 3, 1, 2)
+    assert network(x).equal(ToyModule()(x))
+    assert network.preprocessing == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({"size": 224}, (224, 224)),
+        ({"size": {"shortest_edge": 224}}, (224, 224)),
+        (
+            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 192}},
+            (224, 192),
+        ),
+        ({"size": {"height": 32, "width": 48}, "do_center_crop": False, "crop_size": {"height": 9}}, (32, 48)),
+    ],
+)
+def test_the_size_that_reaches_the_network(
+    settings: dict[str, Any], size: tuple[int, int], transformers: dict[str, Any]
+) -> None:
+    transformers["processor"].update(settings)
+    assert hf_network("some/toy").preprocessing.size == size
+
+
+def test_a_processor_that_does_not_normalise(transformers: dict[str, Any]) -> None:
+    transformers["processor"]["do_normalize"] = False
+    assert hf_network("some/toy").preprocessing[:2] == ((0, 0, 0), (1, 1, 1))
+
+
+def test_another_scale_of_pixels_is_refused(transformers: dict[str, Any]) -> None:
+    transformers["processor"]["rescale_factor"] = 1 / 127.5
+    with pytest.raises(ValueError, match=r"some/toy rescales pixels by 0\.0078"):
+        hf_network("some/toy")
+
+
+# Packages
+
+
+@pytest.mark.parametrize(("package", "load"), [("timm", timm_network), ("transformers", hf_network)])
+def test_a_missing_package_names_the_extra(package: str, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf'{package} is needed .*: pip install "\.\[hub\]"'):
+        load("toy")
+
+
+def test_the_packages_are_imported_only_when_asked_for() -> None:
+    assert not {"timm", "transformers"} & vars(hub_models).keys()
+
+
+@pytest.mark.parametrize(("name", "shown"), [("timm", "resnet50.a1_in1k"), ("huggingface", "microsoft/resnet-50")])
+def test_a_preset_shows_the_model_that_it_names(name: str, shown: str) -> None:
+    assert compose_config([f"model={name}"]).model.name == shown
+
+
+@with_timm
+def test_a_real_timm_network() -> None:
+    network = timm_network("resnet18", None)
+    assert network.preprocessing.size == (224, 224)
+    network.check_layer("layer4")
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+@with_transformers
+def test_a_real_hugging_face_network(tmp_path: Path) -> None:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=5)
+    model = ResNetForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    processor = PROCESSOR | {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    network = hf_network(str(tmp_path))
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(network(x), model(x).logits)
+    assert network.preprocessing == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (32, 32))

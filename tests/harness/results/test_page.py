@@ -1,0 +1,131 @@
+"""The report: what a page and its pictures show is what the table says."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from assay.harness.results.curve_pictures import draw_curves
+from assay.harness.results.page import write_report
+from assay.harness.results.text import headlines, terminal_table
+from PIL import Image
+
+COLUMNS: dict[str, Any] = {
+    **{"model": "m", "dataset": "d", "reference": "", "split": "test", "subset": "all", "method": "gradcam"},
+    **{"metric": "pointing_game", "variant": "tol=2px", "stat": "mean", "x": None, "value": 0.5, "n": 4},
+    **{"ci_low": 0.4, "ci_high": 0.6, "status": "ok"},
+}
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    """Tidy rows that differ from a common one."""
+    return pd.DataFrame([COLUMNS | row for row in rows])
+
+
+def curve(method: str, values: list[float], **others: Any) -> list[dict[str, Any]]:
+    """Rows of a curve over 0, 1, 2, ..."""
+    about = {
+        "method": method,
+        "metric": "insertion",
+        "variant": "morf,mean,accuracy,2x1%",
+        "stat": "accuracy",
+        **others,
+    }
+    return [
+        {**about, "x": float(x), "value": value, "ci_low": value - 0.1, "ci_high": value + 0.1}
+        for x, value in enumerate(values)
+    ]
+
+
+@pytest.fixture
+def kept_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures stay open, so that a test can read what is drawn."""
+    plt.close("all")
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+
+
+def test_curves_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
+    """Two panels (two subsets); each line in order of x however the rows are sorted; the band is the interval."""
+    rows = [
+        *curve("rap", [0.2, 0.4, 0.9]),
+        *curve("gradcam", [0.1, 0.3, 0.5]),
+        *curve("rap", [1.0], subset="predicted"),
+    ]
+    assert draw_curves(table(*reversed(rows)), tmp_path / "new/curves.png")
+    first, second = [axis for axis in plt.gcf().axes if axis.axison]
+    lines = {tuple(line.get_xdata()): list(line.get_ydata()) for line in first.lines[:1]}
+    assert lines == {(0, 1, 2): [0.1, 0.3, 0.5]}  # methods in alphabetical order
+    assert list(first.lines[1].get_ydata()) == [0.2, 0.4, 0.9]
+    band = first.collections[0].get_paths()[0].vertices
+    assert {round(float(y), 9) for x, y in band if x == 2} == {0.4, 0.6}
+    assert list(second.lines[0].get_ydata()) == [1.0]
+    assert first.get_xlabel() == "steps: 2x1%"
+    assert first.get_title() == "insertion \nmorf,mean,accuracy,2x1%"
+    assert second.get_title() == "insertion predicted\nmorf,mean,accuracy,2x1%"
+    assert [text.get_text() for text in plt.gcf().legends[0].get_texts()] == ["gradcam", "rap"]
+    with Image.open(tmp_path / "new/curves.png") as picture:
+        picture.load()
+
+
+def test_risk_runs_along_coverage(kept_figure: None, tmp_path: Path) -> None:
+    """The variant of error detection says how ties count, not what x is."""
+    assert draw_curves(table(*curve("msp", [0.1, 0.2], stat="risk", variant="ties=mean")), tmp_path / "curves.png")
+    assert plt.gcf().axes[0].get_xlabel() == "coverage"
+
+
+def test_no_curve_no_picture(tmp_path: Path) -> None:
+    """Rows without an x, or without a value, leave no file."""
+    assert not draw_curves(table({}, {"x": 1.0, "value": None}), tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_every_section_and_its_pictures(tmp_path: Path) -> None:
+    """Two models on one data set, one with a curve, a failed row: values with intervals, files that exist."""
+    failed = {"method": "rise", "value": None, "ci_low": None, "ci_high": None, "status": "failed:ArithmeticError: no"}
+    frame = table(
+        {}, {"model": "group/m2", "value": 0.75, "ci_low": 0.7, "ci_high": 0.8}, failed, *curve("rap", [0, 1])
+    )
+    page = write_report(frame, tmp_path / "report").read_text()
+    assert "m on d test" in page and "group/m2 on d test" in page
+    assert "0.500\n <small>[0.400, 0.600]" in page and "0.750\n <small>[0.700, 0.800]" in page
+    assert "rise x pointing_game: failed:ArithmeticError: no" in page
+    pictures = {path.name for path in (tmp_path / "report").glob("*.png")}
+    assert pictures == {"d_test.png", "curves_m_d_test.png"}
+    assert all(f'src="{name}"' in page for name in pictures)
+
+
+def test_points_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
+    """A panel a quantity; methods from the top in alphabetical order; a small quantity has an axis of its own."""
+    small = {"metric": "average_drop", "stat": "average_drop", "value": 0.02, "ci_low": 0.01, "ci_high": 0.03}
+    write_report(table({}, {"method": "rap", "value": 0.25, "ci_low": 0.2, "ci_high": 0.5}, small), tmp_path)
+    first, second = plt.gcf().axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["rap", "gradcam"]  # from the bottom
+    points, _, (bars,) = first.containers[0]
+    assert list(points.get_xdata()) == [0.5, 0.25] and list(points.get_ydata()) == [1, 0]
+    assert [[round(float(x), 9) for x, _ in bar] for bar in bars.get_segments()] == [[0.4, 0.6], [0.2, 0.5]]
+    assert first.get_xlim()[1] > 1 and second.get_xlim()[1] < 0.25
+
+
+def test_a_page_of_undefined_rows(tmp_path: Path) -> None:
+    """Nothing to draw: a page without pictures."""
+    undefined = {"value": None, "ci_low": None, "ci_high": None, "status": "undefined:no pair"}
+    assert "<img" not in write_report(table(undefined), tmp_path).read_text()
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_detectors_in_the_terminal() -> None:
+    """As the papers print them, in percent; whatever true positive rate the metric was set to."""
+    ood = {"metric": "ood", "reference": "cifar10", "dataset": "svhn", "variant": "", "method": "energy"}
+    rate = {**ood, "stat": "fpr95_id_pos", "value": 0.4967}
+    frame = table(rate, {**ood, "stat": "auroc", "value": 0.9025})
+    text = terminal_table(frame)
+    assert "cifar10 against ...: fpr95_id_pos / auroc, percent" in text
+    assert "49.67 / 90.25" in text
+    assert "90.25" in terminal_table(table({**ood, "stat": "auroc", "value": 0.9025}))
+
+
+def test_a_table_without_values_says_where_to_look() -> None:
+    """Nothing to show is said, not drawn."""
+    assert "the status column of results.csv" in terminal_table(table({"value": None, "status": "undefined:no pair"}))
+    assert headlines(table({"stat": "class_mean"})).empty

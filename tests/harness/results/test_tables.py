@@ -1,0 +1,339 @@
+"""Papers' tables: published figures as printed, cells filled from tidy rows, what is missing named."""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from assay.harness import config as configs
+from assay.harness.config import ConfigError, groups
+from assay.harness.results import tables
+from assay.harness.results.tables import Cell, Column, Result, cell_text, fill_table, read_spec
+
+ROOT = Path(__file__).resolve().parents[3]
+CELL = {"protocol": "pointing_game", "method": "gradcam", "model": "vgg16_voc07", "dataset": "voc07", "split": "test"}
+CELL |= {"reference": ""}
+OOD = {"method": "line", "model": "cifar_densenet_bc100", "dataset": "svhn", "reference": "cifar10", "metric": "ood"}
+OOD |= {"variant": "index,strict", "stat": "fpr95_id_pos", "subset": "all", "protocol": "standard", "split": "test"}
+EMPTY = pd.DataFrame(columns=[*tables.NAMES, *tables.PATTERNS, "status"])
+PRINTED = ["hedging_table1", "rap_table1", *(f"line_s{n}" for n in (1, 2, 3, 4))]
+PRINTED += [f"conductance_table{n}" for n in (4, 5, 6)]
+PG = {"metric": "pointing_game", "variant": "tol=15px,box", "subset": "all", "stat": "class_mean"}
+NUMBERS = {"value": 0.85, "ci_low": 0.83, "ci_high": 0.87, "n": 4952}
+
+
+def tidy_row(**changes: Any) -> dict[str, Any]:
+    """The row that the first cell of Hedging Table 1 asks for, with changes."""
+    texts = {"cell_key": "a", "metric_key": "b", "run_id": "r1", "status": "ok", "x": "", "seed": "0"}
+    return {**texts, **CELL, **PG, **NUMBERS, **changes}
+
+
+def results_with(folder: Path, *rows: dict[str, Any], runs: dict[str, str] | None = None) -> Path:
+    """A results folder with a tidy table; runs: run_id -> when it started."""
+    (folder / "tidy").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "tidy/results.csv", index=False)
+    if runs:
+        pd.DataFrame(runs.items(), columns=["run_id", "started"]).to_csv(folder / "tidy/runs.csv", index=False)
+    return folder
+
+
+def first_cell(folder: Path) -> Cell:
+    """Grad-CAM (L), VGG-16 on VOC07, PG ALL."""
+    return tables.regenerate(["hedging_table1"], folder)[0].cells[0]
+
+
+# Published figures
+
+
+@pytest.mark.parametrize(
+    "paper, cell, value",
+    [
+        ("hedging", "gradcam vgg16 voc07 pointing_game all tol=15px,box", 0.866),
+        ("hedging", "gradient_hedge resnet50 coco14 positive_ratio predicted_difficult map>0", 0.192),
+        ("hedging", "contrastive_lrp resnet50 voc07 positive_ratio difficult map>0", 0.333),
+        ("hedging", "agf vgg16 coco14 pointing_game predicted tol=15px,mask", 0.703),
+        ("rap", "rap vgg16 imagenet outside_inside predicted all,box", 0.252),
+        ("rap", "guided_backprop resnet50 imagenet outside_inside predicted positive,box", 0.296),
+        ("rap", "integrated_gradients vgg16 imagenet_seg pixel_accuracy all signed_or_mean,mask", 0.6652),
+        ("rap", "gradient vgg16 voc12 pixel_accuracy all signed_or_mean,mask", 0.6814),
+    ],
+)
+def test_published_figures_are_the_printed_ones(paper: str, cell: str, value: float) -> None:
+    """Cells read off the papers by eye, in every block of both tables; exact."""
+    frame = pd.read_csv(tables.PUBLISHED / f"{paper}_table1.csv")
+    asked = dict(zip(["row", "model", "dataset", "metric", "subset", "variant"], cell.split(), strict=True))
+    found = frame[(frame[list(asked)] == pd.Series(asked)).all(axis=1)]
+    assert found["value"].tolist() == [value]
+
+
+def test_published_tables_are_complete_and_their_oddities_noted() -> None:
+    """18 x 16 cells of Hedging with 32 dashes; 8 x 7 of RAP: merged cells twice, the comma read, dashes empty."""
+    hedging, rap = (pd.read_csv(tables.PUBLISHED / f"{name}.csv") for name in ("hedging_table1", "rap_table1"))
+    assert (len(hedging), int(hedging["value"].isna().sum())) == (288, 32)
+    assert hedging.loc[hedging["value"].isna(), "note"].str.contains("every pixel").all()
+    ratios = hedging[(hedging["metric"] == "positive_ratio") & hedging["value"].notna()]
+    assert ratios["note"].str.contains("mIOU").all()
+    assert (len(rap), int(rap["value"].isna().sum())) == (56, 5)
+    merged = rap[rap["note"].str.contains("one printed cell", na=False)]
+    assert sorted(merged["value"]) == [0.415, 0.415, 0.429, 0.429, 0.474, 0.474]
+    assert rap.loc[rap["note"] == "printed 66,52", "value"].tolist() == [0.6652]
+    for frame in (hedging, rap):
+        assert frame["value"].dropna().between(0, 1.3).all()  # fractions and ratios, never percent
+
+
+@pytest.mark.parametrize(
+    "name, cell, value",
+    [
+        ("line_s1", "msp svhn fpr95_id_pos", 0.4724),
+        ("line_s1", "line lsun_c auroc", 0.9983),
+        ("line_s1", "dice_react places365 fpr95_id_pos", 0.5094),
+        ("line_s1", "react average auroc", 0.9467),
+        ("line_s2", "mahalanobis lsun_c fpr95_id_pos", 0.6890),
+        ("line_s2", "line average fpr95_id_pos", 0.3567),
+        ("line_s2", "odin isun auroc", 0.8384),
+        ("line_s3", "mahalanobis textures auroc", 0.3306),
+        ("line_s3", "energy inaturalist fpr95_id_pos", 0.5950),
+        ("line_s3", "line average auroc", 0.9362),
+    ],
+)
+def test_published_ood_figures_are_the_printed_ones(name: str, cell: str, value: float) -> None:
+    """Cells of LINe's supplement read by eye, as fractions; exact."""
+    frame = pd.read_csv(tables.PUBLISHED / f"{name}.csv")
+    asked = dict(zip(["row", "dataset", "stat"], cell.split(), strict=True))
+    assert frame.loc[(frame[list(asked)] == pd.Series(asked)).all(axis=1), "value"].tolist() == [value]
+
+
+@pytest.mark.parametrize(
+    "table, row, values",
+    [
+        (4, "lcr", [0.887, 0.815, 0.802, 0.841, 0.806]),
+        (4, "combined_nn", [0.933, 0.856, 0.856, 0.870, 0.861]),
+        (5, "conductance_mlp", [0.944, 0.873, 0.872, 0.820, 0.886]),
+        (5, "combined_nn", [0.957, 0.891, 0.894, 0.842, 0.960]),
+        (6, "combined_qda", [0.942, 0.874, 0.873, 0.852, 0.890]),
+    ],
+)
+def test_published_error_figures_are_the_printed_ones(table: int, row: str, values: list[float]) -> None:
+    """A row: validation AUROC, recalls of right and wrong predictions on validation and test; exact."""
+    frame = pd.read_csv(tables.PUBLISHED / f"conductance_table{table}.csv")
+    assert frame.loc[frame["row"] == row, "value"].tolist() == values
+
+
+def test_misprinted_averages_are_noted() -> None:
+    """An average is the mean of its row to the last digit (.01 more, as the paper rounds), or a note gives the mean."""
+    noted = []
+    for number in (1, 2, 3):
+        frame = pd.read_csv(tables.PUBLISHED / f"line_s{number}.csv")
+        for (row, stat), part in frame.groupby(["row", "stat"]):
+            last = part[part["dataset"] == "average"].iloc[0]
+            mean = 100 * part.loc[part["dataset"] != "average", "value"].mean()
+            if abs(mean - 100 * last["value"]) > 0.011:
+                assert f"which is {mean:.2f}" in last["note"]
+                noted.append((number, row, stat))
+    assert len(noted) == 5
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_published_figure_has_a_cell(name: str) -> None:
+    """No figure is lost between the file and the table: as many reported cells as printed values; rows that the paper
+    lacks are the only others."""
+    frame = pd.read_csv(tables.PUBLISHED / f"{name}.csv")
+    cells = fill_table(name, EMPTY).cells
+    assert sorted(c.reported for c in cells if not math.isnan(c.reported)) == sorted(frame["value"].dropna())
+    assert len([cell for cell in cells if cell.asked["method"] in set(frame["row"])]) == len(frame)
+
+
+# Filling
+
+
+def test_a_cell_compares_ours_with_the_printed_figure(tmp_path: Path) -> None:
+    """.85 with the interval [.83, .87] against the printed .866: half-width .02, difference -.016, n 4952."""
+    cell = first_cell(results_with(tmp_path, tidy_row()))
+    assert cell_text(cell, compared=True) == "0.850 ± 0.020 · 0.866 · -0.016 · 4952"
+    frame = pd.read_csv(tmp_path / "tables/hedging_table1.csv")
+    first = frame.iloc[0]
+    assert first[["value", "half_width", "reported", "n"]].tolist() == [0.85, 0.02, 0.866, 4952]
+    assert first["difference"] == pytest.approx(-0.016, abs=1e-9)
+    assert first["split"] == "test"
+
+
+def ood_cell(folder: Path, table: str = "line_s1", stat: str = "fpr95_id_pos", dataset: str = "svhn") -> Cell:
+    """LINe's row of a table."""
+    cells = tables.regenerate([table], folder)[0].cells
+    asked = {"method": "line", "stat": stat, "dataset": dataset}
+    return next(cell for cell in cells if asked.items() <= cell.asked.items())
+
+
+def test_a_column_has_a_data_set_of_its_own(tmp_path: Path) -> None:
+    """An OOD row has the OOD set in `dataset` and the panel's set in `reference`: 12.5 % against the printed 11.38."""
+    rows = [
+        tidy_row(**OOD, value=0.125, ci_low=0.12, ci_high=0.13, n=10000),
+        tidy_row(**OOD | {"dataset": "average", "stat": "auroc", "variant": "ties=half"}, value=0.97, n=53925),
+    ]
+    folder = results_with(tmp_path, *rows)
+    assert cell_text(ood_cell(folder), compared=True) == "12.50 ± 0.50 · 11.38 · +1.12 · 10000"
+    average = ood_cell(folder, stat="auroc", dataset="average")
+    assert (average.ours is not None, average.reported) == (True, 0.9699)
+    assert ood_cell(folder, dataset="isun").ours is None
+    frame = pd.read_csv(tmp_path / "tables/line_s1.csv")
+    assert set(frame["reference"]) == {"cifar10"}
+
+
+@pytest.mark.parametrize("change", [{"reference": "cifar100"}, {"reference": ""}, {"dataset": "cifar10"}])
+def test_another_in_distribution_set_fills_nothing(change: dict[str, str], tmp_path: Path) -> None:
+    """The same OOD set and network against other images: the cell stays empty, and CIFAR-100's table takes its own."""
+    folder = results_with(tmp_path, tidy_row(**OOD | change))
+    assert ood_cell(folder).ours is None
+    assert (ood_cell(folder, "line_s2").ours is not None) == (change.get("reference") == "cifar100")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subset": "difficult"},
+        {"stat": "mean"},
+        {"variant": "tol=15px,mask"},
+        {"protocol": "standard"},
+        {"model": "vgg16"},
+        {"status": "failed:no"},
+    ],
+)
+def test_a_row_of_another_convention_fills_nothing(change: dict[str, str], tmp_path: Path) -> None:
+    """One convention off, and the cell stays empty."""
+    assert first_cell(results_with(tmp_path, tidy_row(**change))).ours is None
+
+
+def test_of_several_results_the_largest_then_the_latest_is_shown_and_said(tmp_path: Path) -> None:
+    """A smoke run of 16 and an old full run do not displace the latest full run; the note counts the cell."""
+    rows = [
+        tidy_row(run_id="new", value=0.7, cell_key="a"),
+        tidy_row(run_id="old", value=0.6, cell_key="z"),
+        tidy_row(run_id="smoke", value=0.5, n=16, split="test[:16]", cell_key="y"),
+    ]
+    folder = results_with(tmp_path, *rows, runs={"old": "2026-01-01", "new": "2026-01-02", "smoke": "2026-01-03"})
+    table = tables.regenerate(["hedging_table1"], folder)[0]
+    assert table.cells[0].ours is not None
+    assert (table.cells[0].ours.value, table.cells[0].ours.others) == (0.7, 2)
+    assert any(note.startswith("1 cells had several results") for note in tables.note_lines(table))
+
+
+@pytest.mark.parametrize(
+    "value, low, high, reported, text",
+    [
+        (0.5, 0.4, 0.7, 0.4, "50.0 ± 15.0 · 40.0 · +10.0 · 9"),
+        (0.5, math.nan, math.nan, 0.4, "50.0 · 40.0 · +10.0 · 9"),
+        (0.5, 0.4, 0.6, math.nan, "50.0 ± 10.0 · – · – · 9"),
+        (math.nan, math.nan, math.nan, 0.4, "undefined · 40.0 · – · 9"),
+    ],
+)
+def test_what_is_not_there_is_a_dash(value: float, low: float, high: float, reported: float, text: str) -> None:
+    """Percent with one digit; half of an asymmetric interval's width."""
+    column = Column("PG", "pointing_game", "*", "mean", scale=100, digits=1)
+    cell = Cell("panel", "row", column, {}, Result(value, low, high, 9, {}, 0), reported, "")
+    assert cell_text(cell, compared=True) == text
+
+
+# Missing cells
+
+
+def test_missing_cells_name_their_command_and_absent_methods() -> None:
+    """Every empty cell is in exactly one line: a command for what conf/method has, a name for what it lacks."""
+    for name in tables.names():
+        table = fill_table(name, EMPTY)
+        lines = tables.missing_lines(table)
+        assert sum(int(re.search(r"(\d+) cells", line)[1]) for line in lines) == len(table.missing())  # type: ignore[index]
+        for method in {cell.asked["method"] for cell in table.missing()}:
+            place = "method=[" if method in groups()["method"] else "conf/method lacks"
+            assert any(re.search(rf"\b{method}\b", line) and place in line for line in lines), method
+
+
+def test_the_command_of_the_embedded_table_composes() -> None:
+    """What a bare clone can fill, it is told how to: no obstacle."""
+    table = fill_table("embedded_localization", EMPTY)
+    panel = table.panels[0]
+    command = tables.fill_command(panel, [cell for cell in table.cells if cell.panel == panel["label"]])
+    assert command.startswith("python run.py model=scenes_vgg dataset=scenes")
+    assert tables.obstacle(command) == ""
+
+
+@pytest.mark.parametrize("command, why", [
+    ("python run.py dataset=nowhere", "'nowhere' is not a dataset"),
+    ("python run.py limit=0", "limit=0: give a whole number of at least 1"),
+])  # fmt: skip
+def test_an_obstacle_is_named(command: str, why: str) -> None:
+    """A choice that does not exist; a value that a run refuses."""
+    assert why in tables.obstacle(command)
+
+
+def test_a_method_that_an_experiment_tunes_and_the_command_leaves_out_is_none() -> None:
+    """Its settings lie idle (`is_chosen`)."""
+    assert tables.obstacle("python run.py experiment=embedded method=[gradcam]") == ""
+
+
+# Files
+
+
+def test_all_tables_are_written_twice_alike(tmp_path: Path) -> None:
+    """Regenerating changes no byte: no date, no order of a set; Markdown grids are rectangular."""
+    results_with(tmp_path, tidy_row())
+    tables.regenerate([], tmp_path)
+    files = sorted((tmp_path / "tables").iterdir())
+    assert [path.name for path in files] == sorted(f"{n}.{kind}" for n in tables.names() for kind in ("csv", "md"))
+    before = [path.read_bytes() for path in files]
+    tables.regenerate([], tmp_path)
+    assert [path.read_bytes() for path in files] == before
+    for block in re.findall(r"(?:^\|.*\n)+", (tmp_path / "tables/rap_table1.md").read_text(), re.MULTILINE):
+        assert len({line.replace(r"\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_without_results_every_cell_is_missing(tmp_path: Path) -> None:
+    """An empty folder gives the published figures and how to get ours."""
+    table = tables.regenerate(["rap_table1"], tmp_path)[0]
+    assert len(table.missing()) == len(table.cells) == 56
+    text = (tmp_path / "tables/rap_table1.md").read_text()
+    assert "– · 0.252" in text and "## Missing" in text and r"Input\*Gradient" in text
+
+
+def test_latex_escapes(tmp_path: Path) -> None:
+    """One tabular a panel, underscores and Greek letters escaped."""
+    text = tables.render(tables.regenerate(["rap_table1"], tmp_path)[0], "tex")
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 4
+    assert r"LRP $\alpha$1$\beta$0" in text
+    embedded = tables.render(tables.regenerate(["embedded_localization"], tmp_path)[0], "tex")
+    assert not re.search(r"(?<!\\)_", embedded)
+
+
+def test_an_unknown_table_and_a_bad_specification_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A near name is suggested; a wrong or absent key is named with its file."""
+    with pytest.raises(ConfigError, match="Did you mean hedging_table1"):
+        tables.regenerate(["hedging_tabel1"], tmp_path)
+    text = (configs.CONF / "table/rap_table1.yaml").read_text()
+    monkeypatch.setattr(configs, "CONF", tmp_path)
+    (tmp_path / "table").mkdir()
+    for old, new, message in [
+        ("source:", "sorce:", "lacks source"),
+        ("label: ALL, metric", "lable: ALL, metric", "a column lacks label"),
+        ("notes:", "nots:", "Did you mean notes"),
+    ]:
+        (tmp_path / "table/bad.yaml").write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=message):
+            read_spec("bad")
+
+
+def test_specifications_are_no_config_group() -> None:
+    """`table` holds specifications: nothing composes it into a run."""
+    assert "table" not in groups()
+    assert {"model", "dataset", "method", "metric"} <= set(groups())
+
+
+def test_the_command_needs_no_torch(tmp_path: Path) -> None:
+    """`python -m harness table` in a process where torch cannot be imported."""
+    code = "import sys; sys.modules['torch'] = None; from assay.harness.__main__ import main; sys.exit(main())"
+    arguments = ["table", "rap_table1", "--results", str(tmp_path), "--format", "csv"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("table,panel,row,column,method")

@@ -1,0 +1,155 @@
+"""From the store's markers to tidy tables."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from assay.harness.results.tidy import COLUMNS, ORDER, collect, results_table, runs_table
+from assay.harness.store.identity import SCHEMA
+from assay.harness.store.store import CellStore, Lock, write_json
+from assay.harness.types import ResultRow
+
+LABELS: dict[str, Any] = {
+    "model": "net",
+    "weights": "file@12345678",
+    "dataset": "data",
+    "protocol": "standard",
+    "method": "gradcam",
+    "kind": "attribution",
+    "seed": 0,
+    "precision": "float32",
+}
+IDENTITY = {"method": {"_target_": "x", "layer": "layer4"}, "protocol": {"targets": "labels"}}
+
+
+def cell(root: Path, key: str, metrics: dict[str, str], **labels: Any) -> CellStore:
+    """A described cell; metrics: key -> name."""
+    made = CellStore(root, key)
+    groups = {name: {"name": value, "paired": []} for name, value in metrics.items()}
+    made.describe({"identity": IDENTITY, "labels": LABELS | labels}, {"samples": {"version": 1}} | groups)
+    return made
+
+
+def finish(made: CellStore, metric: str, rows: list[ResultRow], stop: int = 4, split: str = "val") -> None:
+    """Write a DONE marker."""
+    value = {"run_id": f"run{stop}", "split": split, "rows": [asdict(row) for row in rows]}
+    write_json(made.group(metric).done(stop), value)
+
+
+def row(stat: str = "mean", value: float | None = 0.5, **more: Any) -> ResultRow:
+    """A result row."""
+    return ResultRow(variant="tol=2px", stat=stat, value=value, n=4, **more)
+
+
+def test_columns_are_the_documented_ones() -> None:
+    """DESIGN section 4, in order; every field of a ResultRow has its column; sorting uses columns that exist."""
+    documented = (
+        "schema run_id cell_key metric_key model weights dataset reference split subset protocol method kind metric "
+        "variant stat x value unit higher_is_better n stderr ci_low ci_high ci_method seed precision status "
+        "settings"
+    )
+    assert documented.split() == COLUMNS
+    assert {field.name for field in fields(ResultRow)} <= set(COLUMNS)
+    assert set(ORDER) <= set(COLUMNS)
+
+
+def test_finished_metrics_become_rows(tmp_path: Path) -> None:
+    """Values, intervals, labels and keys stand where they belong; what is no column (settings) is left out."""
+    made = cell(tmp_path, "cell1", {"key1": "pointing_game"})
+    finish(made, "key1", [row(ci_low=0.25, ci_high=0.75, ci_method="wilson", higher_is_better=True)])
+    table = results_table([made])
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 1
+    expected = {
+        **{name: value for name, value in LABELS.items() if name != "settings"},
+        **{"schema": SCHEMA, "run_id": "run4", "cell_key": "cell1", "metric_key": "key1", "reference": ""},
+        **{"split": "val", "subset": "all", "metric": "pointing_game", "variant": "tol=2px", "stat": "mean"},
+        **{"value": 0.5, "unit": "fraction", "n": 4, "ci_low": 0.25, "ci_high": 0.75, "ci_method": "wilson"},
+        **{"higher_is_better": True, "status": "ok"},
+    }
+    assert {name: table[name][0] for name in expected} == expected
+    assert table[["x", "stderr"]].isna().all(axis=None)
+
+
+def test_failures_and_undefined_values_are_rows_without_a_value(tmp_path: Path) -> None:
+    """`failed:<first line of why>`, beside what finished earlier; `undefined:<why>` as the metric said."""
+    made = cell(tmp_path, "cell1", {"key1": "pointing_game", "key2": "positive_ratio"})
+    finish(made, "key1", [row().undefined("no difficult pair")])
+    finish(made, "key2", [row()])
+    write_json(made.group("key2").failed, {"why": "ValueError: not finite\nmore", "traceback": "..."})
+    table = results_table([made])
+    assert list(table.columns) == COLUMNS
+    assert table["status"].tolist() == ["failed:ValueError: not finite", "undefined:no difficult pair", "ok"]
+    assert table["value"].isna().tolist() == [True, True, False]
+    assert table["metric"].tolist() == ["positive_ratio", "pointing_game", "positive_ratio"]
+    assert table["n"].tolist() == [0, 4, 4]
+
+
+def test_unfinished_metrics_are_absent(tmp_path: Path) -> None:
+    """No marker, no row; a table of nothing has its columns."""
+    table = results_table([cell(tmp_path, "cell1", {"key1": "pointing_game"})])
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 0
+    assert list(results_table([]).columns) == COLUMNS
+
+
+def test_order_does_not_depend_on_when_or_how_things_were_written(tmp_path: Path) -> None:
+    """Rows are sorted by what they are: two stores filled in opposite order give equal tables."""
+
+    def fill(root: Path, reverse: bool) -> pd.DataFrame:
+        plan = [("c1", "zebra", 0), ("c2", "gradcam", 1), ("c3", "gradcam", 0)]
+        for key, method, seed in reversed(plan) if reverse else plan:
+            made = cell(root, key, {"k1": "b_metric", "k2": "a_metric"}, method=method, seed=seed)
+            for stop in (8, 4) if reverse else (4, 8):
+                finish(made, "k1", [row("b", x=2.0), row("b", x=1.0), row("a")], stop, split=f"val[:{stop}]")
+                finish(made, "k2", [row()], stop, split=f"val[:{stop}]")
+        return collect(root.parent)
+
+    tables = [fill(tmp_path / name / "store", name == "two") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*tables)
+    assert len(tables[0]) == 3 * 2 * 4
+    assert tables[0]["split"].is_monotonic_increasing
+    gradcam = tables[0].query("method == 'gradcam' and metric == 'b_metric' and split == 'val[:4]'")
+    assert list(zip(gradcam["stat"], gradcam["x"].fillna(0), gradcam["seed"], strict=True)) == [
+        *(("a", 0, 0), ("a", 0, 1), ("b", 1, 0), ("b", 1, 1), ("b", 2, 0), ("b", 2, 1))
+    ]
+
+
+def test_collect_writes_both_tables(tmp_path: Path) -> None:
+    """results.csv reads back as returned; runs.csv has a row a method of each invocation; no lock or leftover stays."""
+    made = cell(tmp_path / "store", "cell1", {"key1": "pointing_game"})
+    finish(made, "key1", [row(value=1 / 3), row("n", None)])
+    shared = {"run_id": "run4", "host": "h", "wall_s": 1.5}
+    methods = {"gradcam": {"method_wall_s": 0.1, "status": "ok"}, "center": {"method_wall_s": 0.2, "status": "ok"}}
+    write_json(tmp_path / "runs" / "run4" / "t1.json", shared | {"methods": methods})
+    write_json(tmp_path / "runs" / "run4" / "t2.json", shared | {"methods": {}})
+    frame = collect(tmp_path)
+    tidy = tmp_path / "tidy"
+    assert sorted(path.name for path in tidy.iterdir()) == ["results.csv", "runs.csv"]
+    again = pd.read_csv(tidy / "results.csv", keep_default_na=False, na_values={"value": [""]})
+    assert list(again.columns) == COLUMNS
+    assert again["value"].tolist()[0] == 1 / 3  # 17 digits: exact
+    assert len(again) == len(frame) == 2
+    runs = pd.read_csv(tidy / "runs.csv")
+    assert sorted(runs[["run_id", "host", "method", "method_wall_s"]].to_numpy().tolist()) == [
+        ["run4", "h", "center", 0.2],
+        ["run4", "h", "gradcam", 0.1],
+    ]
+
+
+def test_collect_of_nothing(tmp_path: Path) -> None:
+    """A fresh checkout: empty tables, with columns where they are known."""
+    assert list(collect(tmp_path).columns) == COLUMNS
+    assert runs_table(tmp_path / "runs").empty
+    assert (tmp_path / "tidy" / "results.csv").read_text().strip() == ",".join(COLUMNS)
+
+
+def test_collect_lets_go_of_its_lock_on_failure(tmp_path: Path) -> None:
+    """A broken marker is an error, not a lock that nobody can take."""
+    made = cell(tmp_path / "store", "cell1", {"key1": "pointing_game"})
+    made.group("key1").done(4).write_text("{")
+    with pytest.raises(ValueError, match="Expecting"):
+        collect(tmp_path)
+    assert Lock(tmp_path / "tidy" / ".collect.lock").acquire()

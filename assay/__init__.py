@@ -6,4 +6,7 @@ package they lie inside it. Either way they are imported as `assay.harness`, `as
 
 from pathlib import Path
 
-__path__.append(str(Path(__file__).resolve().parent.parent))
+from .version import __version__ as __version__
+
+if not (Path(__path__[0]) / "harness").is_dir():  # a checkout; of site-packages nothing else becomes a part of assay
+    __path__.append(str(Path(__file__).resolve().parent.parent))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from assay.version import __version__
+
 from ..config import ROOT
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "hydra-core")
@@ -24,6 +26,13 @@ def _git(*arguments: str) -> str:
         return ""
 
 
+def _code() -> dict[str, str]:
+    """Commit of this checkout and whether it is edited; installed, empty: a repository around it is the user's own."""
+    ours = Path(_git("rev-parse", "--show-toplevel")) == ROOT
+    sha = _git("rev-parse", "HEAD") if ours else ""
+    return {"git_sha": sha, "git_dirty": str(bool(_git("status", "--porcelain"))) if ours else ""}
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Host, device, versions and code state: everything that happened to be true of a run."""
     packages = [*PACKAGES, *(name for name in EXTRAS if importlib.util.find_spec(name))]
@@ -32,9 +41,9 @@ def environment(device: torch.device) -> dict[str, str]:
         "host": platform.node(),
         "device": accelerator,
         "python": sys.version.split()[0],
+        "assay": __version__,
         **{name.replace("-", "_"): metadata.version(name) for name in packages},
-        "git_sha": _git("rev-parse", "HEAD"),
-        "git_dirty": str(bool(_git("status", "--porcelain"))),
+        **_code(),
     }
 
 

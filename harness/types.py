@@ -192,6 +192,8 @@ class ResultRow:
 
     value is a fraction or a raw unit, never percent; None when undefined, and then status says why.
     subset names the part of the samples ("all", "difficult"); variant the convention ("tol=15px").
+    x_label: what x counts, for a chart's axis. headline: whether terminal and report show the row; the rest (counts,
+    medians, points of a curve, second conventions) stands in results.csv alone.
     """
 
     variant: str
@@ -207,6 +209,8 @@ class ResultRow:
     ci_high: float | None = None
     ci_method: str = ""
     status: str = "ok"
+    x_label: str = ""
+    headline: bool = True
 
     def undefined(self, why: str) -> "ResultRow":
         """The same row without a value."""

@@ -16,7 +16,7 @@ NO_VALIDATION = "no validation set to choose the threshold on: dataset@validatio
 
 
 class Ranking(NamedTuple):
-    """A statistic of the order of the scores: a result row's stat, variant, direction and x.
+    """A statistic of the order of the scores: a result row's stat, variant, direction, whether it is shown, and x.
 
     source: what it is called in `harness.curves`.
     """
@@ -25,18 +25,19 @@ class Ranking(NamedTuple):
     source: str
     variant: str
     higher_is_better: bool
+    headline: bool = False
     x: float | None = None
 
 
 RANKINGS = (
-    Ranking("auroc", "auroc", "ties=half", True),
+    Ranking("auroc", "auroc", "ties=half", True, headline=True),
     Ranking("aupr_error", "aupr_out", "trapezoid", True),
     Ranking("aupr_error", "ap_out", "average_precision", True),
 )
 RISKS = (
-    Ranking("aurc", "aurc", "ties=mean", False),
+    Ranking("aurc", "aurc", "ties=mean", False, headline=True),
     Ranking("e_aurc", "e_aurc", "ties=mean", False),
-    *(Ranking("risk", f"risk@{x:g}", "ties=mean", False, x) for x in COVERAGES),
+    *(Ranking("risk", f"risk@{x:g}", "ties=mean", False, x=x) for x in COVERAGES),
 )
 
 
@@ -103,8 +104,9 @@ class ErrorDetection:
         if not images.useless:
             once, resampled = risk_bootstrap(images.scores, images.wrong, 0, self.resamples)
         n = len(images.scores)
-        for stat, source, variant, higher, x in rankings:
-            row = ResultRow(variant, stat, None, n, images.subset, x, higher_is_better=higher)
+        for stat, source, variant, higher, headline, x in rankings:
+            row = ResultRow(variant, stat, None, n, images.subset, x, higher_is_better=higher, headline=headline)
+            row = replace(row, x_label="" if x is None else "coverage")
             if why := images.one_sided if higher else images.useless:  # risks are defined without errors too
                 yield row.undefined(why)
             else:
@@ -114,9 +116,10 @@ class ErrorDetection:
 def _shares(images: Images) -> Iterator[ResultRow]:
     """The network's accuracy, and the number of errors that there are to find."""
     share = stats.wilson(~images.wrong)
-    accuracy = ResultRow("top1", "accuracy", **share.fields(), subset=images.subset, higher_is_better=True)
+    about = {"subset": images.subset, "headline": False}
+    accuracy = ResultRow("top1", "accuracy", **share.fields(), **about, higher_is_better=True)
     yield accuracy if share.n else accuracy.undefined("no images")
-    yield ResultRow("top1", "n_errors", float(images.wrong.sum()), share.n, images.subset, unit="count")
+    yield ResultRow("top1", "n_errors", float(images.wrong.sum()), share.n, **about, unit="count")
 
 
 def _at_threshold(test: Images, held_out: Images) -> Iterator[ResultRow]:
@@ -133,7 +136,8 @@ def _at_threshold(test: Images, held_out: Images) -> Iterator[ResultRow]:
 
 
 def _threshold_row(threshold: float | None, images: Images) -> ResultRow:
-    return ResultRow(CLOSE, "threshold", threshold, len(images.scores), images.subset, unit="score")
+    n = len(images.scores)
+    return ResultRow(CLOSE, "threshold", threshold, n, images.subset, unit="score", headline=False)
 
 
 def _recalls(images: Images, threshold: float) -> Iterator[ResultRow]:
@@ -143,7 +147,8 @@ def _recalls(images: Images, threshold: float) -> Iterator[ResultRow]:
         ("recall_error", flagged[images.wrong], "wrong"),
         ("recall_correct", ~flagged[~images.wrong], "right"),
     ):
-        row = ResultRow(CLOSE, stat, **stats.wilson(hits).fields(), subset=images.subset, higher_is_better=True)
+        about = {"subset": images.subset, "higher_is_better": True, "headline": False}
+        row = ResultRow(CLOSE, stat, **stats.wilson(hits).fields(), **about)
         if images.useless or not row.n:
             row = row.undefined(images.useless or f"no {kind} prediction among {len(images.wrong)} images")
         yield row

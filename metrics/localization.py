@@ -95,7 +95,10 @@ class PointingGame:
                 "mean": stats.proportion(hits, part["image_id"]),
                 "class_mean": stats.cluster_bootstrap(hits, part["image_id"], part["label"]),
             }
-            rows += [estimate_row(estimate, stat, variant, subset, True) for stat, estimate in estimates.items()]
+            rows += [
+                estimate_row(estimate, stat, variant, subset, True, headline=stat == "mean")
+                for stat, estimate in estimates.items()
+            ]
         return rows
 
 

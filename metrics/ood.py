@@ -1,7 +1,7 @@
 """Does a score tell in-distribution images from others? FPR at 95 % recall, AUROC, AUPR, detection error."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -20,12 +20,13 @@ class Convention(NamedTuple):
     source: str
     variant: str
     higher_is_better: bool
+    headline: bool = False
 
 
 CONVENTIONS = (
-    Convention("fpr{}_id_pos", "fpr_id_pos", "index,strict", False),
+    Convention("fpr{}_id_pos", "fpr_id_pos", "index,strict", False, headline=True),
     Convention("fpr{}_ood_pos", "fpr_ood_pos", "first_at_least", False),
-    Convention("auroc", "auroc", "ties=half", True),
+    Convention("auroc", "auroc", "ties=half", True, headline=True),
     Convention("aupr_in", "aupr_in", "trapezoid", True),
     Convention("aupr_in", "ap_in", "average_precision", True),
     Convention("aupr_out", "aupr_out", "trapezoid", True),
@@ -81,13 +82,13 @@ class OODDetection:
         return Measured(values, resampled, len(table))
 
     def _rows(self, measured: Measured) -> Iterator[ResultRow]:
-        for stat, source, variant, higher in CONVENTIONS:
+        for stat, source, variant, higher, headline in CONVENTIONS:
             name = stat.format(f"{100 * self.tpr:g}")
+            row = ResultRow(variant, name, None, measured.n, higher_is_better=higher, headline=headline)
             if measured.why:
-                row = ResultRow(variant, name, None, measured.n, higher_is_better=higher)
                 yield row.undefined(measured.why)
             else:
-                yield ResultRow(variant, name, **_estimate(measured, source).fields(), higher_is_better=higher)
+                yield replace(row, **_estimate(measured, source).fields())
 
 
 def _estimate(measured: Measured, source: str) -> Estimate:

@@ -131,13 +131,18 @@ class PixelCurve:
     def rows(self, subset: str, part: pd.DataFrame) -> Iterator[ResultRow]:
         """Rows of one subset."""
         higher, unit = self.order == self.BEST, _unit(self.read)
-        yield from curve_rows(part, self.read, self.xs, self.variant, subset, higher, self.mean)
+        yield from curve_rows(part, self.read, self.xs, self.x_label, self.variant, subset, higher, self.mean)
         yield estimate_row(stats.mean(part["auc"], part["image_id"]), "auc", self.variant, subset, higher, unit)
 
     @property
     def mean(self) -> Callable[[ArrayLike, ArrayLike], Estimate]:
         """Of the reads, with its interval."""
         return stats.proportion if self.read in DECISIONS else stats.mean
+
+    @property
+    def x_label(self) -> str:
+        """What a curve's x counts."""
+        return "pixels changed, %" if self.unit == "percent" else "pixels changed"
 
     @property
     def xs(self) -> list[float]:
@@ -215,12 +220,14 @@ class Insertion(PixelCurve):
         """Rows of one subset: the curve and its area, and both over the clean read (not for logits)."""
         yield from super().rows(subset, part)
         higher, clean, images = self.order == self.BEST, part["clean"].to_numpy(float), part["image_id"]
-        yield estimate_row(self.mean(clean, images), "clean", self.variant, subset, None, _unit(self.read))
+        known, unit = self.mean(clean, images), _unit(self.read)
+        yield estimate_row(known, "clean", self.variant, subset, None, unit, headline=False)
         if self.read == "score":
             return
         for stat, x, values in self._columns(part):
             estimate = stats.cluster_ratio(values, clean, images) if clean.any() else stats.mean(values, images)
-            row = replace(estimate_row(estimate, f"{stat}_over_clean", self.variant, subset, higher, "ratio"), x=x)
+            row = estimate_row(estimate, f"{stat}_over_clean", self.variant, subset, higher, "ratio", headline=False)
+            row = replace(row, x=x, x_label="" if x is None else self.x_label)
             yield row if clean.any() or not len(part) else row.undefined(f"the clean {self.read} is zero")
 
     def _columns(self, part: pd.DataFrame) -> Iterator[tuple[str, float | None, Array]]:
@@ -289,7 +296,7 @@ class AOPC:
         variant = f"{self.order},{canvas},{self.read},{self.steps}x{self.region_px}px"
         xs, rows = range(self.steps + 1), []
         for subset, part in parts(frame, self.subsets):
-            rows += list(curve_rows(part, self.read, xs, variant, subset, not morf))
+            rows += list(curve_rows(part, self.read, xs, "regions changed", variant, subset, not morf))
             estimate = stats.mean(part["aopc"], part["image_id"])
             rows.append(estimate_row(estimate, "mean", variant, subset, morf, _unit(self.read)))
         return rows
@@ -304,6 +311,7 @@ def curve_rows(
     part: pd.DataFrame,
     read: str,
     xs: Sequence[float],
+    x_label: str,
     variant: str,
     subset: str,
     higher: bool,
@@ -311,8 +319,9 @@ def curve_rows(
 ) -> Iterator[ResultRow]:
     """The mean over pairs at each point of their curves, with its interval."""
     for x, values in zip(xs, curves_of(part, len(xs)).T, strict=True):
-        row = estimate_row(mean(values, part["image_id"]), read, variant, subset, higher, _unit(read))
-        yield replace(row, x=float(x))
+        estimate = mean(values, part["image_id"])
+        row = estimate_row(estimate, read, variant, subset, higher, _unit(read), headline=False)
+        yield replace(row, x=float(x), x_label=x_label)
 
 
 def _unit(read: str) -> str:

@@ -245,7 +245,7 @@ class PixelAccuracy(_ThresholdedMap):
     """
 
     ratio = staticmethod(pixel_accuracy)
-    PAIRED = ("accuracy",)
+    PAIRED: ClassVar[tuple[str, ...]] = ("accuracy",)
 
 
 class MeanIoU(_ThresholdedMap):
@@ -258,7 +258,7 @@ class MeanIoU(_ThresholdedMap):
     """
 
     ratio = staticmethod(intersection_over_union)
-    PAIRED = ("iou",)
+    PAIRED: ClassVar[tuple[str, ...]] = ("iou",)
 
 
 def _rows(
@@ -270,7 +270,7 @@ def _rows(
         accumulated = stats.cluster_ratio(made.above.numpy(), made.below.numpy(), images)
         mean = stats.mean(made.each().numpy(), images)
         for stat, estimate in [("accumulated", accumulated), ("mean", mean)]:
-            rows.append(estimate_row(estimate, stat, f"{name},{region}", subset, True))
+            rows.append(estimate_row(estimate, stat, f"{name},{region}", subset, True, headline=stat == "mean"))
     return [*rows, undefined_row(part["object_pixels"] == 0, region, subset)]
 
 
@@ -320,6 +320,6 @@ class MeanAP:
             continuous, binarised = f"continuous,{self.region}", f"binarised:{self.threshold},{self.region}"
             chance = stats.mean(part["object_share"], part["image_id"])
             rows += column_rows(part, "ap", continuous, subset, True)
-            rows += [estimate_row(chance, "chance", continuous, subset, None)]
+            rows += [estimate_row(chance, "chance", continuous, subset, None, headline=False)]
             rows += column_rows(part, "ap_binarised", binarised, subset, True)
         return rows

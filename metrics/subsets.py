@@ -69,10 +69,18 @@ def parts(
 
 
 def estimate_row(
-    estimate: Estimate, stat: str, variant: str, subset: str, higher: bool | None, unit: str = "fraction"
+    estimate: Estimate,
+    stat: str,
+    variant: str,
+    subset: str,
+    higher: bool | None,
+    unit: str = "fraction",
+    *,
+    headline: bool = True,
 ) -> ResultRow:
     """One statistic with its interval; without any pair it is undefined."""
-    row = ResultRow(variant, stat, **estimate.fields(), subset=subset, higher_is_better=higher, unit=unit)
+    about = {"subset": subset, "higher_is_better": higher, "unit": unit, "headline": headline}
+    row = ResultRow(variant, stat, **estimate.fields(), **about)
     return row if estimate.n else row.undefined(_NONE.format(subset))
 
 
@@ -81,7 +89,8 @@ def column_rows(
 ) -> list[ResultRow]:
     """A column's mean over the pairs that have a value, their median, and the number of pairs without one."""
     defined = part[column].dropna()
-    median = ResultRow(variant, "median", None, len(defined), subset, unit=unit, higher_is_better=higher)
+    about = {"unit": unit, "higher_is_better": higher, "headline": False}
+    median = ResultRow(variant, "median", None, len(defined), subset, **about)
     return [
         estimate_row(stats.mean(part[column], part["image_id"]), "mean", variant, subset, higher, unit),
         replace(median, value=float(defined.median())) if len(defined) else median.undefined(_NONE.format(subset)),
@@ -91,4 +100,5 @@ def column_rows(
 
 def undefined_row(undefined: pd.Series, variant: str, subset: str) -> ResultRow:
     """The number of pairs that an average leaves out; n counts all."""
-    return ResultRow(variant, "undefined_pairs", float(undefined.sum()), len(undefined), subset, unit="count")
+    count = float(undefined.sum())
+    return ResultRow(variant, "undefined_pairs", count, len(undefined), subset, unit="count", headline=False)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 ACROSS = 3  # panels side by side
-ALONG = {"risk": "coverage"}  # what x is where it does not count the variant's steps
 
 
 def draw_curves(results: pd.DataFrame, path: Path) -> bool:
@@ -42,7 +41,7 @@ def draw_curves(results: pd.DataFrame, path: Path) -> bool:
             band = (line[end].astype(float) for end in ("ci_low", "ci_high"))
             axis.fill_between(line["x"], *band, color=colours[method], alpha=0.12, linewidth=0)
         axis.set_title(f"{metric} {'' if subset == 'all' else subset}\n{variant}", fontsize=8)
-        axis.set_xlabel(ALONG.get(stat) or f"steps: {variant.split(',')[-1]}", fontsize=8)
+        axis.set_xlabel(part["x_label"].iloc[0], fontsize=8)
         axis.set_ylabel(stat, fontsize=8)
         axis.grid(alpha=0.3)
     lines = [Line2D([], [], color=colours[method]) for method in methods]

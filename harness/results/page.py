@@ -7,7 +7,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from ..store.store import write_atomically
+from ..store.files import write_atomically
 from .curve_pictures import draw_curves
 from .text import _failures, headlines
 
@@ -31,7 +31,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay resu
 <table><tr><th>method</th>{% for column in section.columns %}<th>{{ column }}</th>{% endfor %}</tr>
 {% for method, cells in section.rows %}<tr><td>{{ method }}</td>
 {% for cell in cells %}<td>{% if cell %}{{ "%.3f"|format(cell.value) }}
- <small>[{{ "%.3f"|format(cell.ci_low) }}, {{ "%.3f"|format(cell.ci_high) }}]</small>{% endif %}</td>{% endfor %}</tr>
+ <small>{{ cell.interval }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% for failure in section.failures %}<p class="failed">{{ failure }}</p>{% endfor %}
 {% endfor %}
@@ -86,6 +86,15 @@ def _section(title: str, results: pd.DataFrame, picture: str) -> dict[str, Any]:
     return {"title": title, "picture": picture, "columns": columns, "rows": rows, "failures": _failures(results)}
 
 
+def _limits(rows: pd.DataFrame) -> tuple[float, float]:
+    """An axis that holds a quantity's points: a share's, or one of its own for what is small, large or negative."""
+    ends = rows[["value", "ci_low", "ci_high"]].astype(float)
+    lowest, highest = min(0.0, ends.min(axis=None)), ends.max(axis=None)
+    highest = SMALL if highest < SMALL else max(1.0, highest)  # or all points of a small one would fall together
+    margin = 0.03 * (highest - lowest)
+    return lowest - margin, highest + margin
+
+
 def _draw(shown: pd.DataFrame, path: Path) -> None:
     """One panel a quantity: a point with its interval for each method, a colour for each model."""
     import matplotlib
@@ -110,9 +119,7 @@ def _draw(shown: pd.DataFrame, path: Path) -> None:
             spread = np.abs(np.stack([value - part["ci_low"].astype(float), part["ci_high"].astype(float) - value]))
             axis.errorbar(value, y, xerr=spread, fmt="o", markersize=4, capsize=2, label=model)
         axis.set_title(column.replace(" ", "\n", 1), fontsize=8)
-        highest = float(shown.loc[shown["column"] == column, ["value", "ci_high"]].max(axis=None))
-        scale = 1.0 if not highest < SMALL else SMALL  # or all points of a small quantity would fall together
-        axis.set_xlim(-0.03 * scale, 1.03 * scale)
+        axis.set_xlim(*_limits(shown[shown["column"] == column]))
         axis.grid(axis="x", alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_yticks(range(len(methods)), methods)

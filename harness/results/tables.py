@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from .. import config as configs
 from ..config import ConfigError, groups, suggest, validate
 from ..overrides import compose_config
-from ..store.store import write_atomically
+from ..store.files import write_atomically
 
 PUBLISHED = configs.ROOT / "results" / "published"
 FORMATS = ("md", "csv", "tex")
@@ -116,7 +116,8 @@ def names() -> list[str]:
 
 def read_tidy(path: Path) -> pd.DataFrame:
     """A tidy result table; text columns hold text, also where they are empty."""
-    texts = [*NAMES, *PATTERNS, "cell_key", "metric_key", "run_id", "weights", "precision", "status", "x", "seed"]
+    keys = ["cell_key", "metric_key", "run_id", "weights", "precision", "seed"]
+    texts = [*NAMES, *PATTERNS, *keys, "status", "x", "x_label"]
     return pd.read_csv(path, dtype=dict.fromkeys(texts, str)).fillna(dict.fromkeys(texts, ""))
 
 

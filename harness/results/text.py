@@ -4,33 +4,36 @@ from typing import Any
 
 import pandas as pd
 
-# The rows that a reader wants first: means with an interval. Counts, medians and class means stay in the CSV.
-HEADLINES = (
-    *("mean", "auroc", "fpr95_id_pos", "aurc", "auc", "average_drop", "increase_in_confidence"),
-    *("average_drop_in_deletion", "peak_in_cue", "mass_in_cue", "peak_in_cue_of_others", "mass_in_cue_of_others"),
-)
-
 
 def column_name(row: Any) -> str:
     """A result row's metric with what tells it apart from its neighbours; for an ood row, the set and the quantity."""
+    point = "" if pd.isna(row.x) else f"at {row.x:g}"
     if row.reference:
-        return f"{row.dataset} {row.stat}"
+        return " ".join(filter(None, [row.dataset, row.stat, point]))
     stat = "" if row.stat == "mean" else row.stat
     subset = "" if row.subset == "all" else row.subset
-    return " ".join(filter(None, [row.metric, row.variant, subset, stat]))
+    return " ".join(filter(None, [row.metric, row.variant, subset, stat, point]))
 
 
 def headlines(results: pd.DataFrame) -> pd.DataFrame:
-    """Rows that charts and pages show, with a `column` that names the quantity."""
-    chosen = results[results["stat"].isin(HEADLINES) & results["value"].notna()].fillna({"reference": ""})
+    """Rows with a value that their metric calls headlines.
+
+    Beside their columns: `column` names the quantity; `interval` is its text, empty where the metric gives none.
+    """
+    chosen = results[results["headline"].astype(bool) & results["value"].notna()].fillna({"reference": ""})
     chosen["column"] = [column_name(row) for row in chosen.itertuples()]
+    chosen["interval"] = [_interval(row) for row in chosen.itertuples()]
     return chosen
+
+
+def _interval(row: Any) -> str:
+    return "" if pd.isna(row.ci_low) else f"[{row.ci_low:.3f}, {row.ci_high:.3f}]"
 
 
 def terminal_table(results: pd.DataFrame) -> str:
     """Means with their intervals, a line a method and a column a quantity; failures below."""
     shown = headlines(results)
-    shown["cell"] = [f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" for row in shown.itertuples()]
+    shown["cell"] = [f"{row.value:.3f} {row.interval}".strip() for row in shown.itertuples()]
     plain = shown[shown["reference"] == ""]
     table = plain.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
     lines = [table.fillna("").to_string()] if len(table) else []

@@ -8,20 +8,22 @@ from typing import Any
 import pandas as pd
 
 from ..store import store
+from ..store.files import Lock, read_json, write_atomically
 from ..store.identity import SCHEMA, canonical
-from ..store.store import CellStore, Lock, read_json, write_atomically
+from ..store.store import CellStore
 from ..types import ResultRow
 
 COLUMNS = [
     *("schema", "run_id", "cell_key", "metric_key", "model", "weights", "dataset", "reference", "split", "subset"),
     *("protocol", "method", "kind", "metric", "variant", "stat", "x", "value", "unit", "higher_is_better", "n"),
-    *("stderr", "ci_low", "ci_high", "ci_method", "seed", "precision", "status", "settings"),
+    *("stderr", "ci_low", "ci_high", "ci_method", "seed", "precision", "status", "x_label", "headline", "settings"),
 ]
 ORDER = [
     *("model", "dataset", "split", "protocol", "method", "metric", "variant", "subset", "stat", "x"),
     *("seed", "precision", "weights", "cell_key", "reference", "metric_key"),
 ]
-FAILED_ROW = ResultRow(variant="", stat="", value=None, n=0)
+FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=False))
+UNSAID = {"x_label": "", "headline": True}  # by rows of a store that is older than these fields
 
 
 def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
@@ -48,11 +50,11 @@ def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
         for path in sorted(group.path.glob("DONE-*.json")):
             done = read_json(path)
             for row in done["rows"]:
-                yield {**shared, "run_id": done["run_id"], "split": done["split"], **row}
+                yield {**shared, "run_id": done["run_id"], "split": done["split"], **UNSAID, **row}
         if group.failed.exists():
             failure = read_json(group.failed)
             status = f"failed:{failure['why'].splitlines()[0]}"
-            yield {**shared, "run_id": "", "split": "", **asdict(FAILED_ROW), "status": status}
+            yield {**shared, "run_id": "", "split": "", **FAILED_ROW, "status": status}
 
 
 def _settings(identity: dict[str, Any]) -> str:

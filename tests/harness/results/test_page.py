@@ -1,5 +1,6 @@
 """The report: what a page and its pictures show is what the table says."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 from assay.harness.results.curve_pictures import draw_curves
 from assay.harness.results.page import write_report
 from assay.harness.results.text import headlines, terminal_table
+from assay.harness.types import ResultRow
 from PIL import Image
 
 COLUMNS: dict[str, Any] = {
     **{"model": "m", "dataset": "d", "reference": "", "split": "test", "subset": "all", "method": "gradcam"},
     **{"metric": "pointing_game", "variant": "tol=2px", "stat": "mean", "x": None, "value": 0.5, "n": 4},
-    **{"ci_low": 0.4, "ci_high": 0.6, "status": "ok"},
+    **{"ci_low": 0.4, "ci_high": 0.6, "status": "ok", "x_label": "", "headline": True},
 }
 
 
@@ -30,6 +32,8 @@ def curve(method: str, values: list[float], **others: Any) -> list[dict[str, Any
         "metric": "insertion",
         "variant": "morf,mean,accuracy,2x1%",
         "stat": "accuracy",
+        "x_label": "pixels changed, %",
+        "headline": False,
         **others,
     }
     return [
@@ -60,18 +64,12 @@ def test_curves_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
     band = first.collections[0].get_paths()[0].vertices
     assert {round(float(y), 9) for x, y in band if x == 2} == {0.4, 0.6}
     assert list(second.lines[0].get_ydata()) == [1.0]
-    assert first.get_xlabel() == "steps: 2x1%"
+    assert first.get_xlabel() == "pixels changed, %"
     assert first.get_title() == "insertion \nmorf,mean,accuracy,2x1%"
     assert second.get_title() == "insertion predicted\nmorf,mean,accuracy,2x1%"
     assert [text.get_text() for text in plt.gcf().legends[0].get_texts()] == ["gradcam", "rap"]
     with Image.open(tmp_path / "new/curves.png") as picture:
         picture.load()
-
-
-def test_risk_runs_along_coverage(kept_figure: None, tmp_path: Path) -> None:
-    """The variant of error detection says how ties count, not what x is."""
-    assert draw_curves(table(*curve("msp", [0.1, 0.2], stat="risk", variant="ties=mean")), tmp_path / "curves.png")
-    assert plt.gcf().axes[0].get_xlabel() == "coverage"
 
 
 def test_no_curve_no_picture(tmp_path: Path) -> None:
@@ -128,4 +126,26 @@ def test_detectors_in_the_terminal() -> None:
 def test_a_table_without_values_says_where_to_look() -> None:
     """Nothing to show is said, not drawn."""
     assert "the status column of results.csv" in terminal_table(table({"value": None, "status": "undefined:no pair"}))
-    assert headlines(table({"stat": "class_mean"})).empty
+    assert headlines(table({"headline": False})).empty
+
+
+OWN: dict[str, Any] = {"metric": "my_metric", "variant": "mine", "stat": "loudness", "value": 42.5}
+
+
+def test_a_users_own_metric_is_shown(kept_figure: None, tmp_path: Path) -> None:
+    """A stat that the harness has never heard of, without an interval: in the terminal, on the page, in its picture."""
+    row = ResultRow(**{name: OWN[name] for name in ("variant", "stat", "value")}, n=4)
+    frame = table({}, {**asdict(row), "metric": "my_metric"})
+    text, page = terminal_table(frame), write_report(frame, tmp_path).read_text()
+    assert "my_metric mine loudness" in text and "42.500" in text and "42.500 [" not in text
+    assert "<th>my_metric mine loudness</th>" in page and "42.500" in page
+    low, high = plt.gcf().axes[1].get_xlim()
+    assert low < 42.5 < high
+    assert "42.500" in terminal_table(table({**OWN, "ci_low": None, "ci_high": None}))
+
+
+def test_a_headline_at_an_x_says_where() -> None:
+    """Two points that a metric calls headlines are two columns, not one that hides the other."""
+    frame = table({**OWN, "x": 0.5}, {**OWN, "x": 1.0, "value": 43.5})
+    assert list(headlines(frame)["column"]) == ["my_metric mine loudness at 0.5", "my_metric mine loudness at 1"]
+    assert "42.500" in terminal_table(frame) and "43.500" in terminal_table(frame)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from assay.harness.results.tables import read_tidy
 from assay.harness.results.tidy import COLUMNS, ORDER, collect, results_table, runs_table
+from assay.harness.store.files import Lock, write_json
 from assay.harness.store.identity import SCHEMA
-from assay.harness.store.store import CellStore, Lock, write_json
+from assay.harness.store.store import CellStore
 from assay.harness.types import ResultRow
 
 LABELS: dict[str, Any] = {
@@ -48,7 +50,7 @@ def test_columns_are_the_documented_ones() -> None:
     documented = (
         "schema run_id cell_key metric_key model weights dataset reference split subset protocol method kind metric "
         "variant stat x value unit higher_is_better n stderr ci_low ci_high ci_method seed precision status "
-        "settings"
+        "x_label headline settings"
     )
     assert documented.split() == COLUMNS
     assert {field.name for field in fields(ResultRow)} <= set(COLUMNS)
@@ -67,7 +69,7 @@ def test_finished_metrics_become_rows(tmp_path: Path) -> None:
         **{"schema": SCHEMA, "run_id": "run4", "cell_key": "cell1", "metric_key": "key1", "reference": ""},
         **{"split": "val", "subset": "all", "metric": "pointing_game", "variant": "tol=2px", "stat": "mean"},
         **{"value": 0.5, "unit": "fraction", "n": 4, "ci_low": 0.25, "ci_high": 0.75, "ci_method": "wilson"},
-        **{"higher_is_better": True, "status": "ok"},
+        **{"higher_is_better": True, "status": "ok", "x_label": "", "headline": True},
     }
     assert {name: table[name][0] for name in expected} == expected
     assert table[["x", "stderr"]].isna().all(axis=None)
@@ -85,6 +87,7 @@ def test_failures_and_undefined_values_are_rows_without_a_value(tmp_path: Path) 
     assert table["value"].isna().tolist() == [True, True, False]
     assert table["metric"].tolist() == ["positive_ratio", "pointing_game", "positive_ratio"]
     assert table["n"].tolist() == [0, 4, 4]
+    assert table["headline"].tolist() == [False, True, True]
 
 
 def test_unfinished_metrics_are_absent(tmp_path: Path) -> None:
@@ -137,6 +140,26 @@ def test_collect_writes_both_tables(tmp_path: Path) -> None:
         ["run4", "h", "center", 0.2],
         ["run4", "h", "gradcam", 0.1],
     ]
+
+
+def test_headlines_read_back_as_bools(tmp_path: Path) -> None:
+    """Neither the text "False" nor a float: what a metric hides stays hidden in a table read from the file."""
+    made = cell(tmp_path / "store", "cell1", {"key1": "pointing_game"})
+    finish(made, "key1", [row("a"), row("b", headline=False, x=1.0, x_label="steps")])
+    collect(tmp_path)
+    again = read_tidy(tmp_path / "tidy" / "results.csv")
+    assert again["headline"].dtype == bool and again["headline"].tolist() == [True, False]
+    assert again["x_label"].tolist() == ["", "steps"]
+
+
+def test_rows_of_an_older_store_are_headlines(tmp_path: Path) -> None:
+    """Markers from before rows said so: they are shown, not lost, and their table is of bools."""
+    made = cell(tmp_path, "cell1", {"key1": "pointing_game"})
+    old = {name: value for name, value in asdict(row()).items() if name not in ("headline", "x_label")}
+    write_json(made.group("key1").done(4), {"run_id": "run4", "split": "val", "rows": [old]})
+    table = results_table([made])
+    assert table["headline"].dtype == bool and table["headline"].tolist() == [True]
+    assert table["x_label"].tolist() == [""]
 
 
 def test_collect_of_nothing(tmp_path: Path) -> None:

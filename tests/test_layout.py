@@ -1,7 +1,8 @@
-"""Who may import whom (DESIGN, section 2), and what may stand in no file."""
+"""Who may import whom (DESIGN, section 2), how large things may be, and what may stand in no file."""
 
 import ast
 import re
+import statistics
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,46 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("harness", "methods", "metrics", "datasets")
-CONTRACTS = {"harness.types", "harness.network", "harness.stats", "harness.curves", "harness.detection"}
-# Geometry of frames: ground truth is rasterised by the code that metrics read it with; images are blurred as maps are.
-ALSO = {"datasets.annotations": {"harness.frames"}, "metrics.pixel_ranks": {"harness.frames"}}
+PACKAGES = ("assay", "harness", "methods", "metrics", "datasets")
+
+# The rooms, top to bottom. A room imports itself and the rows below it; rooms of one row do not know each other.
+ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {"entry": ("run", "assay")},
+    {"commands": ("harness.__main__", "harness.console", "harness.commands")},
+    {"launch": ("harness.launch",)},
+    {"attribution": ("harness.attribution",), "detectors": ("harness.detectors",)},
+    {"results": ("harness.results",)},
+    {"engine": ("harness.engine",), "networks": ("harness.networks",)},
+    {
+        "store": ("harness.store",),
+        "door": ("harness.config", "harness.overrides", "harness.build"),
+        "pictures": ("harness.pictures",),
+        "methods": ("methods",),
+        "metrics": ("metrics",),
+        "datasets": ("datasets",),
+    },
+    {
+        "contracts": (
+            "assay.version",
+            "harness.types",
+            "harness.network",
+            "harness.forward",
+            "harness.heads",
+            "harness.graph",
+            "harness.frames",
+            "harness.stats",
+            "harness.curves",
+            "harness.detection",
+            "harness.training",
+            "harness.seeds",
+        )
+    },
+)
+# Reached through configs (`_target_`) alone; but one command trains the embedded networks.
+BY_CONFIG: dict[str, set[str]] = {"methods": set(), "metrics": set(), "datasets": set(), "networks": {"commands"}}
+
+HEIGHT = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
+ROOM = {prefix: room for rooms in ROWS for room, prefixes in rooms.items() for prefix in prefixes}
 
 
 class Import(NamedTuple):
@@ -25,7 +62,7 @@ class Import(NamedTuple):
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name -> file, packages without their `.__init__`."""
+    """Dotted name (as in the folders at the top: `harness.types`) -> file, packages without their `.__init__`."""
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
     return dict(zip(names, files, strict=True)) | {"run": ROOT / "run.py"}
@@ -34,18 +71,41 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+def family(module: str) -> str:
+    """Folder at the top."""
+    return module.split(".")[0]
+
+
+def room(module: str) -> str:
+    """The room of a module, by its longest prefix in ROWS; empty if none has it."""
+    parts = module.split(".")
+    prefixes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return next((ROOM[prefix] for prefix in prefixes if prefix in ROOM), "")
+
+
+def _ours(name: str) -> str:
+    """`assay.harness.types` -> `harness.types`: what is imported under the one name lies in a folder at the top."""
+    below = name.removeprefix("assay.")
+    return below if family(below) in PACKAGES[1:] else name
+
+
+def _base(node: ast.ImportFrom, importer: str) -> str:
+    """The dotted name after `from`, relative ones resolved."""
+    if not node.level:
+        return node.module or ""
+    package = importer.split(".") if MODULES[importer].name == "__init__.py" else importer.split(".")[:-1]
+    return ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+
+
 def _imported(node: ast.stmt, importer: str) -> Iterator[str]:
     """Dotted names that a statement imports; `from package import module` names the module."""
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
+        yield from (_ours(alias.name) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        base = node.module or ""
-        if node.level:
-            package = importer.split(".") if MODULES[importer].name == "__init__.py" else importer.split(".")[:-1]
-            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+        base = _base(node, importer)
         for alias in node.names:
-            whole = f"{base}.{alias.name}"
-            yield whole if whole in MODULES else base
+            whole = _ours(f"{base}.{alias.name}")
+            yield whole if whole in MODULES else _ours(base)
 
 
 def _statements(tree: ast.AST, inside: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
@@ -58,31 +118,24 @@ def _statements(tree: ast.AST, inside: bool = False) -> Iterator[tuple[ast.stmt,
         yield from _statements(node, deferred)
 
 
-def imports() -> list[Import]:
-    """All imports of project modules by project modules."""
-    found = []
-    for name, path in MODULES.items():
-        for statement, deferred in _statements(ast.parse(path.read_text(), str(path))):
-            for imported in _imported(statement, name):
-                if imported.split(".")[0] in PACKAGES:
-                    found.append(Import(name, imported, not deferred))
-    return found
-
-
-IMPORTS = imports()
-
-
-def family(module: str) -> str:
-    """Top-level package."""
-    return module.split(".")[0]
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
+EVERY = [
+    Import(name, imported, not deferred)
+    for name, tree in TREES.items()
+    for statement, deferred in _statements(tree)
+    for imported in _imported(statement, name)
+]
+IMPORTS = [each for each in EVERY if family(each.imported) in PACKAGES]
 
 
 def test_the_tree_was_read() -> None:
-    """The checks below would pass on nothing."""
-    assert {"harness.network", "harness.types", "methods.attribution.cam", "datasets.images", "run"} <= MODULES.keys()
-    assert Import("harness.types", "harness.network", True) in IMPORTS
-    assert Import("run", "harness.launch", False) in IMPORTS
-    assert len(IMPORTS) > 50
+    """The checks below would pass on nothing: relative and absolute imports, at import and late."""
+    assert {"harness.network", "methods.attribution.cam", "datasets.images", "assay.console", "run"} <= MODULES.keys()
+    assert Import("harness.types", "harness.forward", True) in IMPORTS  # from .forward import ...
+    assert Import("harness.engine.evaluate", "harness.store.store", True) in IMPORTS  # from ..store.store import ...
+    assert Import("methods.attribution.cam", "harness.types", True) in IMPORTS  # from assay.harness.types import ...
+    assert Import("harness.console", "harness.launch", False) in IMPORTS  # inside a function
+    assert len(IMPORTS) > 200
 
 
 def test_imports_name_modules_that_exist() -> None:
@@ -90,24 +143,64 @@ def test_imports_name_modules_that_exist() -> None:
     assert [each for each in IMPORTS if each.imported not in MODULES] == []
 
 
-@pytest.mark.parametrize("package", ["methods", "metrics", "datasets"])
-def test_families_import_contracts_and_their_own_alone(package: str) -> None:
-    """harness.types, .network, .stats, .detection and the family itself; ground truth also .frames. Not each other."""
-    wrong = [
-        each
-        for each in IMPORTS
-        if family(each.importer) == package
-        and family(each.imported) != package
-        and each.imported not in CONTRACTS | ALSO.get(each.importer, set())
-    ]
-    assert wrong == []
+def test_everything_is_imported_by_its_one_name() -> None:
+    """`harness.types` beside `assay.harness.types` would be a second copy, and in a wheel nothing."""
+    bare = []
+    for path in [*MODULES.values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]:
+        for node, _ in _statements(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            bare += [f"{path.relative_to(ROOT)}:{node.lineno}" for name in names if family(name) in PACKAGES[1:]]
+    assert bare == []
 
 
-def test_the_harness_names_no_method_metric_or_dataset() -> None:
-    """It reaches them through configs alone, at import and inside functions; and run.py imports the harness alone."""
-    assert [each for each in IMPORTS if family(each.importer) == "harness" and family(each.imported) != "harness"] == []
-    assert [each for each in IMPORTS if each.importer == "run" and family(each.imported) != "harness"] == []
-    assert [each for each in IMPORTS if each.imported == "run"] == []
+# Rooms
+
+
+def points_up(each: Import) -> bool:
+    """Whether an import goes to a room above, beside, or reached through configs alone."""
+    above, below = room(each.importer), room(each.imported)
+    if above == below:
+        return False
+    hidden = below in BY_CONFIG and above not in BY_CONFIG[below]
+    return hidden or HEIGHT[below] <= HEIGHT[above]
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "wrong"),
+    [
+        ("harness.launch", "harness.engine.job", False),
+        ("harness.engine.job", "harness.launch", True),
+        ("harness.attribution.estimate", "harness.detectors.plan", True),
+        ("harness.detectors.plan", "harness.results.tidy", False),
+        ("harness.store.store", "harness.config", True),
+        ("harness.results.tidy", "methods.attribution.cam", True),
+        ("metrics.ood", "methods.ood.knn", True),
+        ("metrics.ood", "harness.store.store", True),
+        ("metrics.ood", "harness.frames", False),
+        ("harness.launch", "harness.networks.train", True),
+        ("harness.commands.stored", "harness.networks.train", False),
+        ("harness.types", "harness.config", True),
+        ("harness.types", "harness.seeds", False),
+        ("harness.launch", "assay", True),
+        ("harness.results.environment", "assay.version", False),
+        ("assay.console", "harness.console", False),
+    ],
+)
+def test_the_rule_tells_arrows_apart(importer: str, imported: str, wrong: bool) -> None:
+    """By hand: down is right; up, beside and past the configs is wrong."""
+    assert points_up(Import(importer, imported, True)) is wrong
+
+
+def test_every_module_has_a_room() -> None:
+    """A new file directly in harness/ is a contract, or belongs elsewhere; every room but those to come is there."""
+    assert [name for name in MODULES if not room(name)] == []
+
+
+def test_arrows_between_rooms_point_down() -> None:
+    """At import and inside functions alike."""
+    wrong = {f"{each.importer} -> {each.imported}" for each in IMPORTS if points_up(each)}
+    assert sorted(wrong) == []
 
 
 def test_no_import_goes_in_a_circle() -> None:
@@ -131,25 +224,101 @@ def test_no_import_goes_in_a_circle() -> None:
         assert module in state or visit(module, [module]) == []
 
 
-def test_contracts_import_nothing_particular() -> None:
-    """What everything may import stays at the bottom: the contracts import one another, frames and the graph alone."""
-    allowed = CONTRACTS | {"harness.frames", "harness.graph"}
-    assert [each for each in IMPORTS if each.importer in allowed and each.imported not in allowed] == []
+SLOW = {"torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow"}
+
+
+@pytest.mark.parametrize("entry", ["run", "assay", "assay.__main__", "harness.__main__"])
+def test_help_waits_for_no_library(entry: str) -> None:
+    """What a command imports before it knows what is asked: no torch, no pandas (seconds)."""
+    reached, waiting = set[str](), [entry, "assay"]
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        waiting += [i.imported for i in IMPORTS if i.importer == module and i.at_import and i.imported not in reached]
+    slow = [i for i in EVERY if i.importer in reached and i.at_import and family(i.imported) in SLOW]
+    assert slow == []
 
 
 def test_torchvision_is_imported_late() -> None:
-    """Only inside functions, and only in harness.models and dataset or transform code."""
-    for name, path in MODULES.items():
-        for statement, deferred in _statements(ast.parse(path.read_text())):
-            if any(imported.split(".")[0] == "torchvision" for imported in _imported(statement, name)):
-                assert deferred, f"{name} imports torchvision at import"
-                assert name == "harness.models" or family(name) == "datasets", name
+    """Only inside functions, and only where networks are loaded and data sets read."""
+    found = [each for each in EVERY if family(each.imported) == "torchvision"]
+    assert found
+    assert [each for each in found if each.at_import] == []
+    assert [each for each in found if room(each.importer) not in ("networks", "datasets")] == []
 
 
 def test_no_module_of_odds_and_ends() -> None:
     """A newcomer finds the room for a line by the folder's name: no utils, helpers, misc, common."""
     odds = {"utils", "util", "helpers", "helper", "misc", "common", "tools"}
     assert [name for name in MODULES if odds & set(name.split("."))] == []
+
+
+def test_tests_mirror_the_tree() -> None:
+    """A folder of tests is named after the folder that it tests."""
+    folders = [path for package in PACKAGES for path in (ROOT / "tests" / package).rglob("*") if path.is_dir()]
+    names = [path.relative_to(ROOT / "tests") for path in folders if path.name != "__pycache__"]
+    assert [str(name) for name in names if not (ROOT / name).is_dir()] == []
+
+
+# The disk format
+
+DISK = re.compile(r"DONE-|FAILED\.json|cell\.json|group\.json|\.parquet\b")
+
+
+def _strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of string constants, also inside f-strings, without docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)]
+    docstrings = {id(body[0].value) for body in bodies if isinstance(body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
+
+
+def disk_names(tree: ast.AST) -> list[int]:
+    """Lines that spell a file name or a marker of the store's format."""
+    return [line for line, text in _strings(tree) if DISK.search(text)]
+
+
+def test_the_search_finds_disk_names() -> None:
+    """In f-strings and patterns too; prose may speak of them."""
+    text = (
+        '"""Reads cell.json."""\nfirst = path / "cell.json"\nname = f"DONE-{stop}.json"\nfound = path.glob("*.parquet")'
+    )
+    assert disk_names(ast.parse(text)) == [2, 3, 4]
+
+
+def test_the_disk_format_is_known_to_the_store_alone() -> None:
+    """A change of a file name or marker is a change in harness/store/ and nowhere else (users' parquet apart)."""
+    ask = {name: tree for name, tree in TREES.items() if room(name) not in ("store", "datasets")}
+    found = [f"{MODULES[name].relative_to(ROOT)}:{line}" for name, tree in ask.items() for line in disk_names(tree)]
+    assert found == []
+
+
+# Sizes
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from `def` to the last, both counted, blank lines and comments too, without the docstring's."""
+    first = function.body[0]
+    told = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(function) is not None else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - told
+
+
+def test_functions_of_the_harness_are_small() -> None:
+    """Median of at most 6 lines, nine of ten at most 16 (`_length`)."""
+    harness = [tree for name, tree in TREES.items() if family(name) == "harness"]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    lengths = [_length(node) for tree in harness for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert len(lengths) > 300
+    assert statistics.median(lengths) <= 6
+    assert statistics.quantiles(lengths, n=10)[-1] <= 16
+
+
+def test_files_of_the_harness_are_short() -> None:
+    """At most 300 lines: a longer one holds two ideas."""
+    lines = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in (ROOT / "harness").rglob("*.py")}
+    assert [f"{path}: {count} lines" for path, count in sorted(lines.items()) if count > 300] == []
 
 
 # Files
@@ -194,3 +363,37 @@ def test_results_hold_data_and_no_code() -> None:
     names = [path.relative_to(ROOT) for path in tracked()]
     assert [name for name in names if name.parts[0] == "results" and name.suffix in (".py", ".sh", ".ipynb")] == []
     assert [name for name in names if name.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib")] == []
+
+
+# What the pages name
+
+PAGES = ("docs/structure.md", "CONTRIBUTING.md")
+PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml|txt|yaml|yml)")
+MADE = ("results/store", "results/tidy", "results/runs", "results/report", "build/")  # by runs and by make
+
+
+def named(page: Path) -> list[tuple[str, str]]:
+    """(path, name in it) that a page writes as `path` or `path:name`; placeholders such as <name> are none."""
+    spans = re.findall(r"`([^`\s]+)`", page.read_text())
+    parts = [span.partition(":") for span in spans]
+    return [(path, name) for path, _, name in parts if PATH.fullmatch(path) and not path.startswith(MADE)]
+
+
+def test_a_page_names_paths_and_functions() -> None:
+    """The check below would pass on nothing."""
+    assert ("harness/store/store.py", "Group") in named(ROOT / "docs/structure.md")
+    assert ("tests/test_layout.py", "") in named(ROOT / "CONTRIBUTING.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_is_there(page: str) -> None:
+    """Every path, and of `path:name` the function or class: a page that walks through the house must not rot."""
+    gone = []
+    for path, name in named(ROOT / page):
+        if not (ROOT / path).exists():
+            gone.append(path)
+        elif name:
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            made = {node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, kinds)}
+            gone += [f"{path}:{each}" for each in name.split(".") if each not in made]
+    assert gone == []

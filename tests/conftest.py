@@ -3,7 +3,7 @@
 This is the tests' only conftest, so its names can be imported: `from conftest import attribute`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -258,7 +258,7 @@ def assert_nothing_left(network: Network) -> None:
 def sample(
     name: str,
     size: tuple[int, int],
-    boxes: dict[int, Sequence[Sequence[float]]],
+    boxes: Mapping[int, Sequence[Sequence[float]]],
     difficult: dict[int, bool] | None = None,
     mask: Tensor | dict[int, Tensor] | None = None,
     ignore: Tensor | None = None,

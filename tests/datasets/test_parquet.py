@@ -12,6 +12,7 @@ import pytest
 import torch
 from assay.datasets.images import DataError
 from assay.datasets.parquet import CACHED_GROUPS, Parquet
+from assay.harness.types import Sample
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -133,6 +134,6 @@ def test_shared_textures_have_no_labels() -> None:
 def test_loader_processes_read_the_same() -> None:
     data = load(SHARED, "original-test.parquet")
     here = torch.stack([data[index].image for index in range(0, 60)])
-    loader = DataLoader(data, batch_size=20, num_workers=2, collate_fn=list)  # type: ignore[arg-type]
+    loader: DataLoader[Sample] = DataLoader(data, batch_size=20, num_workers=2, collate_fn=list)  # type: ignore[arg-type]
     there = torch.stack([s.image for samples in loader for s in samples][:60])
     assert torch.equal(here, there)

@@ -181,10 +181,10 @@ def test_resamples_are_those_of_repeated_images() -> None:
     negatives, positives = (rng.multinomial(30, np.full(9, 1 / 9), 20).astype(float) for _ in range(2))
     found, risk = curve_statistics(negatives, positives), risk_statistics(negatives, positives)
     for row in range(20):
-        drawn = [np.repeat(distinct, counts[row].astype(int)) for counts in (negatives, positives)]
-        for name, value in roc_statistics(*drawn).items():
+        low, high = (np.repeat(distinct, counts[row].astype(int)) for counts in (negatives, positives))
+        for name, value in roc_statistics(low, high).items():
             assert found[name][row] == pytest.approx(value, abs=1e-12), name
-        once, _ = risk_bootstrap(np.concatenate(drawn), np.repeat([0, 1], 30), resamples=2)
+        once, _ = risk_bootstrap(np.concatenate([low, high]), np.repeat([0, 1], 30), resamples=2)
         assert {name: values[row] for name, values in risk.items()} == pytest.approx(
             {name: once[name] for name in risk}, abs=1e-12
         )

@@ -124,8 +124,9 @@ def test_intervals_resample_images() -> None:
             assert row.value is not None and row.ci_low is not None and row.ci_high is not None
             assert row.ci_low <= row.value <= row.ci_high, stat
     risk, accuracy = rows["risk", "ties=mean", "all", 1.0], rows["accuracy", "top1", "all", None]
-    assert risk.value == pytest.approx(1 - accuracy.value)  # type: ignore[operator]
-    assert risk.stderr == pytest.approx(accuracy.stderr, rel=0.1)  # type: ignore[arg-type]
+    assert accuracy.value is not None
+    assert risk.value == pytest.approx(1 - accuracy.value)
+    assert risk.stderr == pytest.approx(accuracy.stderr, rel=0.1)
     assert (risk.ci_method, accuracy.ci_method) == ("bootstrap", "wilson")
 
 
@@ -137,7 +138,7 @@ def test_only_the_order_of_the_scores_counts() -> None:
         moved.append(QUICK.summarize(test, {"validation": held_out})["test"])
     for before, after in zip(*moved, strict=True):
         if before.stat == "threshold":
-            assert after.value == pytest.approx(np.exp(before.value) - 5)  # type: ignore[operator]
+            assert after.value == pytest.approx(np.exp(before.value) - 5)
         else:
             assert before == after
 

@@ -17,8 +17,9 @@ from assay.harness.network import Network
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
 from assay.metrics.perturbation import AOPC, Insertion, Perturbation, area
-from assay.metrics.pixel_ranks import CANVASES, READS, Blur, ranks, read_clean, region_ranks
+from assay.metrics.pixel_ranks import CANVASES, READS, Blur, Order, ranks, read_clean, region_ranks
 from conftest import TOY_INPUT, Known, ToyModule, known
+from numpy.typing import NDArray
 from sklearn.metrics import auc
 from torch import Tensor, nn
 
@@ -106,7 +107,11 @@ def test_perturbation_by_hand(order: Any, read: str, expected: list[float]) -> N
 def test_insertion_by_hand() -> None:
     """Class 1, canvas mean: neither, then a alone or b alone, then both. Percent: 0, 1 and 2 pixels at 0, 50, 100."""
     batch = batch_of(TOY_INPUT.double(), [1])
-    for order, scores, right in [("morf", [0, -3, 1], [0, 0, 1]), ("lerf", [0, 4, 1], [0, 1, 1])]:
+    cases: list[tuple[Order, list[int], list[int]]] = [
+        ("morf", [0, -3, 1], [0, 0, 1]),
+        ("lerf", [0, 4, 1], [0, 1, 1]),
+    ]
+    for order, scores, right in cases:
         for read, expected in [("score", scores), ("accuracy", right)]:
             columns = measure(Insertion(order, 2, 50, canvas="mean", read=read), toy(), batch, [[[2.0, -1]]])
             assert columns["curve"].tolist() == [pytest.approx(expected, abs=1e-12)]
@@ -118,7 +123,13 @@ def test_aopc_by_hand() -> None:
     """Regions of one pixel, class 1, scores f0 = 1, f1, f2 = 0: morf (0 + (1-4) + (1-0)) / 3 = -2/3, lerf (0 + (1+3) +
     1) / 3 = 5/3; one step only: (0 + 1 - f1) / 2; 1e-12."""
     batch = batch_of(TOY_INPUT.double(), [1])
-    for order, steps, expected in [("morf", 2, -2 / 3), ("lerf", 2, 5 / 3), ("morf", 1, -3 / 2), ("lerf", 1, 2)]:
+    cases: list[tuple[Order, int, float]] = [
+        ("morf", 2, -2 / 3),
+        ("lerf", 2, 5 / 3),
+        ("morf", 1, -3 / 2),
+        ("lerf", 1, 2),
+    ]
+    for order, steps, expected in cases:
         metric = AOPC(order, steps, region_px=1, repeats=1, canvas="mean", read="score")
         assert measure(metric, toy(), batch, [[[2.0, -1]]])["aopc"].item() == pytest.approx(expected, abs=1e-12)
 
@@ -201,7 +212,7 @@ def naive(
     network: Network,
     image: Tensor,
     canvas: Tensor,
-    order: Sequence[int],
+    order: NDArray,
     counts: Sequence[int],
     label: int,
     insert: bool,

@@ -79,14 +79,15 @@ def test_other_classes_of_an_image_with_the_patch_by_hand() -> None:
     columns = CueRate().measure(batch, FramedMaps.of(Attribution(maps), batch), NO_FORWARD)
     peak, mass = columns["peak_in_cue_of_others"], columns["mass_in_cue_of_others"]
     assert peak[1:].isnan().tolist() == mass[1:].isnan().tolist() == [False, True]
-    assert (peak[1], mass[1]) == (1, 0.75)
+    assert (peak[1].item(), mass[1].item()) == (1, 0.75)
     assert columns["peak_in_cue"].isnan().tolist() == [False, True, True]
     frame = pd.DataFrame(
         {"image_id": list("aab"), "label": [10, 3, 3], "predicted": True}
         | {name: values.numpy() for name, values in columns.items()}
     )
     rows = {row.stat: (row.value, row.n) for row in CueRate().summarize(frame)}
-    assert rows["peak_in_cue_of_others"] == (1, 1) and rows["mass_in_cue_of_others"] == (0.75, 1)
+    assert rows["peak_in_cue_of_others"] == (1.0, 1)
+    assert rows["mass_in_cue_of_others"] == (0.75, 1)
 
 
 def test_maps_without_positive_mass() -> None:

@@ -206,8 +206,10 @@ def test_accuracy_and_iou_equal_scikit_learn(rule: str, levels: int | None) -> N
     """Against accuracy_score and jaccard_score (macro: the mean over both classes), each pair by itself and all
     pixels of the data set in one call; 1e-12."""
     case = random_case(levels)
-    columns = [measure(metric(thresholds=[rule]), case.maps, *case.samples) for metric in (PixelAccuracy, MeanIoU)]
-    truths, marks = [], []
+    both = (PixelAccuracy(thresholds=[rule]), MeanIoU(thresholds=[rule]))
+    columns = [measure(metric, case.maps, *case.samples) for metric in both]
+    truths: list[NDArray] = []
+    marks: list[NDArray] = []
     for row, (truth, scores) in enumerate(case.pixels()):
         mark = scores > plain_cutoff(rule, scores)
         assert columns[0]["accuracy"][row].item() == pytest.approx(accuracy_score(truth, mark), abs=1e-12)
@@ -216,8 +218,8 @@ def test_accuracy_and_iou_equal_scikit_learn(rule: str, levels: int | None) -> N
     whole = np.concatenate(truths), np.concatenate(marks)
     names = [one.id for one in case.samples]
     accuracy, iou = (
-        values(metric(thresholds=[rule]).summarize(table(made, names)), "accumulated")[f"{rule},mask"]
-        for metric, made in zip((PixelAccuracy, MeanIoU), columns, strict=True)
+        values(metric.summarize(table(made, names)), "accumulated")[f"{rule},mask"]
+        for metric, made in zip(both, columns, strict=True)
     )
     assert accuracy == pytest.approx(accuracy_score(*whole), abs=1e-12)
     assert iou == pytest.approx(jaccard_score(*whole, average="macro"), abs=1e-12)
@@ -290,7 +292,8 @@ def test_pairs_without_an_object_are_left_out() -> None:
     mask = torch.tensor([[True, False, False], [False] * 3])
     samples = [masked("a", torch.zeros(2, 3)), masked("b", mask, mask), masked("c", mask)]
     maps = torch.tensor(HAND[0]).expand(3, 2, 3)
-    for metric, column in [(PixelAccuracy(), "accuracy"), (MeanIoU(), "iou"), (MeanAP(), "ap")]:
+    cases: list[tuple[Metric, str]] = [(PixelAccuracy(), "accuracy"), (MeanIoU(), "iou"), (MeanAP(), "ap")]
+    for metric, column in cases:
         columns = measure(metric, maps, *samples)
         assert columns[column].isnan().tolist() == [True, True, False]
         rows = metric.summarize(table(columns, "abc"))
@@ -319,7 +322,12 @@ def test_an_object_of_the_whole_frame() -> None:
     assert measure(MeanAP(), maps, one)["ap"].item() == 1
 
 
-METRICS = [PixelAccuracy(thresholds=ALL_RULES), MeanIoU(thresholds=ALL_RULES), MeanAP(), MeanAP("box", "p80")]
+METRICS: list[Metric] = [
+    PixelAccuracy(thresholds=ALL_RULES),
+    MeanIoU(thresholds=ALL_RULES),
+    MeanAP(),
+    MeanAP("box", "p80"),
+]
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=repr)
@@ -417,7 +425,8 @@ def test_ratio_by_hand() -> None:
     assert cluster_ratio([1, 2], [4, 2], ["a", "b"])[0] == 0.5
     assert cluster_ratio([[1, 3], [2, 0]], [[4, 3], [2, 1]], ["a", "b"])[0] == 0.625
     assert cluster_ratio([[1, 0], [2, 0]], [[4, 0], [2, 0]], ["a", "b"])[0] == 0.5
-    estimate = cluster_ratio([[1, 3], [2, 0], [np.nan, 1]], [[4, 3], [2, 1], [1, 1]], ["a", "b", "c"])
+    unknown: list[list[float]] = [[1, 3], [2, 0], [np.nan, 1]]
+    estimate = cluster_ratio(unknown, [[4, 3], [2, 1], [1, 1]], ["a", "b", "c"])
     assert (estimate.value, estimate.n) == (0.625, 2)
     assert cluster_ratio([1, 2, 3], [4, 2, np.nan], ["a", "b", "c"])[0] == 0.5
     estimate = cluster_ratio([1, 2, np.nan], [4, 2, 5], ["a", "a", "b"])
@@ -426,7 +435,7 @@ def test_ratio_by_hand() -> None:
     for empty in (
         cluster_ratio([], [], []),
         cluster_ratio([np.nan], [1], ["a"]),
-        cluster_ratio(*np.zeros((2, 0, 2)), []),
+        cluster_ratio(np.zeros((0, 2)), np.zeros((0, 2)), []),
     ):
         assert empty.n == 0
         assert np.isnan(empty.value)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +16,8 @@ from assay.harness.attribution.gallery import draw_gallery
 from assay.harness.attribution.maps import export_maps, file_name
 from assay.harness.attribution.plan import build_job
 from assay.harness.config import ConfigError
-from assay.harness.engine.evaluate import share
 from assay.harness.engine.job import Job
+from assay.harness.engine.measure import share
 from assay.harness.forward import ForwardPass
 from assay.harness.frames import resize_to_frames
 from assay.harness.heads import Targets
@@ -69,7 +70,8 @@ def test_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
 class Wide:
     """A data set of one image with a name that is a path, in a frame of 30x50, and one without a class."""
 
-    classes, split = ("thing", "other"), "test"
+    classes: Sequence[str] = ("thing", "other")
+    split = "test"
     samples: ClassVar[list[Sample]] = [
         Sample("nothing", torch.zeros(3, 64, 64), (), (30, 50)),
         Sample("../n01/a b#1", torch.rand(3, 64, 64), (0, 1), (30, 50), {0: torch.tensor([[1.0, 2, 3, 4]])}),

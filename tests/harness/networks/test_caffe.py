@@ -30,6 +30,8 @@ def random_network(architecture: str, classes: int = 20) -> CaffeNetwork:
         module = ARCHITECTURES[architecture](models.get_model(architecture, **plain), classes, "log_mean_exp")
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
                 layer.running_mean.uniform_(-0.2, 0.2)
                 layer.running_var.uniform_(0.5, 2)
             if isinstance(layer, nn.Conv2d) and architecture == "vgg16":
@@ -112,7 +114,7 @@ def test_vgg_is_its_linear_form_on_every_7x7_window_of_the_features(vgg: CaffeNe
     x = torch.randn(1, 3, 200, 250)  # features 7 x 8 with pools that round up; 6 x 7 with pools that do not
     state = vgg.state_dict()
     features = x
-    for layer in vgg.features:
+    for layer in vgg.get_submodule("features").children():
         features = caffe_pool(features, 2) if isinstance(layer, nn.MaxPool2d) else layer(features)
     assert features.shape == (1, 512, 7, 8)
     windows = torch.stack([features[:, :, :, j : j + 7].flatten(1) for j in range(2)], 1)  # [1,2,25088]

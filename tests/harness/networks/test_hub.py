@@ -4,7 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,13 +33,14 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise OSError("no route to host")
         return ToyModule()
 
-    module = ModuleType("timm")
-    module.__version__ = "0"
-    module.is_model = lambda name: name == "toy"
-    module.list_models = lambda pattern: ["toy"]
-    module.create_model = create_model
     config = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 1, 2)}
-    module.data = SimpleNamespace(resolve_model_data_config=lambda model: config)
+    module = SimpleNamespace(
+        __version__="0",
+        is_model=lambda name: name == "toy",
+        list_models=lambda pattern: ["toy"],
+        create_model=create_model,
+        data=SimpleNamespace(resolve_model_data_config=lambda model: config),
+    )
     monkeypatch.setitem(sys.modules, "timm", module)
     return seen
 
@@ -77,9 +78,10 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def load_processor(name: str, **settings: Any) -> SimpleNamespace:
         return SimpleNamespace(to_dict=lambda: dict(seen["processor"]))
 
-    module = ModuleType("transformers")
-    module.AutoModelForImageClassification = SimpleNamespace(from_pretrained=load_model)
-    module.AutoImageProcessor = SimpleNamespace(from_pretrained=load_processor)
+    module = SimpleNamespace(
+        AutoModelForImageClassification=SimpleNamespace(from_pretrained=load_model),
+        AutoImageProcessor=SimpleNamespace(from_pretrained=load_processor),
+    )
     monkeypatch.setitem(sys.modules, "transformers", module)
     return seen
 
@@ -105,7 +107,7 @@ def test_timm_with_a_file_downloads_nothing(timm: dict[str, Any], tmp_path: Path
     save_file(state, tmp_path / "toy.safetensors")
     network = timm_network("toy", str(tmp_path / "toy.safetensors"))
     assert not timm["pretrained"]
-    assert network.module.fc.weight.equal(state["fc.weight"])
+    assert network.module.get_parameter("fc.weight").equal(state["fc.weight"])
     assert network.fingerprint != timm_network("toy", None).fingerprint
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assay.harness.config import ROOT
 from assay.harness.networks.loading import scenes_network, torchvision_network
-from assay.harness.networks.weights import ROOT, file_sha256, find_weights, fingerprint, load_weights
+from assay.harness.networks.weights import file_sha256, find_weights, fingerprint, load_weights
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn

@@ -15,7 +15,7 @@ from assay.harness.config import CONF
 from assay.harness.network import Network
 from assay.harness.networks import loading as models
 from assay.harness.overrides import compose_config
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 HUB = {"timm", "huggingface"}  # tests/harness/test_hub_models.py
@@ -111,5 +111,7 @@ def test_densenets_features_are_the_same_place_before_the_relu() -> None:
 @pytest.mark.parametrize("name", ["vgg16_voc07", "cifar_resnet20"])
 def test_weights_are_looked_for_in_one_folder(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ASSAY_WEIGHTS", str(tmp_path))
-    weights = settings(OmegaConf.load(CONF / "model" / f"{name}.yaml"), "model")["weights"]
+    config = OmegaConf.load(CONF / "model" / f"{name}.yaml")
+    assert isinstance(config, DictConfig)
+    weights = settings(config, "model")["weights"]
     assert Path(weights).parent == tmp_path

@@ -27,7 +27,7 @@ from conftest import (
 from torch import Tensor
 
 DOUBLE, SINGLE = 1e-10, 1e-5
-METHODS = {"gradcampp": GradCAMpp, "xgradcam": XGradCAM}
+METHODS: dict[str, type[GradCAMpp | XGradCAM]] = {"gradcampp": GradCAMpp, "xgradcam": XGradCAM}
 
 
 # By hand: ToyModule has A_0 = (3, 0), A_1 = (0, 4) at pixels (a, b); g = (1, 2), (-1, -2) for class 0 and

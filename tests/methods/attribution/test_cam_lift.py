@@ -12,7 +12,7 @@ from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.types import Attributor
-from assay.methods.attribution.cam import ChannelWeighting, GradCAM
+from assay.methods.attribution.cam import GradCAM
 from assay.methods.attribution.cam_ablation import AblationCAM
 from assay.methods.attribution.lift import LRPCAM, LiftCAM
 from assay.methods.attribution.relevance.engine import RuleTable, Tape
@@ -43,8 +43,9 @@ def head_of(tiny: Known) -> nn.Sequential:
     """The golden networks' heads as Captum wants them."""
     module = copy.deepcopy(tiny.network.module)
     if tiny.layer == "features.8":
-        return nn.Sequential(module.features[9], module.avgpool, nn.Flatten(), *module.classifier)
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), module.fc)
+        pools = module.get_submodule("features.9"), module.get_submodule("avgpool")
+        return nn.Sequential(*pools, nn.Flatten(), *module.get_submodule("classifier").children())
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), module.get_submodule("fc"))
 
 
 def activation_of(tiny: Known, layer: str) -> Tensor:
@@ -245,7 +246,8 @@ def test_logsumexp_has_local_accuracy() -> None:
     images, targets = random_images(1, 6).double(), Targets(torch.tensor([0]), torch.tensor([2]))
     found = attribute(LiftCAM("relu"), network, images, targets).coefficients
     assert found is not None
-    whole, empty = network.module(network.normalise(images)), network.module.last(torch.zeros(1, 6, 4, 4).double())
+    last = network.module.get_submodule("last")
+    whole, empty = network.module(network.normalise(images)), last(torch.zeros(1, 6, 4, 4).double())
     expected = whole - empty.flatten(2).logsumexp(2)
     assert abs(float(found.sum() - expected[0, 2])) < 1e-8
 
@@ -344,7 +346,7 @@ def test_on_a_linear_head_lift_is_ablation_and_shap() -> None:
 
 @pytest.mark.parametrize("targets", [several_targets(), FEW_TARGETS], ids=["several", "few"])
 @pytest.mark.parametrize("make", [LiftCAM, LRPCAM])
-def test_pairs_of_a_batch_equal_one_at_a_time(tiny64: Known, make: type[ChannelWeighting], targets: Targets) -> None:
+def test_pairs_of_a_batch_equal_one_at_a_time(tiny64: Known, make: type[LiftCAM | LRPCAM], targets: Targets) -> None:
     """Four images in one call against calls of one image and one target; float64, 1e-10."""
     method = make(tiny64.layer, signed=True)
     together = attribute(method, tiny64.network, tiny64.images, targets).values

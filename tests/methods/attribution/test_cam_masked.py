@@ -46,7 +46,7 @@ def test_official_variant_channel_by_channel(activation: str) -> None:
     """The authors' loop, written out: probability on x * minmax(up(A_k)), nothing for a flat map; float64, 1e-10."""
     tiny, targets = known("tiny_vgg", torch.float64), several_targets()
     network = Network(tiny.network.module, (0,) * 3, (1,) * 3, activation).to(dtype=torch.float64)  # type: ignore[arg-type]
-    network.module.features[7].bias[3] = -100  # type: ignore[union-attr,index,operator]  # a dead channel
+    network.module.features[7].bias[3] = -100  # type: ignore[union-attr,index]  # a dead channel
     result = attribute(ScoreCAM(tiny.layer), network, tiny.images, targets).coefficients
     assert result is not None
     maps = forward_pass(network, tiny.images, ScoreCAM(tiny.layer)).activation(tiny.layer)

@@ -358,9 +358,8 @@ def convergence(images: int, permutations: int, runs: int) -> float:
     method = ShapCAM(config.model.target_layer, permutations=permutations)
     made = [attribute(method, network, batch.images, batch.targets, 0, 64, seed).coefficients for seed in range(runs)]
     pairs = [(a, b) for number, a in enumerate(made) for b in made[:number]]
-    return float(
-        torch.stack([torch.cosine_similarity(a.double(), b.double(), 1) for a, b in pairs if a is not None]).mean()
-    )
+    cosines = [torch.cosine_similarity(a.double(), b.double(), 1) for a, b in pairs if a is not None and b is not None]
+    return float(torch.stack(cosines).mean())
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import torch
 from assay.harness.heads import Passes, Targets
 from assay.harness.network import Network
+from assay.harness.types import Attributor
 from assay.methods.attribution.adapters import Twin, pair_seeds, seeded
 from assay.methods.attribution.captum_adapter import Captum, squares, supported
 from assay.methods.attribution.gradient import Gradient, InputXGradient, IntegratedGradients, Reduce
@@ -151,10 +152,11 @@ def test_other_definitions_that_agree(tiny64: Known) -> None:
     the rule's weights to float32)."""
     network, images, targets = bounded(copy.deepcopy(tiny64.network.module)), tiny64.images.sigmoid(), several_targets()
     from_black = Captum("IntegratedGradients", arguments={"n_steps": 9, "baselines": "black"})
-    for theirs, ours, tolerance in [
+    cases: list[tuple[Attributor, Attributor, float]] = [
         (Captum("InputXGradient"), InputXGradient(), DOUBLE),
         (from_black, IntegratedGradients(9, baseline="black"), 1e-6),
-    ]:
+    ]
+    for theirs, ours, tolerance in cases:
         found, expected = (attribute(method, network, images, targets).values for method in (theirs, ours))
         assert_close(found, expected, tolerance)
 
@@ -306,14 +308,15 @@ def test_settings_that_do_not_fit_are_named(settings: dict[str, Any], message: s
 
 def test_network_and_class_that_do_not_fit_are_named(tiny: Known) -> None:
     """A misspelt layer with the near one; a layer without a map; what Captum itself asserts."""
-    for settings, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"attribution": "LayerGradCam", "layer": "feature.8"}, "'feature.8' is no module of Tiny"),
         ({"attribution": "LayerActivation", "layer": _last_linear(tiny.network)}, r"returned \[4, 5\]: a map is"),
         (
             {"attribution": "DeepLiftShap", "arguments": {"baselines": "mean"}},
             r"does not work .* more than one",
         ),
-    ]:
+    ]
+    for settings, message in cases:
         with pytest.raises(ValueError, match=message):
             attribute(Captum(**settings), tiny.network, tiny.images, tiny.targets)
 

@@ -186,7 +186,7 @@ def test_folding_changes_relevance() -> None:
     module = torchvision_module("resnet18")
     with torch.no_grad():
         module.get_parameter("layer1.0.bn1.weight").neg_()
-    maps = [lrp_map(module, LRP(AlphaBeta(), batch_norm=policy)) for policy in ("fold", "pass")]  # type: ignore[arg-type]
+    maps = [lrp_map(module, LRP(AlphaBeta(), batch_norm=policy)) for policy in ("fold", "pass")]
     assert float((maps[0] - maps[1]).abs().max()) > 1e-3 * float(maps[0].abs().max())
 
 
@@ -273,9 +273,10 @@ def test_fully_convolutional_form(method: Attributor) -> None:
     first, second = module.get_submodule("classifier.0"), module.get_submodule("classifier.2")
     convolutions = nn.Sequential(nn.Conv2d(16, 20, 2), nn.ReLU(), nn.Conv2d(20, 5, 1), nn.Flatten()).double()
     for convolution, linear in ((convolutions[0], first), (convolutions[2], second)):
-        convolution.weight.data = linear.weight.data.view_as(convolution.weight)
-        convolution.bias.data = linear.bias.data
-    other = Network(nn.Sequential(module.features, module.avgpool, convolutions), (0,) * 3, (1,) * 3)
+        convolution.weight.data = linear.get_parameter("weight").data.view_as(convolution.get_parameter("weight"))
+        convolution.bias.data = linear.get_parameter("bias").data
+    parts = module.get_submodule("features"), module.get_submodule("avgpool"), convolutions
+    other = Network(nn.Sequential(*parts), (0,) * 3, (1,) * 3)
     other.to(dtype=torch.float64)
     maps = [attribute(method, net, example.images, example.targets).values for net in (other, example.network)]
     is_negative = example.logits[torch.arange(4), example.targets.label] < 0

@@ -78,7 +78,7 @@ def without_biases(example: Example) -> Network:
                 layer.running_mean.zero_()
                 layer.weight.data.uniform_(0.5, 1.5)
             if isinstance(getattr(layer, "bias", None), nn.Parameter):
-                layer.bias.data.zero_()
+                layer.get_parameter("bias").data.zero_()
     return network
 
 

@@ -99,7 +99,8 @@ def test_torchvision_networks_are_canonized(architecture: str, canonizer: type) 
 def test_options_and_attributors_equal_zennit(tiny64: Known) -> None:
     """epsilon=0.1 and zero_params; integrated gradients of 4 points; float64, 1e-10."""
     targets, module = several_targets(), tiny64.network.module
-    inputs, options = tiny64.images[targets.image], {"epsilon": 0.1, "zero_params": ["bias"]}
+    inputs = tiny64.images[targets.image]
+    options: dict[str, Any] = {"epsilon": 0.1, "zero_params": ["bias"]}
     found = attribute(Zennit(options=options, canonizer="none"), tiny64.network, tiny64.images, targets).values
     assert_close(found, directly(module, inputs, targets.label, "epsilon_plus", **options), DOUBLE)
     path = Zennit("beta_smooth", {"beta_smooth": 2.0}, "none", "integrated_gradients", {"n_iter": 4})

@@ -19,13 +19,13 @@ from assay.harness.heads import Passes
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.training import TrainingSet
-from assay.methods.error.conductance import ErrorMLP, conductance_linear_head, conductance_riemann
+from assay.methods.error.conductance import ErrorMLP, Rule, conductance_linear_head, conductance_riemann
 from captum.attr import LayerConductance
 from conftest import Known, assert_close, assert_nothing_left, known, random_images, torchvision_module
 from detection_toys import random_features, training_of
 from torch import Tensor, nn
 
-RULES = ("right", "left", "trapezoid")
+RULES: tuple[Rule, ...] = ("right", "left", "trapezoid")
 BASELINE_FEATURES = torch.linspace(0, 0.3, 12, dtype=torch.float64)[None]
 
 
@@ -71,7 +71,7 @@ def test_closed_form_by_hand() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("n", [1, 10])
-def test_closed_form_equals_steps(rule, n: int) -> None:
+def test_closed_form_equals_steps(rule: Rule, n: int) -> None:
     """Under pooling and a linear layer any rule with any number of steps is the closed form: detection.md, 0.1."""
     tiny = known("tiny_resnet", torch.float64)
     features = tiny_features(tiny, tiny.images)
@@ -281,10 +281,11 @@ def test_batches_do_not_matter() -> None:
     "change", [{"inputs": ["features"]}, {"epochs": 2}, {"batch_size": 60}, {"learning_rate": 0.01}], ids=str
 )
 def test_each_setting_matters(change: dict[str, Any]) -> None:
-    scores = []
-    for detector in (ErrorMLP(epochs=1), replace(ErrorMLP(epochs=1), **change)):
-        scores.append(detector.score(singles(seed=1), fit(detector, training(singles()))))
-    assert not torch.allclose(*scores)
+    before, after = (
+        detector.score(singles(seed=1), fit(detector, training(singles())))
+        for detector in (ErrorMLP(epochs=1), replace(ErrorMLP(epochs=1), **change))
+    )
+    assert not torch.allclose(before, after)
 
 
 def test_the_baseline_is_the_mean_image() -> None:

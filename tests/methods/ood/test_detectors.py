@@ -37,7 +37,7 @@ DETECTORS: dict[str, Any] = {
     "vim": ViM(5),
     "knn": KNN(5),
 }
-SETTINGS = [
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("gen", {"gamma": 0.2}),
     ("gen", {"top": 2}),
     ("odin", {"temperature": 10}),
@@ -114,8 +114,8 @@ def test_single_precision(detector: Any, train: Features, test: Features) -> Non
 
 def test_parts_of_the_training_set_do_not_matter(detector: Any, train: Features, test: Features) -> None:
     """Fitted in one part, and in parts of 7 rows, of which the last is smaller; 1e-9."""
-    scores = [detector.score(test, state_of(detector, train, size)) for size in (None, 7)]
-    assert torch.allclose(*scores, atol=1e-9, rtol=1e-9)
+    whole, parted = (detector.score(test, state_of(detector, train, size)) for size in (None, 7))
+    assert torch.allclose(whole, parted, atol=1e-9, rtol=1e-9)
 
 
 def test_fits_and_scores_are_repeatable(detector: Any, train: Features, test: Features) -> None:

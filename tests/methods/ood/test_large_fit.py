@@ -26,7 +26,7 @@ def measure(images: int, features: int, classes: int) -> dict[str, Any]:
     """Fit the four on a stream; peak memory, wall times, and the largest difference from fits in one part."""
     import torch
     from assay.harness.detection import Features, LinearHead
-    from assay.harness.training import TrainingSet
+    from assay.harness.training import FittedDetector, TrainingSet
     from assay.methods.ood.dice import DICE
     from assay.methods.ood.line import LINe
     from assay.methods.ood.mahalanobis import Mahalanobis
@@ -53,7 +53,7 @@ def measure(images: int, features: int, classes: int) -> dict[str, Any]:
 
         return TrainingSet(parts, total)
 
-    detectors = [DICE(70), LINe(10, 10, 0.8), Mahalanobis(), ViM()]
+    detectors: list[FittedDetector] = [DICE(70), LINe(10, 10, 0.8), Mahalanobis(), ViM()]
     wall_s, training, began = {}, stream(images), time.perf_counter()
     training.moments()
     wall_s["moments"] = time.perf_counter() - began

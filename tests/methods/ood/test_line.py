@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,14 +56,12 @@ def test_by_hand() -> None:
     assert state["weight_threshold"].tolist() == [2, 3]  # |C[1]| W = (2, 4; 1, 8)
     features = features_of(torch.tensor([[3, 0.5]]), head)
     assert detector.score(features, state).item() == pytest.approx(-math.log(math.e**2 + 1), abs=1e-6)
-    parts = {
-        "clip_activations": -math.log(math.e**6 + 1),
-        "prune_activations": -math.log(math.e**2 + 1),
-        "prune_weights": -math.log(math.e**2 + math.e),
-    }
-    for part, expected in parts.items():
-        without = replace(detector, **{part: False}).score(features, state).item()
-        assert without == pytest.approx(expected, abs=1e-5), part
+    for without, expected in [
+        (replace(detector, clip_activations=False), -math.log(math.e**6 + 1)),
+        (replace(detector, prune_activations=False), -math.log(math.e**2 + 1)),
+        (replace(detector, prune_weights=False), -math.log(math.e**2 + math.e)),
+    ]:
+        assert without.score(features, state).item() == pytest.approx(expected, abs=1e-5), without
 
 
 # Against the authors' code and the definition
@@ -97,7 +96,7 @@ def test_nothing_of_order_batch_classes_features_is_made() -> None:
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest
             made = func(*args, **(kwargs or {}))
             if isinstance(made, Tensor):
@@ -122,7 +121,7 @@ def test_taylor_is_integrated_gradients_at_the_penultimate_layer() -> None:
     head = features.linear_head()
     expected = head.weight[features.labels] * features.tap()
     for steps in (1, 7, 10):
-        found = integrated_contributions(head, features.tap(), features.labels, steps)
+        found = integrated_contributions(head.__call__, features.tap(), features.labels, steps)
         assert torch.allclose(found, expected, atol=1e-12, rtol=0)
     training = training_of(features, 7)
     closed = LINe().fit(training)
@@ -227,6 +226,6 @@ def test_thresholds_are_numpys() -> None:
         ({"steps": 0}, "steps=0: give at least 1"),
     ],
 )
-def test_bad_settings(settings, message: str) -> None:
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LINe(**settings)

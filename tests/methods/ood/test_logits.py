@@ -4,10 +4,11 @@ Tolerances are absolute: 1e-6 where a float32 result is compared with arithmetic
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from assay.harness.detection import Features
+from assay.harness.detection import Detector, Features
 from assay.methods.ood.logits import GEN, MSP, Energy, Entropy, Margin, MaxLogit
 from detection_toys import line_dice, logits_of, random_features, scores_of
 
@@ -31,7 +32,7 @@ TOY = logits_of([math.log(2), 0, 0], [math.log(4), math.log(2), 0], [1, 1, 1])
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_by_hand(detector, expected) -> None:
+def test_by_hand(detector: Detector, expected: list[float]) -> None:
     """p = (1/2, 1/4, 1/4) of logits (log 2, 0, 0), and two more; GEN with gamma 1/2 is a sum of sqrt(p (1 - p))."""
     assert scores_of(detector, TOY).tolist() == pytest.approx(expected, abs=1e-6)
 
@@ -52,7 +53,7 @@ def test_sigmoid_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("detector", "name"), [(MSP(), "msp"), (Energy(), "energy")])
-def test_golden(detector, name: str) -> None:
+def test_golden(detector: Detector, name: str) -> None:
     """tests/golden/line_dice.npz, whose scores are higher for ID; 1e-5."""
     features, arrays = line_dice()
     assert torch.allclose(-scores_of(detector, features), arrays[name], atol=1e-5, rtol=0)
@@ -89,6 +90,6 @@ def test_more_classes_than_there_are() -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [({"gamma": 0}, "gamma=0"), ({"top": 0}, "top=0")])
-def test_bad_settings(settings, message: str) -> None:
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GEN(**settings)

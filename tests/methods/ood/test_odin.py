@@ -9,7 +9,7 @@ from assay.harness.forward import ForwardPass
 from assay.harness.heads import Passes
 from assay.harness.network import Network
 from assay.methods.ood.logits import MSP
-from assay.methods.ood.odin import ODIN, stepped
+from assay.methods.ood.odin import ODIN, Space, stepped
 from conftest import Known, assert_nothing_left, known, random_images
 from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ class TwoPixels(nn.Module):
 @pytest.mark.parametrize(
     ("space", "step"), [("pixel", (0.1 / 0.5, 0.1 / 0.25, 0.1 / 0.125)), ("normalised", (0.1, 0.1, 0.1))]
 )
-def test_by_hand(space, step: tuple[float, float, float]) -> None:
+def test_by_hand(space: Space, step: tuple[float, float, float]) -> None:
     """Normalised pixel (2, 1, 0) predicts class 0: the cross-entropy falls with x_0 and rises with x_1, and has no
     slope in x_2, whose sign counts as +1; so x~ = (2 + s_0, 1 - s_1, -s_2), and the score its softmax at T = 2."""
     network = Network(TwoPixels(), (0, 0, 0), (0.5, 0.25, 0.125))

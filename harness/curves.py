@@ -18,22 +18,29 @@ Definitions, with s a score, N negatives and M positives:
 - `risk`: the share of wrong predictions among the images that a detector is surest of (lowest score), at a coverage;
   `aurc` its mean over coverages 1/n, 2/n, ... 1; `e_aurc` what of it a perfect order would save. Images of equal
   score are taken in every order, on average.
+
+Where no resample differs from another (scores that tell all images apart), the interval ends where the statistic would
+stand with images that were not seen: `roc_ends`, `risk_ends`.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .stats import LEVEL, Array, Estimate
+from .stats import LEVEL, Array, Estimate, unseen
 
 RESAMPLES = 1000
 COVERAGES = tuple(step / 10 for step in range(1, 11))
 PART = 60_000  # counts held at once: a part of the resamples that stays in the processor's cache
+ROUNDING = 1e-12  # all statistics lie in [0,1]
+ROOM = 100  # distinct scores of unseen images, on either side
 
 Counts = NDArray[np.int64]
 Statistics = dict[str, Array]  # name -> [r]
+Ends = dict[str, tuple[float, float]]  # name -> least and largest value
 
 
 def roc_statistics(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95) -> dict[str, float]:
@@ -118,13 +125,68 @@ def _joined(parts: list[Statistics]) -> Statistics:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def estimate(value: float, resampled: Array, method: str, n: int) -> Estimate:
-    """A value with the standard error and the percentile interval of its resamples; nan among them left out."""
+def estimate(
+    value: float,
+    resampled: Array,
+    method: str,
+    n: int,
+    ends: tuple[float, float] | None = None,
+    order: Array | None = None,
+) -> Estimate:
+    """A value with the standard error and the percentile interval of its resamples; nan among them left out.
+
+    ends: how far the interval reaches where it has no width, or where the resamples `order`, of the AUROC, all agree
+    (the area under a precision then varies with the number of errors alone).
+    """
     kept = resampled[~np.isnan(resampled)]
     if len(kept) < 2 or n < 2:
         return Estimate(value, np.nan, np.nan, np.nan, method, n)
     low, high = np.quantile(kept, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return Estimate(value, float(kept.std(ddof=1)), float(low), float(high), method, n)
+    made = Estimate(value, float(kept.std(ddof=1)), float(low), float(high), method, n)
+    settled = high - low <= ROUNDING or (order is not None and np.nanmax(order) - np.nanmin(order) <= ROUNDING)
+    return made.widened(*ends) if ends and settled else made
+
+
+def roc_ends(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95) -> Ends:
+    """How far each statistic of `curve_statistics` could lie from its value, for all that N and M images can say.
+
+    Shares u of all negatives and v of all positives that no image shows may have any scores; images miss them with
+    probability (1 - u)^N (1 - v)^M, which `stats.unseen` bounds. Tried are what it allows of negatives alone, of
+    positives alone, and of both alike, with the best scores and with the worst. Of samples that are told apart that
+    gives 1 - unseen(min(N, M)) for the AUROC, as it is at least (1 - u)(1 - v), and unseen(N + M) for the detection
+    error, the share of all images. A false positive rate takes its threshold as given, and so counts the images of
+    one side: unseen(M) (`fpr_id_pos`) or unseen(N) (`fpr_ood_pos`).
+    """
+    first, second, count = _levels(negatives, positives)
+    n, m = len(first), len(second)
+    u, v = np.array([[unseen(n), 0, unseen(n + m)], [0, unseen(m), unseen(n + m)]])
+    low_first, high_first = _with_unseen(first, count, u)
+    low_second, high_second = _with_unseen(second, count, v)
+    worse, better = (curve_statistics(*pair, tpr) for pair in ((high_first, low_second), (low_first, high_second)))
+    sides = {"fpr_id_pos": [1], "fpr_ood_pos": [0]}
+    tried = {name: np.stack([worse[name], better[name]])[:, sides.get(name, [0, 1, 2])] for name in worse}
+    return {name: (max(0.0, float(each.min())), min(1.0, float(each.max()))) for name, each in tried.items()}
+
+
+def _with_unseen(levels: Counts, count: int, shares: Array) -> tuple[Array, Array]:
+    """Counts [s,K+2 ROOM] of images of which a share is replaced, below all scores and, the second, above all."""
+    seen = np.bincount(levels + ROOM, minlength=count + 2 * ROOM) * (1 - shares)[:, None]
+    below, above = seen.copy(), seen.copy()
+    below[:, :ROOM] += shares[:, None] * len(levels) / ROOM
+    above[:, -ROOM:] += shares[:, None] * len(levels) / ROOM
+    return below, above
+
+
+def risk_ends(values: dict[str, float], n: int) -> Ends:
+    """The same for the statistics of `risk_statistics` of n images.
+
+    The risk at a coverage is a share of the images covered: `stats.unseen` of their number. A share u of all images
+    changes the risk at a coverage c by at most min(1, u / c), and the mean over coverages by u (1 - ln u).
+    """
+    share = unseen(n)
+    reach = {"aurc": share * (1 - math.log(share)), "e_aurc": share * (1 - math.log(share))}
+    reach |= {f"risk@{c:g}": unseen(math.ceil(round(c * n, 6))) for c in COVERAGES}
+    return {name: (max(0.0, values[name] - far), min(1.0, values[name] + far)) for name, far in reach.items()}
 
 
 def _resampled(levels: Counts, count: int, stream: int, resamples: int) -> Iterator[Array]:
@@ -219,4 +281,4 @@ def _weighted(counts: Array, values: Array) -> Array:
 
 def _share(above: Array, below: Array) -> Array:
     """above / below, 0 where below is 0."""
-    return above / np.maximum(below, 1)
+    return above / np.where(below > 0, below, 1)

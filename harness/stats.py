@@ -3,8 +3,16 @@
 Pairs (image, class) of one image are not independent, so intervals of pair-level means resample whole
 images (cluster bootstrap). A statistic is a ratio of sums per column (class), then a mean over columns:
 that covers plain means, class means and differences, in one matrix product for all resamples.
+
+Where all images agree (44 hits of 44), no resample differs from another, and an interval of what was drawn would have
+no width. What other images may do is then bounded by how many were seen (`unseen`; `ci_method` is `clopper_pearson`),
+if the caller says what a value can be: outcomes are 0 or 1 (`proportion`), other quantities have a `span`. Values
+without one may be equal because the map leaves no choice (the positive ratio of a map that is positive everywhere):
+`ci_method` is then `constant`, the interval is the value, and it says nothing of other images. An interval that has a
+width is left as it is.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +26,8 @@ LEVEL = 0.95
 PART = 4_000_000  # draws held at once
 
 Array = NDArray[np.float64]
+Span = tuple[float, float]  # the least and the largest value that a quantity can have
+SHARE: Span = (0.0, 1.0)
 
 
 class Estimate(NamedTuple):
@@ -37,9 +47,44 @@ class Estimate(NamedTuple):
         }
         return {**numbers, "ci_method": self.ci_method, "n": self.n}
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether the interval has no width, but for rounding."""
+        return math.isclose(self.ci_low, self.ci_high, rel_tol=1e-12)
 
-def mean_clt(values: ArrayLike) -> Estimate:
-    """Mean of independent values with the normal-theory interval; nan values are left out."""
+    def constant(self) -> "Estimate":
+        """The value as its own interval."""
+        return self._replace(ci_low=self.value, ci_high=self.value, ci_method="constant")
+
+    def widened(self, low: float, high: float) -> "Estimate":
+        """With an interval that reaches as far as images that were not seen could move the value."""
+        return self._replace(ci_low=min(self.ci_low, low), ci_high=max(self.ci_high, high), ci_method="clopper_pearson")
+
+
+def unseen(images: ArrayLike) -> float:
+    """The largest share of a population that so many images can all have missed, at LEVEL.
+
+    n images miss a share u with probability (1 - u)^n; that is .025 for 1 - .025^(1/n), about 3.7 / n: the upper end
+    of Clopper and Pearson's interval (1934, Biometrika 26:404) of 0 in n. One-sided, at .05, it is the rule of three,
+    3 / n (Hanley and Lippman-Hand 1983, JAMA 249:1743).
+
+    Args:
+        images: n; or [K], of each of K classes, for the mean over classes of the share: with p_k = 1 - u_k, the least
+            mean of p where the product of p_k^(n_k) is .025, which has p_k proportional to n_k, and none above 1
+            (Lagrange).
+    """
+    n = np.sort(np.asarray(images, dtype=np.float64).ravel())
+    total = n.cumsum()
+    scale = np.exp((math.log(0.5 - LEVEL / 2) - (n * np.log(n)).cumsum()) / total)  # p = scale n for the j first
+    means = (scale * total + np.arange(len(n))[::-1]) / len(n)
+    return float(1 - means[scale * n <= 1].min())
+
+
+def mean_clt(values: ArrayLike, span: Span | None = None) -> Estimate:
+    """Mean of independent values with the normal-theory interval; nan values are left out.
+
+    span: what a value can be, for the interval of values that are all equal; None: they may be constant.
+    """
     kept = _finite(values)
     n = len(kept)
     if n == 0:
@@ -47,7 +92,17 @@ def mean_clt(values: ArrayLike) -> Estimate:
     mean = float(kept.mean())
     stderr = float(kept.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
     half = float(scipy_stats.norm.ppf(0.5 + LEVEL / 2)) * stderr
-    return Estimate(mean, stderr, mean - half, mean + half, "clt", n)
+    return _with_width(Estimate(mean, stderr, mean - half, mean + half, "clt", n), [n], span)
+
+
+def _with_width(estimate: Estimate, images: ArrayLike, span: Span | None) -> Estimate:
+    """As it is; where all images agree, with what unseen ones may change, or a constant. images: as in `unseen`."""
+    if not estimate.collapsed:
+        return estimate
+    if span is None:
+        return estimate.constant()
+    share = unseen(images)
+    return estimate.widened(*(estimate.value + share * (end - estimate.value) for end in span))
 
 
 def wilson(hits: ArrayLike) -> Estimate:
@@ -62,7 +117,9 @@ def wilson(hits: ArrayLike) -> Estimate:
     return Estimate(share, stderr, float(interval.low), float(interval.high), "wilson", n)
 
 
-def cluster_bootstrap(values: ArrayLike, clusters: ArrayLike, columns: ArrayLike | None = None) -> Estimate:
+def cluster_bootstrap(
+    values: ArrayLike, clusters: ArrayLike, columns: ArrayLike | None = None, span: Span | None = None
+) -> Estimate:
     """Mean of values, or mean over columns of each column's mean, resampling whole clusters.
 
     Args:
@@ -70,6 +127,7 @@ def cluster_bootstrap(values: ArrayLike, clusters: ArrayLike, columns: ArrayLike
         clusters: [n] labels of what is resampled (images).
         columns: [n] labels of the classes whose means are averaged; None for the plain mean. Classes
             without a value are left out (nan-mean), in every resample.
+        span: what a value can be, for the interval where all clusters agree; None: they may be constant.
     """
     every = np.asarray(values, dtype=np.float64)
     kept = ~np.isnan(every)
@@ -82,10 +140,10 @@ def cluster_bootstrap(values: ArrayLike, clusters: ArrayLike, columns: ArrayLike
     sums, counts = np.zeros(shape), np.zeros(shape)
     np.add.at(sums, (rows, groups), present)
     np.add.at(counts, (rows, groups), 1.0)
-    return _bootstrapped(sums, counts, len(present))
+    return _bootstrapped(sums, counts, len(present), span)
 
 
-def _bootstrapped(sums: Array, counts: Array, n: int) -> Estimate:
+def _bootstrapped(sums: Array, counts: Array, n: int, span: Span | None) -> Estimate:
     """Mean over columns of sums / counts, both [clusters,columns], with the interval of resampled clusters."""
     value = float(_mean_of_ratios(np.ones((1, len(sums))), sums, counts)[0])
     if len(sums) < 2:
@@ -93,17 +151,28 @@ def _bootstrapped(sums: Array, counts: Array, n: int) -> Estimate:
     resampled = np.concatenate([_mean_of_ratios(weights, sums, counts) for weights in _resamples(len(sums))])
     low, high = np.nanquantile(resampled, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     stderr = float(np.nanstd(resampled, ddof=1))
-    return Estimate(value, stderr, float(low), float(high), "cluster_bootstrap", n)
+    return _with_width(Estimate(value, stderr, float(low), float(high), "cluster_bootstrap", n), _images(counts), span)
+
+
+def _images(counts: Array) -> Array:
+    """How many clusters each column's mean stands on, [K]; one that several columns share counts once in all."""
+    held = (counts > 0).sum(0)
+    held = held[held > 0]
+    return held * min(1.0, len(counts) / held.sum())
 
 
 def proportion(hits: ArrayLike, clusters: ArrayLike) -> Estimate:
     """Share of 0/1 outcomes: Wilson when every cluster has one outcome, cluster bootstrap otherwise."""
-    return wilson(hits) if _one_each(hits, clusters) else cluster_bootstrap(hits, clusters)
+    return wilson(hits) if _one_each(hits, clusters) else cluster_bootstrap(hits, clusters, span=SHARE)
 
 
-def mean(values: ArrayLike, clusters: ArrayLike) -> Estimate:
-    """Mean: CLT when every cluster has one value, cluster bootstrap otherwise."""
-    return mean_clt(values) if _one_each(values, clusters) else cluster_bootstrap(values, clusters)
+def mean(values: ArrayLike, clusters: ArrayLike, span: Span | None = None) -> Estimate:
+    """Mean: CLT when every cluster has one value, cluster bootstrap otherwise.
+
+    span: what a value can be, for the interval where all are equal; None: they may be constant.
+    """
+    alone = _one_each(values, clusters)
+    return mean_clt(values, span) if alone else cluster_bootstrap(values, clusters, span=span)
 
 
 def _one_each(values: ArrayLike, clusters: ArrayLike) -> bool:
@@ -141,13 +210,16 @@ def _mean_of_ratios(weights: Array, sums: Array, counts: Array) -> Array:
     return np.divide(filled, present.sum(1), out=np.full(len(ratios), np.nan), where=present.any(1))
 
 
-def cluster_ratio(numerators: ArrayLike, denominators: ArrayLike, clusters: ArrayLike) -> Estimate:
+def cluster_ratio(
+    numerators: ArrayLike, denominators: ArrayLike, clusters: ArrayLike, span: Span | None = None
+) -> Estimate:
     """Ratio of sums, or the mean over columns of each column's ratio of sums, resampling whole clusters.
 
     Args:
         numerators, denominators: [n] or [n,K]; rows with a nan anywhere are left out. Columns whose
             denominators sum to zero are left out (nan-mean), in every resample.
         clusters: [n] labels of what is resampled (images).
+        span: what a ratio can be, for the interval where all clusters agree; None: they may be constant.
     """
     above, below = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
     if above.ndim == 1:
@@ -159,4 +231,4 @@ def cluster_ratio(numerators: ArrayLike, denominators: ArrayLike, clusters: Arra
     sums, counts = np.zeros((2, rows.max() + 1, above.shape[1]))
     np.add.at(sums, rows, above[kept])
     np.add.at(counts, rows, below[kept])
-    return _bootstrapped(sums, counts, int(kept.sum()))
+    return _bootstrapped(sums, counts, int(kept.sum()), span)

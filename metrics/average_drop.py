@@ -106,7 +106,7 @@ class AverageDrop:
         rows = []
         for subset, part in parts(frame, self.subsets):
             images, increase = part["image_id"], part["increase"].to_numpy(float)
-            drop, deletion = stats.mean(part["drop"], images), stats.mean(part["deletion_drop"], images)
+            drop, deletion = stats.mean(part["drop"], images, stats.SHARE), stats.mean(part["deletion_drop"], images)
             rows += [
                 estimate_row(drop, "average_drop", self.variant, subset, False),
                 estimate_row(stats.proportion(increase, images), "increase_in_confidence", self.variant, subset, True),

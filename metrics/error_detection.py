@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from assay.harness import stats
-from assay.harness.curves import COVERAGES, RESAMPLES, Statistics, estimate, risk_bootstrap
+from assay.harness.curves import COVERAGES, RESAMPLES, Ends, Statistics, estimate, risk_bootstrap, risk_ends, roc_ends
 from assay.harness.types import ResultRow
 from numpy.typing import NDArray
 
@@ -75,7 +75,8 @@ class ErrorDetection:
     Ranking (`auroc`, `aupr_error`) on the test and the validation set; recalls of right and wrong predictions at
     the threshold that makes them closest on the validation set (`close_recall`), on both; the risk among the
     surest predictions at coverages .1 to 1 and its mean (`aurc`, `e_aurc`) on the test set. Intervals resample
-    images; those of shares at the threshold are Wilson's and take the threshold as given.
+    images (where no resample differs from another: `harness.curves.roc_ends`, `risk_ends`); those of shares at the
+    threshold are Wilson's and take the threshold as given.
 
     resamples: of the bootstrap.
     """
@@ -103,14 +104,22 @@ class ErrorDetection:
         resampled: Statistics = {}
         if not images.useless:
             once, resampled = risk_bootstrap(images.scores, images.wrong, 0, self.resamples)
-        n = len(images.scores)
+        ends, n = _ends(images, once), len(images.scores)
         for stat, source, variant, higher, headline, x in rankings:
             row = ResultRow(variant, stat, None, n, images.subset, x, higher_is_better=higher, headline=headline)
             row = replace(row, x_label="" if x is None else "coverage")
             if why := images.one_sided if higher else images.useless:  # risks are defined without errors too
                 yield row.undefined(why)
             else:
-                yield replace(row, **estimate(once[source], resampled[source], "bootstrap", n).fields())
+                order = resampled["auroc"] if higher else None
+                made = estimate(once[source], resampled[source], "bootstrap", n, ends[source], order)
+                yield replace(row, **made.fields())
+
+
+def _ends(images: Images, once: dict[str, float]) -> Ends:
+    """Of what is defined."""
+    ranked = {} if images.one_sided else roc_ends(images.scores[~images.wrong], images.scores[images.wrong])
+    return ranked if images.useless else ranked | risk_ends(once, len(images.scores))
 
 
 def _shares(images: Images) -> Iterator[ResultRow]:

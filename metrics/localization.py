@@ -93,7 +93,7 @@ class PointingGame:
             hits = part["hit"].to_numpy(float)
             estimates = {
                 "mean": stats.proportion(hits, part["image_id"]),
-                "class_mean": stats.cluster_bootstrap(hits, part["image_id"], part["label"]),
+                "class_mean": stats.cluster_bootstrap(hits, part["image_id"], part["label"], stats.SHARE),
             }
             rows += [
                 estimate_row(estimate, stat, variant, subset, True, headline=stat == "mean")
@@ -146,14 +146,15 @@ class EnergyPointingGame:
             kept &= frame["region_share"] <= self.largest_region
         if self.single_box:
             kept &= frame["boxes"] == 1
-        return column_rows(frame[kept], "inside_share", self.variant, "all", True)
+        return column_rows(frame[kept], "inside_share", self.variant, "all", True, span=stats.SHARE)
 
 
 @dataclass(frozen=True)
 class PositiveRatio:
     """Share of the frame's pixels whose map is above zero (Gradient Hedging, Sect. 4), before any clamp.
 
-    Small is sparse: a method that marks everything reaches 1. No direction is better on its own account.
+    Small is sparse: a method that marks everything reaches 1. No direction is better on its own account. A map that is
+    positive by construction (a distance, noise) has 1 for every image: `ci_method` says `constant`.
 
     subsets: of `metrics.subsets`.
     """

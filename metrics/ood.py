@@ -1,12 +1,12 @@
 """Does a score tell in-distribution images from others? FPR at 95 % recall, AUROC, AUPR, detection error."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from assay.harness.curves import RESAMPLES, Statistics, estimate, roc_bootstrap, roc_statistics
+from assay.harness.curves import RESAMPLES, Ends, Statistics, estimate, roc_bootstrap, roc_ends, roc_statistics
 from assay.harness.detection import AVERAGE
 from assay.harness.seeds import derive_seed
 from assay.harness.stats import Estimate
@@ -36,12 +36,18 @@ CONVENTIONS = (
 
 
 class Measured(NamedTuple):
-    """One OOD set: its statistics, their resamples, the number of its images; or why there are none."""
+    """One OOD set: its statistics, their resamples and ends, the number of its images; or why there are none."""
 
     values: dict[str, float]
     resampled: Statistics
+    ends: Ends
     n: int
     why: str = ""
+
+    @classmethod
+    def without(cls, n: int, why: str) -> "Measured":
+        """No statistics."""
+        return cls({}, {}, {}, n, why)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class OODDetection:
     `fpr95_id_pos` is the FPR95 of LINe, DICE, ReAct and ODIN (in-distribution images are the positives), and
     `fpr95_ood_pos` that of OpenOOD: on one table of scores they can be .64 and .99. n counts the OOD images.
     Intervals resample in-distribution and OOD images (percentile bootstrap); the average's resamples share the
-    in-distribution images between the sets.
+    in-distribution images between the sets. Where no resample differs from another: `harness.curves.roc_ends`.
 
     tpr: share of the positives that must be found; resamples: of the bootstrap.
     """
@@ -78,8 +84,8 @@ class OODDetection:
             values = roc_statistics(*scores, self.tpr)
             resampled = roc_bootstrap(*scores, (0, derive_seed(name)), self.tpr, self.resamples)
         except ValueError as error:
-            return Measured({}, {}, len(table), f"{len(test)} images against {len(table)}: {error}")
-        return Measured(values, resampled, len(table))
+            return Measured.without(len(table), f"{len(test)} images against {len(table)}: {error}")
+        return Measured(values, resampled, roc_ends(*scores, self.tpr), len(table))
 
     def _rows(self, measured: Measured) -> Iterator[ResultRow]:
         for stat, source, variant, higher, headline in CONVENTIONS:
@@ -92,17 +98,24 @@ class OODDetection:
 
 
 def _estimate(measured: Measured, source: str) -> Estimate:
-    return estimate(measured.values[source], measured.resampled[source], "two_sample_bootstrap", measured.n)
+    found, ends = measured.resampled[source], measured.ends[source]
+    return estimate(measured.values[source], found, "two_sample_bootstrap", measured.n, ends)
 
 
 def _average(sets: Mapping[str, Measured]) -> Measured:
     """The unweighted mean over the sets, resample by resample."""
     n = sum(each.n for each in sets.values())
     if not sets:
-        return Measured({}, {}, n, "no OOD set was chosen: ood=[NAME,...]")
+        return Measured.without(n, "no OOD set was chosen: ood=[NAME,...]")
     if absent := [name for name, each in sets.items() if each.why]:
-        return Measured({}, {}, n, f"no value for {', '.join(absent)}")
+        return Measured.without(n, f"no value for {', '.join(absent)}")
     sources = next(iter(sets.values())).values
     values = {source: float(np.mean([each.values[source] for each in sets.values()])) for source in sources}
     resampled = {source: np.mean([each.resampled[source] for each in sets.values()], axis=0) for source in sources}
-    return Measured(values, resampled, n)
+    ends = {source: _mean_ends([each.ends[source] for each in sets.values()]) for source in sources}
+    return Measured(values, resampled, ends, n)
+
+
+def _mean_ends(ends: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    low, high = np.mean(ends, axis=0)
+    return float(low), float(high)

@@ -7,6 +7,7 @@ under the mean curve is the mean of the pairs' areas.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
 from assay.harness.seeds import SampleRng
-from assay.harness.stats import Array, Estimate
+from assay.harness.stats import Array, Estimate, Span
 from assay.harness.types import Batch, FramedMaps, ResultRow
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -132,12 +133,13 @@ class PixelCurve:
         """Rows of one subset."""
         higher, unit = self.order == self.BEST, _unit(self.read)
         yield from curve_rows(part, self.read, self.xs, self.x_label, self.variant, subset, higher, self.mean)
-        yield estimate_row(stats.mean(part["auc"], part["image_id"]), "auc", self.variant, subset, higher, unit)
+        auc = stats.mean(part["auc"], part["image_id"], _span(self.read))
+        yield estimate_row(auc, "auc", self.variant, subset, higher, unit)
 
     @property
     def mean(self) -> Callable[[ArrayLike, ArrayLike], Estimate]:
         """Of the reads, with its interval."""
-        return stats.proportion if self.read in DECISIONS else stats.mean
+        return stats.proportion if self.read in DECISIONS else partial(stats.mean, span=_span(self.read))
 
     @property
     def x_label(self) -> str:
@@ -225,7 +227,8 @@ class Insertion(PixelCurve):
         if self.read == "score":
             return
         for stat, x, values in self._columns(part):
-            estimate = stats.cluster_ratio(values, clean, images) if clean.any() else stats.mean(values, images)
+            span = (0.0, 1 / clean.mean()) if clean.any() and self.read in DECISIONS else None
+            estimate = stats.cluster_ratio(values, clean, images, span) if clean.any() else stats.mean(values, images)
             row = estimate_row(estimate, f"{stat}_over_clean", self.variant, subset, higher, "ratio", headline=False)
             row = replace(row, x=x, x_label="" if x is None else self.x_label)
             yield row if clean.any() or not len(part) else row.undefined(f"the clean {self.read} is zero")
@@ -294,10 +297,11 @@ class AOPC:
         """The mean curve with a band (x in regions), and mean: of aopc, in each subset."""
         canvas, morf = canvas_name(self.canvas, self._blur), self.order == "morf"
         variant = f"{self.order},{canvas},{self.read},{self.steps}x{self.region_px}px"
+        mean, span = partial(stats.mean, span=_span(self.read)), None if self.read == "score" else (-1.0, 1.0)
         xs, rows = range(self.steps + 1), []
         for subset, part in parts(frame, self.subsets):
-            rows += list(curve_rows(part, self.read, xs, "regions changed", variant, subset, not morf))
-            estimate = stats.mean(part["aopc"], part["image_id"])
+            rows += list(curve_rows(part, self.read, xs, "regions changed", variant, subset, not morf, mean))
+            estimate = stats.mean(part["aopc"], part["image_id"], span)
             rows.append(estimate_row(estimate, "mean", variant, subset, morf, _unit(self.read)))
         return rows
 
@@ -315,13 +319,18 @@ def curve_rows(
     variant: str,
     subset: str,
     higher: bool,
-    mean: Callable[[ArrayLike, ArrayLike], Estimate] = stats.mean,
+    mean: Callable[[ArrayLike, ArrayLike], Estimate],
 ) -> Iterator[ResultRow]:
     """The mean over pairs at each point of their curves, with its interval."""
     for x, values in zip(xs, curves_of(part, len(xs)).T, strict=True):
         estimate = mean(values, part["image_id"])
         row = estimate_row(estimate, read, variant, subset, higher, _unit(read), headline=False)
         yield replace(row, x=float(x), x_label=x_label)
+
+
+def _span(read: str) -> Span | None:
+    """What a read can be."""
+    return None if read == "score" else stats.SHARE
 
 
 def _unit(read: str) -> str:

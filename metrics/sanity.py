@@ -1,6 +1,7 @@
 """Tests of a method against a known answer."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import pandas as pd
@@ -59,7 +60,7 @@ class CueRate:
     def _rows(self, frame: pd.DataFrame, names: tuple[str, str], higher_is_better: bool) -> list[ResultRow]:
         estimates = (
             estimate(frame[name].to_numpy(float), frame["image_id"])
-            for name, estimate in zip(names, (stats.proportion, stats.mean), strict=True)
+            for name, estimate in zip(names, (stats.proportion, partial(stats.mean, span=stats.SHARE)), strict=True)
         )
         return [
             ResultRow(f"tol={self.tolerance_px:g}px", name, **each.fields(), higher_is_better=higher_is_better)

@@ -267,8 +267,8 @@ def _rows(
     rows, images = [], part["image_id"]
     for name in thresholds:
         made = ratio(Counts.of(part, name))
-        accumulated = stats.cluster_ratio(made.above.numpy(), made.below.numpy(), images)
-        mean = stats.mean(made.each().numpy(), images)
+        accumulated = stats.cluster_ratio(made.above.numpy(), made.below.numpy(), images, stats.SHARE)
+        mean = stats.mean(made.each().numpy(), images, stats.SHARE)
         for stat, estimate in [("accumulated", accumulated), ("mean", mean)]:
             rows.append(estimate_row(estimate, stat, f"{name},{region}", subset, True, headline=stat == "mean"))
     return [*rows, undefined_row(part["object_pixels"] == 0, region, subset)]
@@ -318,8 +318,8 @@ class MeanAP:
         rows = []
         for subset, part in parts(frame, self.subsets, self.per_class):
             continuous, binarised = f"continuous,{self.region}", f"binarised:{self.threshold},{self.region}"
-            chance = stats.mean(part["object_share"], part["image_id"])
-            rows += column_rows(part, "ap", continuous, subset, True)
+            chance = stats.mean(part["object_share"], part["image_id"], stats.SHARE)
+            rows += column_rows(part, "ap", continuous, subset, True, span=stats.SHARE)
             rows += [estimate_row(chance, "chance", continuous, subset, None, headline=False)]
-            rows += column_rows(part, "ap_binarised", binarised, subset, True)
+            rows += column_rows(part, "ap_binarised", binarised, subset, True, span=stats.SHARE)
         return rows

@@ -68,7 +68,11 @@ class ShapCosine:
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
         """Mean over pairs, median and undefined_pairs of each subset."""
         named = parts(frame, self.subsets)
-        return [row for subset, part in named for row in column_rows(part, "cosine", self.name, subset, True)]
+        return [
+            row
+            for subset, part in named
+            for row in column_rows(part, "cosine", self.name, subset, True, span=(-1.0, 1.0))
+        ]
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pandas as pd
 from assay.harness import stats
-from assay.harness.stats import Estimate
+from assay.harness.stats import Estimate, Span
 from assay.harness.types import ResultRow
 
 Subset = Callable[[pd.DataFrame], pd.Series]
@@ -85,14 +85,23 @@ def estimate_row(
 
 
 def column_rows(
-    part: pd.DataFrame, column: str, variant: str, subset: str, higher: bool | None, unit: str = "fraction"
+    part: pd.DataFrame,
+    column: str,
+    variant: str,
+    subset: str,
+    higher: bool | None,
+    unit: str = "fraction",
+    span: Span | None = None,
 ) -> list[ResultRow]:
-    """A column's mean over the pairs that have a value, their median, and the number of pairs without one."""
+    """A column's mean over the pairs that have a value, their median, and the number of pairs without one.
+
+    span: what a value can be, for the interval where all are equal; None: they may be constant (`harness.stats`).
+    """
     defined = part[column].dropna()
     about = {"unit": unit, "higher_is_better": higher, "headline": False}
     median = ResultRow(variant, "median", None, len(defined), subset, **about)
     return [
-        estimate_row(stats.mean(part[column], part["image_id"]), "mean", variant, subset, higher, unit),
+        estimate_row(stats.mean(part[column], part["image_id"], span), "mean", variant, subset, higher, unit),
         replace(median, value=float(defined.median())) if len(defined) else median.undefined(_NONE.format(subset)),
         undefined_row(part[column].isna(), variant, subset),
     ]

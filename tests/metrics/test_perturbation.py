@@ -192,11 +192,12 @@ def test_nothing_right_and_nothing_there() -> None:
 
 
 def test_aopc_summary() -> None:
-    """Means of curves (normal theory: means over repeats are no 0/1 outcomes) and of aopc; 1e-12."""
+    """Means of curves (normal theory: means over repeats are no 0/1 outcomes; where both agree, Clopper and Pearson's)
+    and of aopc; 1e-12."""
     columns = {"curve": torch.tensor([[1.0, 0.5, 0.5], [1, 1, 0]]), "aopc": torch.tensor([1 / 3, 1 / 3])}
     rows = AOPC(steps=2, read="accuracy").summarize(table(columns, "ab"))
     assert [(p.x, p.value, p.ci_method) for p in pick(rows, "accuracy")] == [
-        (0, 1, "clt"),
+        (0, 1, "clopper_pearson"),
         (1, 0.75, "clt"),
         (2, 0.25, "clt"),
     ]

@@ -4,10 +4,7 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from assay.harness.pictures import Size, panels, png
 from assay.harness.types import Dataset, Sample
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -42,15 +39,16 @@ def _show(axes: Axes, sample: Sample, classes: tuple[str, ...]) -> None:
 def draw(path: Path) -> None:
     """Write the contact sheet: a row for each dataset."""
     rows = _rows()
-    figure, grid = plt.subplots(len(rows), COLUMNS, figsize=(COLUMNS, 1.1 * len(rows)), layout="constrained")
-    for (title, dataset), line in zip(rows.items(), grid, strict=True):
+    figure, grid = panels(COLUMNS * len(rows), COLUMNS, Size(1, 1.1))
+    figure.set_layout_engine("constrained")
+    for number, (title, dataset) in enumerate(rows.items()):
+        line = grid[number * COLUMNS :][:COLUMNS]
         line[0].set_ylabel(title, fontsize=8)
         for index, axes in enumerate(line):
             _show(axes, dataset[index], tuple(dataset.classes))
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=80)
-    plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)  # a palette: noise compresses badly
+    Image.open(BytesIO(png(figure, dpi=80))).convert("RGB").quantize(256).save(
+        path, optimize=True
+    )  # a palette: noise compresses badly
 
 
 if __name__ == "__main__":

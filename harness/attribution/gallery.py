@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..engine.evaluate import share
 from ..engine.job import Job
+from ..engine.measure import share
 from ..forward import ForwardPass
+from ..pictures import Size, panels, png
+from ..store.files import write_atomically
 from ..types import Batch, FramedMaps
 
 FULL_COLOUR = 0.995  # quantile of the modulus: fine-grained maps have a few pixels far above the rest
@@ -24,37 +26,29 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     blue where negative, full colour at the 99.5 % quantile of the modulus; a circle marks the arg-max, green inside the
     ground truth (within the data set's tolerance), black outside.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     shown = [(_first_class(batch), forward) for batch, forward in islice(explained(job), count)]
     if not shown:
         raise ValueError("no image has a class to be explained under this protocol: there is nothing to draw")
-    rows = len(shown)
     columns = 1 + len(job.cells)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.75 * rows), squeeze=False)
-    for row in range(rows):
-        batch, forward = shown[row]
-        _draw_truth(job, axes[row, 0], batch)
-        for axis, cell in zip(axes[row, 1:], job.cells, strict=True):
+    figure, axes = panels(columns * len(shown), columns, Size(1.7, 1.75))
+    for row, (batch, forward) in enumerate(shown):
+        first, *others = axes[row * columns :][:columns]
+        _draw_truth(job, first, batch)
+        for axis, cell in zip(others, job.cells, strict=True):
             _draw_map(job, axis, batch, cell.prepare(batch, forward))
-            if row == 0:
-                axis.set_title(cell.name, fontsize=8)
-    for axis in axes.flat:
+    for axis, cell in zip(axes[1:], job.cells, strict=False):
+        axis.set_title(cell.name, fontsize=8)
+    for axis in axes:
         axis.set_axis_off()
     figure.tight_layout(pad=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-    return rows
+    write_atomically(path, png(figure, dpi=100))
+    return len(shown)
 
 
 def explained(job: Job) -> Iterator[tuple[Batch, ForwardPass]]:
     """Images one by one with their classes under the protocol; those without one are passed over."""
-    for index in job.order[: job.stop]:
-        sample = job.dataset[int(index)]
+    for index in job.images.order[: job.images.stop]:
+        sample = job.images.dataset[int(index)]
         batch, forward = share(job, [sample], job.cells, job.config.compute.batch_size)
         if batch.pairs:
             yield batch, forward
@@ -92,7 +86,7 @@ def _draw_boxes(axis: Any, batch: Batch) -> None:
 def _draw_truth(job: Job, axis: Any, batch: Batch) -> None:
     axis.imshow(frame_image(batch))
     _draw_boxes(axis, batch)
-    axis.set_title(str(job.dataset.classes[int(batch.targets.label[0])])[:18], fontsize=7)
+    axis.set_title(str(job.images.dataset.classes[int(batch.targets.label[0])])[:18], fontsize=7)
 
 
 def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
@@ -100,7 +94,7 @@ def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
     axis.imshow(overlay(frame_image(batch), values))
     _draw_boxes(axis, batch)
     x, y = maps.peak[0][0].tolist()
-    hit = float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.get("tolerance_px") or 1)
+    hit = float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.notes.get("tolerance_px") or 1)
     radius = 0.04 * max(values.shape)
     from matplotlib.patches import Circle
 

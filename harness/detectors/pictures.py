@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ..curves import acceptance_limit, risk_bootstrap, roc_statistics
+from ..pictures import Size, panels, png, tighten
 from ..stats import Array
+from ..store.files import write_atomically
 
 BINS = 60
 COLUMNS = 3  # panels side by side
@@ -127,20 +129,11 @@ def _risk(scores: Array, wrong: Any) -> tuple[Array, Array]:
 
 def _panels(count: int, height: float, width: float) -> tuple[Any, list[Any]]:
     """A figure of `count` panels, at most COLUMNS side by side."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    across = max(1, min(count, COLUMNS))
-    down = max(1, -(-count // across))
-    figure, axes = plt.subplots(down, across, figsize=(width * across, height * down + 0.4), squeeze=False)
-    for axis in axes.flat[count:]:
-        axis.set_axis_off()
-    for axis in axes.flat[:count]:
+    figure, axes = panels(count, COLUMNS, Size(width, height), margin=Size(0, 0.4))
+    for axis in axes:
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
-    return figure, list(axes.flat[:count])
+    return figure, axes
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -176,10 +169,5 @@ def _legend_beside(axis: Any, title: str, largest_first: bool) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    below = 0.3 / figure.get_figheight() if figure.legends else 0  # room for a legend of the whole figure
-    figure.tight_layout(rect=(0, below, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    tighten(figure, below=0.3 if figure.legends else 0)  # room for a legend of the whole figure
+    write_atomically(path, png(figure))

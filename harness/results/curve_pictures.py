@@ -1,9 +1,14 @@
 """Pictures of curves: what the network says as more and more of the input is changed, a line a method."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from ..pictures import Size, panels, png, tighten
+from ..store.files import write_atomically
 
 ACROSS = 3  # panels side by side
 
@@ -21,33 +26,29 @@ def draw_curves(results: pd.DataFrame, path: Path) -> bool:
     rows = results[results["x"].notna() & results["value"].notna()]
     if rows.empty:
         return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
-    panels = list(rows.groupby(["metric", "variant", "subset", "stat"], sort=True))
+    quantities = list(rows.groupby(["metric", "variant", "subset", "stat"], sort=True))
     methods = sorted(set(rows["method"]))
-    colours = dict(zip(methods, plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(methods))), strict=True))
-    across = min(len(panels), ACROSS)
-    down = -(-len(panels) // across)
-    figure, axes = plt.subplots(down, across, figsize=(2.2 + 4 * across, 3.4 * down), squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
-    for axis, ((metric, variant, subset, stat), part) in zip(axes.flat, panels, strict=False):
-        for method, line in part.sort_values("x").groupby("method", sort=True):
-            axis.plot(line["x"], line["value"], color=colours[method], linewidth=1.5)
-            band = (line[end].astype(float) for end in ("ci_low", "ci_high"))
-            axis.fill_between(line["x"], *band, color=colours[method], alpha=0.12, linewidth=0)
-        axis.set_title(f"{metric} {'' if subset == 'all' else subset}\n{variant}", fontsize=8)
-        axis.set_xlabel(part["x_label"].iloc[0], fontsize=8)
-        axis.set_ylabel(stat, fontsize=8)
-        axis.grid(alpha=0.3)
+    colours = dict(zip(methods, colormaps["turbo"](np.linspace(0.05, 0.95, len(methods))), strict=True))
+    figure, axes = panels(len(quantities), ACROSS, Size(4, 3.4), margin=Size(2.2, 0))
+    for axis, (quantity, part) in zip(axes, quantities, strict=True):
+        _draw_quantity(axis, quantity, part, colours)
     lines = [Line2D([], [], color=colours[method]) for method in methods]
     figure.legend(lines, methods, loc="center right", frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1 - 1.6 / (2.2 + 4 * across), 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    tighten(figure, right=1.6)
+    write_atomically(path, png(figure))
     return True
+
+
+def _draw_quantity(axis: Any, quantity: tuple[str, ...], rows: pd.DataFrame, colours: Mapping[str, Any]) -> None:
+    metric, variant, subset, stat = quantity
+    for method, line in rows.sort_values("x").groupby("method", sort=True):
+        axis.plot(line["x"], line["value"], color=colours[str(method)], linewidth=1.5)
+        band = (line[end].astype(float) for end in ("ci_low", "ci_high"))
+        axis.fill_between(line["x"], *band, color=colours[str(method)], alpha=0.12, linewidth=0)
+    axis.set_title(f"{metric} {'' if subset == 'all' else subset}\n{variant}", fontsize=8)
+    axis.set_xlabel(rows["x_label"].iloc[0], fontsize=8)
+    axis.set_ylabel(stat, fontsize=8)
+    axis.grid(alpha=0.3)

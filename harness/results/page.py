@@ -7,6 +7,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from ..pictures import Size, panels, png, tighten
 from ..store.files import write_atomically
 from .curve_pictures import draw_curves
 from .text import _failures, headlines
@@ -97,35 +98,27 @@ def _limits(rows: pd.DataFrame) -> tuple[float, float]:
 
 def _draw(shown: pd.DataFrame, path: Path) -> None:
     """One panel a quantity: a point with its interval for each method, a colour for each model."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     columns, methods = list(dict.fromkeys(shown["column"])), sorted(set(shown["method"]), reverse=True)
     models = sorted(set(shown["model"]))
-    across = min(len(columns), ACROSS)
-    down = -(-len(columns) // across)
-    height = 0.4 + down * (0.8 + 0.24 * len(methods) * max(1, len(models) / 2))
-    figure, axes = plt.subplots(down, across, figsize=(2.2 + 2.6 * across, height), sharey=True, squeeze=False)
-    for axis in axes.flat[len(columns) :]:
-        axis.set_axis_off()
-    for axis, column in zip(axes.flat, columns, strict=False):
-        for number, model in enumerate(models):
-            part = shown[(shown["column"] == column) & (shown["model"] == model)]
-            offset = (number - (len(models) - 1) / 2) * 0.25
-            y = np.array([methods.index(name) for name in part["method"]]) - offset
-            value = part["value"].to_numpy(float)
-            spread = np.abs(np.stack([value - part["ci_low"].astype(float), part["ci_high"].astype(float) - value]))
-            axis.errorbar(value, y, xerr=spread, fmt="o", markersize=4, capsize=2, label=model)
-        axis.set_title(column.replace(" ", "\n", 1), fontsize=8)
-        axis.set_xlim(*_limits(shown[shown["column"] == column]))
-        axis.grid(axis="x", alpha=0.3)
-    for axis in axes[:, 0]:
+    each = Size(2.6, 0.8 + 0.24 * len(methods) * max(1, len(models) / 2))
+    figure, axes = panels(len(columns), ACROSS, each, margin=Size(2.2, 0.4), share_y=True)
+    for axis, column in zip(axes, columns, strict=True):
+        _draw_quantity(axis, column, shown[shown["column"] == column], methods, models)
+    for axis in axes[::ACROSS]:
         axis.set_yticks(range(len(methods)), methods)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(models), frameon=False)
-    figure.tight_layout(rect=(0, 0.25 / height, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(models), frameon=False)
+    tighten(figure, below=0.25)
+    write_atomically(path, png(figure))
+
+
+def _draw_quantity(axis: Any, title: str, rows: pd.DataFrame, methods: list[str], models: list[str]) -> None:
+    for number, model in enumerate(models):
+        part = rows[rows["model"] == model]
+        offset = (number - (len(models) - 1) / 2) * 0.25
+        y = np.array([methods.index(name) for name in part["method"]]) - offset
+        value = part["value"].to_numpy(float)
+        spread = np.abs(np.stack([value - part["ci_low"].astype(float), part["ci_high"].astype(float) - value]))
+        axis.errorbar(value, y, xerr=spread, fmt="o", markersize=4, capsize=2, label=model)
+    axis.set_title(title.replace(" ", "\n", 1), fontsize=8)
+    axis.set_xlim(*_limits(rows))
+    axis.grid(axis="x", alpha=0.3)

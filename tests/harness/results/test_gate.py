@@ -15,8 +15,10 @@ from assay.harness import launch
 from assay.harness.__main__ import parser
 from assay.harness.config import CONF, ConfigError
 from assay.harness.overrides import compose_config
-from assay.harness.results import gate as check
-from assay.harness.results.gate import CHANGED, INCOMPLETE, SAME, Limits, samples_file
+from assay.harness.results.gate import CODES, check
+from assay.harness.results.gate.baseline import SAMPLE, read_current, read_samples, samples_file
+from assay.harness.results.gate.comparing import SHOWN, Limits, compare_samples
+from assay.harness.results.gate.findings import CHANGED, INCOMPLETE, SAME, Verdict
 from assay.methods.attribution.cam import GradCAM
 from assay.metrics import localization
 from omegaconf import OmegaConf
@@ -98,12 +100,12 @@ def test_a_planted_off_by_one_in_the_tolerance_is_caught_and_named(
     center = next(line for line in changed if "pointing_game of center" in line)
     at_tolerance = _samples_at(tmp_path, "center", distance=2.0)
     assert f"hit: {len(at_tolerance)} of 44 samples flipped" in center
-    assert all(f"{name} (0 -> 1)" in center for name in at_tolerance[: check.SHOWN])
+    assert all(f"{name} (0 -> 1)" in center for name in at_tolerance[:SHOWN])
 
 
 def _samples_at(results: Path, method: str, distance: float) -> list[str]:
     """Samples whose arg-max is exactly so far from the object."""
-    rows = check.read_current(results)
+    rows = read_current(results)
     row = rows[(rows["method"] == method) & (rows["metric"] == "pointing_game")].iloc[0]
     paths = sorted((results / "store" / row["cell_key"] / row["metric_key"]).glob("*.parquet"))
     table = pd.concat([pd.read_parquet(path) for path in paths])
@@ -134,14 +136,14 @@ def test_a_planted_failure_is_named(
 @pytest.fixture
 def rows(good: Path) -> pd.DataFrame:
     """The good results' tidy rows, to be changed."""
-    return check.read_current(good)
+    return read_current(good)
 
 
-def verdict_of(rows: pd.DataFrame, baseline: Path, folder: Path) -> check.Report:
-    """The report on a tidy table without a store."""
+def verdict_of(rows: pd.DataFrame, baseline: Path, folder: Path) -> Verdict:
+    """The verdict on a tidy table without a store."""
     (folder / "tidy").mkdir(exist_ok=True)
     rows.to_csv(folder / "tidy/results.csv", index=False)
-    return check.check(baseline, folder)
+    return check(baseline, folder)
 
 
 def headline(rows: pd.DataFrame, metric: str = "pointing_game") -> int:
@@ -159,9 +161,9 @@ def test_tolerance_is_absolute_a_metric_and_both_ways(
     place = headline(rows, metric)
     stored = float(f"{rows.loc[place, 'value']:.6g}")
     rows.loc[place, "value"] = stored + share * Limits.read().of(metric)
-    report = verdict_of(rows, baseline, tmp_path)
-    assert report.code == code
-    assert [finding.part["metric"] for finding in report.wrong] == [metric] * (code == CHANGED)
+    verdict = verdict_of(rows, baseline, tmp_path)
+    assert verdict.code == code
+    assert [finding.part["metric"] for finding in verdict.wrong] == [metric] * (code == CHANGED)
 
 
 @pytest.mark.parametrize("column, value", [("n", 43), ("value", np.nan), ("ci_low", 0.0)])
@@ -170,51 +172,51 @@ def test_other_samples_an_undefined_value_or_another_interval_is_a_change(
 ) -> None:
     """The value may be the same: what it stands on is not."""
     rows.loc[headline(rows), column] = value
-    report = verdict_of(rows, baseline, tmp_path)
-    assert report.code == CHANGED
-    assert [change.what for change in report.wrong[0].rows] == [column]
+    verdict = verdict_of(rows, baseline, tmp_path)
+    assert verdict.code == CHANGED
+    assert [change.what for change in verdict.wrong[0].rows] == [column]
 
 
 def test_missing_rows_are_told_apart_from_changes(rows: pd.DataFrame, baseline: Path, tmp_path: Path) -> None:
     """One row, or all of a metric: exit code 3 even when something else changed."""
     place = headline(rows)
-    report = verdict_of(rows.drop(index=place), baseline, tmp_path)
-    assert report.code == INCOMPLETE and "mean of all [tol=2px,box]" in str(report.wrong[0])
+    verdict = verdict_of(rows.drop(index=place), baseline, tmp_path)
+    assert verdict.code == INCOMPLETE and "mean of all [tol=2px,box]" in str(verdict.wrong[0])
     rows.loc[headline(rows, "positive_ratio"), "value"] += 0.5
-    report = verdict_of(rows[rows["metric"] != "energy_pointing_game"], baseline, tmp_path)
-    assert report.code == INCOMPLETE
-    assert sorted(finding.kind for finding in report.wrong) == ["changed", "missing", "missing"]
+    verdict = verdict_of(rows[rows["metric"] != "energy_pointing_game"], baseline, tmp_path)
+    assert verdict.code == INCOMPLETE
+    assert sorted(finding.kind for finding in verdict.wrong) == ["changed", "missing", "missing"]
 
 
 def test_new_rows_and_other_weights_are_remarks(rows: pd.DataFrame, baseline: Path, tmp_path: Path) -> None:
     """A metric added since, and a retrained network: said, and no verdict by themselves."""
     added = rows[rows["metric"] == "pointing_game"].assign(metric="miou")
-    report = verdict_of(pd.concat([rows, added]).assign(weights="scenes_vgg@new"), baseline, tmp_path)
-    assert report.code == SAME
-    assert any("the weights of scenes_vgg" in remark and "scenes_vgg@new" in remark for remark in report.remarks)
-    assert any(f"{len(added)} rows are not in the baseline, first: miou of " in remark for remark in report.remarks)
+    verdict = verdict_of(pd.concat([rows, added]).assign(weights="scenes_vgg@new"), baseline, tmp_path)
+    assert verdict.code == SAME
+    assert any("the weights of scenes_vgg" in remark and "scenes_vgg@new" in remark for remark in verdict.remarks)
+    assert any(f"{len(added)} rows are not in the baseline, first: miou of " in remark for remark in verdict.remarks)
 
 
 def test_samples_that_move_while_the_mean_stays_are_a_change(good: Path, baseline: Path, tmp_path: Path) -> None:
     """The baseline's positive ratios of Grad-CAM shuffled among samples: equal means, found by the samples."""
     other = tmp_path / baseline.name
     other.write_bytes(baseline.read_bytes())
-    samples = check.read_samples(samples_file(baseline))
+    samples = read_samples(samples_file(baseline))
     chosen = (samples["method"] == "gradcam") & (samples["metric"] == "positive_ratio")
     samples.loc[chosen, "value"] = samples.loc[chosen, "value"].to_numpy()[::-1]
     samples.to_csv(samples_file(other), index=False)
-    report = check.check(other, good)
-    assert report.code == CHANGED
-    assert "positive_ratio of gradcam" in str(report.wrong[0]) and "means as before" in str(report.wrong[0])
+    verdict = check(other, good)
+    assert verdict.code == CHANGED
+    assert "positive_ratio of gradcam" in str(verdict.wrong[0]) and "means as before" in str(verdict.wrong[0])
 
 
 def test_most_changed_samples_come_first() -> None:
     """Undefined now (infinitely far), then by distance; equal undefined values and small moves do not count."""
-    about = dict.fromkeys(check.SAMPLE, "") | {"metric": "energy_pointing_game", "column": "inside_share"}
+    about = dict.fromkeys(SAMPLE, "") | {"metric": "energy_pointing_game", "column": "inside_share"}
     nan = float("nan")
     before = pd.DataFrame([about | {"sample_id": name} for name in "abcde"]).assign(value=[0.1, 0.2, 0.3, 0.4, nan])
     now = before.assign(value=[0.1, 0.25, nan, 0.9, nan])
-    moves = check.compare_samples(before, now, Limits({"default": 0.01}, 0.05))
+    moves = compare_samples(before, now, Limits({"default": 0.01}, 0.05))
     (only,) = next(iter(moves.values()))
     assert (only.moved, only.total, only.flips) == (3, 5, False)
     assert only.most == ["c (0.3 -> undefined)", "d (0.4 -> 0.9)", "b (0.2 -> 0.25)"]
@@ -244,7 +246,7 @@ def test_update_is_reproducible_and_small(good: Path, baseline: Path, tmp_path: 
     assert again.read_bytes() == baseline.read_bytes()
     assert samples_file(again).read_bytes() == samples_file(baseline).read_bytes()
     assert "cell_key" not in again.read_text()
-    per_value = samples_file(baseline).stat().st_size / len(check.read_samples(samples_file(baseline)))
+    per_value = samples_file(baseline).stat().st_size / len(read_samples(samples_file(baseline)))
     assert per_value * 2 * 7 * 3 * 115 < 300_000  # networks x methods x columns x pairs of 60 images
 
 
@@ -267,7 +269,7 @@ def test_exit_codes_need_no_torch_and_are_in_the_help(good: Path, baseline: Path
         assert done.returncode == expected, done.stdout + done.stderr
     command = [sys.executable, "-m", "harness", "check", "--help"]
     helped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    assert check.CODES in " ".join(helped.split())
+    assert CODES in " ".join(helped.split())
 
 
 @pytest.fixture(params=["scenes_vgg", "scenes_resnet"])

@@ -4,13 +4,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from assay.harness.results.curve_pictures import draw_curves
 from assay.harness.results.page import write_report
 from assay.harness.results.text import headlines, terminal_table
 from assay.harness.types import ResultRow
+from matplotlib.figure import Figure
 from PIL import Image
 
 COLUMNS: dict[str, Any] = {
@@ -43,13 +43,20 @@ def curve(method: str, values: list[float], **others: Any) -> list[dict[str, Any
 
 
 @pytest.fixture
-def kept_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures stay open, so that a test can read what is drawn."""
-    plt.close("all")
-    monkeypatch.setattr(plt, "close", lambda figure: None)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures that were saved, in order, so that a test can read what is drawn."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def kept(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    return figures
 
 
-def test_curves_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
+def test_curves_show_the_numbers(drawn: list[Figure], tmp_path: Path) -> None:
     """Two panels (two subsets); each line in order of x however the rows are sorted; the band is the interval."""
     rows = [
         *curve("rap", [0.2, 0.4, 0.9]),
@@ -57,7 +64,7 @@ def test_curves_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
         *curve("rap", [1.0], subset="predicted"),
     ]
     assert draw_curves(table(*reversed(rows)), tmp_path / "new/curves.png")
-    first, second = [axis for axis in plt.gcf().axes if axis.axison]
+    first, second = [axis for axis in drawn[-1].axes if axis.axison]
     lines = {tuple(line.get_xdata()): list(line.get_ydata()) for line in first.lines[:1]}
     assert lines == {(0, 1, 2): [0.1, 0.3, 0.5]}  # methods in alphabetical order
     assert list(first.lines[1].get_ydata()) == [0.2, 0.4, 0.9]
@@ -67,7 +74,7 @@ def test_curves_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
     assert first.get_xlabel() == "pixels changed, %"
     assert first.get_title() == "insertion \nmorf,mean,accuracy,2x1%"
     assert second.get_title() == "insertion predicted\nmorf,mean,accuracy,2x1%"
-    assert [text.get_text() for text in plt.gcf().legends[0].get_texts()] == ["gradcam", "rap"]
+    assert [text.get_text() for text in drawn[-1].legends[0].get_texts()] == ["gradcam", "rap"]
     with Image.open(tmp_path / "new/curves.png") as picture:
         picture.load()
 
@@ -93,11 +100,11 @@ def test_the_page_shows_every_section_and_its_pictures(tmp_path: Path) -> None:
     assert all(f'src="{name}"' in page for name in pictures)
 
 
-def test_points_show_the_numbers(kept_figure: None, tmp_path: Path) -> None:
+def test_points_show_the_numbers(drawn: list[Figure], tmp_path: Path) -> None:
     """A panel a quantity; methods from the top in alphabetical order; a small quantity has an axis of its own."""
     small = {"metric": "average_drop", "stat": "average_drop", "value": 0.02, "ci_low": 0.01, "ci_high": 0.03}
     write_report(table({}, {"method": "rap", "value": 0.25, "ci_low": 0.2, "ci_high": 0.5}, small), tmp_path)
-    first, second = plt.gcf().axes
+    first, second = drawn[-1].axes
     assert [label.get_text() for label in first.get_yticklabels()] == ["rap", "gradcam"]  # from the bottom
     points, _, (bars,) = first.containers[0]
     assert list(points.get_xdata()) == [0.5, 0.25] and list(points.get_ydata()) == [1, 0]
@@ -132,14 +139,14 @@ def test_a_table_without_values_says_where_to_look() -> None:
 OWN: dict[str, Any] = {"metric": "my_metric", "variant": "mine", "stat": "loudness", "value": 42.5}
 
 
-def test_a_users_own_metric_is_shown(kept_figure: None, tmp_path: Path) -> None:
+def test_a_users_own_metric_is_shown(drawn: list[Figure], tmp_path: Path) -> None:
     """A stat that the harness has never heard of, without an interval: in the terminal, on the page, in its picture."""
     row = ResultRow(**{name: OWN[name] for name in ("variant", "stat", "value")}, n=4)
     frame = table({}, {**asdict(row), "metric": "my_metric"})
     text, page = terminal_table(frame), write_report(frame, tmp_path).read_text()
     assert "my_metric mine loudness" in text and "42.500" in text and "42.500 [" not in text
     assert "<th>my_metric mine loudness</th>" in page and "42.500" in page
-    low, high = plt.gcf().axes[1].get_xlim()
+    low, high = drawn[-1].axes[1].get_xlim()
     assert low < 42.5 < high
     assert "42.500" in terminal_table(table({**OWN, "ci_low": None, "ci_high": None}))
 

@@ -12,14 +12,18 @@ import pytest
 from assay.harness import config as configs
 from assay.harness.config import ConfigError, groups
 from assay.harness.results import tables
-from assay.harness.results.tables import Cell, Column, Result, cell_text, fill_table, read_spec
+from assay.harness.results.tables.entries import NAMES, PATTERNS, Column, Entry, Result
+from assay.harness.results.tables.filling import PUBLISHED, fill_table
+from assay.harness.results.tables.missing import fill_command, missing_lines, note_lines, obstacle
+from assay.harness.results.tables.rendering import entry_text
+from assay.harness.results.tables.spec import names, read_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 CELL = {"protocol": "pointing_game", "method": "gradcam", "model": "vgg16_voc07", "dataset": "voc07", "split": "test"}
 CELL |= {"reference": ""}
 OOD = {"method": "line", "model": "cifar_densenet_bc100", "dataset": "svhn", "reference": "cifar10", "metric": "ood"}
 OOD |= {"variant": "index,strict", "stat": "fpr95_id_pos", "subset": "all", "protocol": "standard", "split": "test"}
-EMPTY = pd.DataFrame(columns=[*tables.NAMES, *tables.PATTERNS, "status"])
+EMPTY = pd.DataFrame(columns=[*NAMES, *PATTERNS, "status"])
 PRINTED = ["hedging_table1", "rap_table1", *(f"line_s{n}" for n in (1, 2, 3, 4))]
 PRINTED += [f"conductance_table{n}" for n in (4, 5, 6)]
 PG = {"metric": "pointing_game", "variant": "tol=15px,box", "subset": "all", "stat": "class_mean"}
@@ -41,9 +45,9 @@ def results_with(folder: Path, *rows: dict[str, Any], runs: dict[str, str] | Non
     return folder
 
 
-def first_cell(folder: Path) -> Cell:
+def first_entry(folder: Path) -> Entry:
     """Grad-CAM (L), VGG-16 on VOC07, PG ALL."""
-    return tables.regenerate(["hedging_table1"], folder)[0].cells[0]
+    return tables.regenerate(["hedging_table1"], folder)[0].entries[0]
 
 
 # Published figures
@@ -64,7 +68,7 @@ def first_cell(folder: Path) -> Cell:
 )
 def test_published_figures_are_the_printed_ones(paper: str, cell: str, value: float) -> None:
     """Cells read off the papers by eye, in every block of both tables; exact."""
-    frame = pd.read_csv(tables.PUBLISHED / f"{paper}_table1.csv")
+    frame = pd.read_csv(PUBLISHED / f"{paper}_table1.csv")
     asked = dict(zip(["row", "model", "dataset", "metric", "subset", "variant"], cell.split(), strict=True))
     found = frame[(frame[list(asked)] == pd.Series(asked)).all(axis=1)]
     assert found["value"].tolist() == [value]
@@ -72,7 +76,7 @@ def test_published_figures_are_the_printed_ones(paper: str, cell: str, value: fl
 
 def test_published_tables_are_complete_and_their_oddities_noted() -> None:
     """18 x 16 cells of Hedging with 32 dashes; 8 x 7 of RAP: merged cells twice, the comma read, dashes empty."""
-    hedging, rap = (pd.read_csv(tables.PUBLISHED / f"{name}.csv") for name in ("hedging_table1", "rap_table1"))
+    hedging, rap = (pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("hedging_table1", "rap_table1"))
     assert (len(hedging), int(hedging["value"].isna().sum())) == (288, 32)
     assert hedging.loc[hedging["value"].isna(), "note"].str.contains("every pixel").all()
     ratios = hedging[(hedging["metric"] == "positive_ratio") & hedging["value"].notna()]
@@ -102,7 +106,7 @@ def test_published_tables_are_complete_and_their_oddities_noted() -> None:
 )
 def test_published_ood_figures_are_the_printed_ones(name: str, cell: str, value: float) -> None:
     """Cells of LINe's supplement read by eye, as fractions; exact."""
-    frame = pd.read_csv(tables.PUBLISHED / f"{name}.csv")
+    frame = pd.read_csv(PUBLISHED / f"{name}.csv")
     asked = dict(zip(["row", "dataset", "stat"], cell.split(), strict=True))
     assert frame.loc[(frame[list(asked)] == pd.Series(asked)).all(axis=1), "value"].tolist() == [value]
 
@@ -119,7 +123,7 @@ def test_published_ood_figures_are_the_printed_ones(name: str, cell: str, value:
 )
 def test_published_error_figures_are_the_printed_ones(table: int, row: str, values: list[float]) -> None:
     """A row: validation AUROC, recalls of right and wrong predictions on validation and test; exact."""
-    frame = pd.read_csv(tables.PUBLISHED / f"conductance_table{table}.csv")
+    frame = pd.read_csv(PUBLISHED / f"conductance_table{table}.csv")
     assert frame.loc[frame["row"] == row, "value"].tolist() == values
 
 
@@ -127,7 +131,7 @@ def test_misprinted_averages_are_noted() -> None:
     """An average is the mean of its row to the last digit (.01 more, as the paper rounds), or a note gives the mean."""
     noted = []
     for number in (1, 2, 3):
-        frame = pd.read_csv(tables.PUBLISHED / f"line_s{number}.csv")
+        frame = pd.read_csv(PUBLISHED / f"line_s{number}.csv")
         for (row, stat), part in frame.groupby(["row", "stat"]):
             last = part[part["dataset"] == "average"].iloc[0]
             mean = 100 * part.loc[part["dataset"] != "average", "value"].mean()
@@ -141,10 +145,10 @@ def test_misprinted_averages_are_noted() -> None:
 def test_every_published_figure_has_a_cell(name: str) -> None:
     """No figure is lost between the file and the table: as many reported cells as printed values; rows that the paper
     lacks are the only others."""
-    frame = pd.read_csv(tables.PUBLISHED / f"{name}.csv")
-    cells = fill_table(name, EMPTY).cells
-    assert sorted(c.reported for c in cells if not math.isnan(c.reported)) == sorted(frame["value"].dropna())
-    assert len([cell for cell in cells if cell.asked["method"] in set(frame["row"])]) == len(frame)
+    frame = pd.read_csv(PUBLISHED / f"{name}.csv")
+    entries = fill_table(name, EMPTY).entries
+    assert sorted(c.reported for c in entries if not math.isnan(c.reported)) == sorted(frame["value"].dropna())
+    assert len([entry for entry in entries if entry.asked["method"] in set(frame["row"])]) == len(frame)
 
 
 # Filling
@@ -152,8 +156,8 @@ def test_every_published_figure_has_a_cell(name: str) -> None:
 
 def test_a_cell_compares_ours_with_the_printed_figure(tmp_path: Path) -> None:
     """.85 with the interval [.83, .87] against the printed .866: half-width .02, difference -.016, n 4952."""
-    cell = first_cell(results_with(tmp_path, tidy_row()))
-    assert cell_text(cell, compared=True) == "0.850 ± 0.020 · 0.866 · -0.016 · 4952"
+    entry = first_entry(results_with(tmp_path, tidy_row()))
+    assert entry_text(entry, compared=True) == "0.850 ± 0.020 · 0.866 · -0.016 · 4952"
     frame = pd.read_csv(tmp_path / "tables/hedging_table1.csv")
     first = frame.iloc[0]
     assert first[["value", "half_width", "reported", "n"]].tolist() == [0.85, 0.02, 0.866, 4952]
@@ -161,11 +165,11 @@ def test_a_cell_compares_ours_with_the_printed_figure(tmp_path: Path) -> None:
     assert first["split"] == "test"
 
 
-def ood_cell(folder: Path, table: str = "line_s1", stat: str = "fpr95_id_pos", dataset: str = "svhn") -> Cell:
+def ood_entry(folder: Path, table: str = "line_s1", stat: str = "fpr95_id_pos", dataset: str = "svhn") -> Entry:
     """LINe's row of a table."""
-    cells = tables.regenerate([table], folder)[0].cells
+    entries = tables.regenerate([table], folder)[0].entries
     asked = {"method": "line", "stat": stat, "dataset": dataset}
-    return next(cell for cell in cells if asked.items() <= cell.asked.items())
+    return next(entry for entry in entries if asked.items() <= entry.asked.items())
 
 
 def test_a_column_has_a_data_set_of_its_own(tmp_path: Path) -> None:
@@ -175,20 +179,20 @@ def test_a_column_has_a_data_set_of_its_own(tmp_path: Path) -> None:
         tidy_row(**OOD | {"dataset": "average", "stat": "auroc", "variant": "ties=half"}, value=0.97, n=53925),
     ]
     folder = results_with(tmp_path, *rows)
-    assert cell_text(ood_cell(folder), compared=True) == "12.50 ± 0.50 · 11.38 · +1.12 · 10000"
-    average = ood_cell(folder, stat="auroc", dataset="average")
+    assert entry_text(ood_entry(folder), compared=True) == "12.50 ± 0.50 · 11.38 · +1.12 · 10000"
+    average = ood_entry(folder, stat="auroc", dataset="average")
     assert (average.ours is not None, average.reported) == (True, 0.9699)
-    assert ood_cell(folder, dataset="isun").ours is None
+    assert ood_entry(folder, dataset="isun").ours is None
     frame = pd.read_csv(tmp_path / "tables/line_s1.csv")
     assert set(frame["reference"]) == {"cifar10"}
 
 
 @pytest.mark.parametrize("change", [{"reference": "cifar100"}, {"reference": ""}, {"dataset": "cifar10"}])
 def test_another_in_distribution_set_fills_nothing(change: dict[str, str], tmp_path: Path) -> None:
-    """The same OOD set and network against other images: the cell stays empty, and CIFAR-100's table takes its own."""
+    """The same OOD set and network against other images: the entry stays empty, and CIFAR-100's table takes its own."""
     folder = results_with(tmp_path, tidy_row(**OOD | change))
-    assert ood_cell(folder).ours is None
-    assert (ood_cell(folder, "line_s2").ours is not None) == (change.get("reference") == "cifar100")
+    assert ood_entry(folder).ours is None
+    assert (ood_entry(folder, "line_s2").ours is not None) == (change.get("reference") == "cifar100")
 
 
 @pytest.mark.parametrize(
@@ -203,8 +207,8 @@ def test_another_in_distribution_set_fills_nothing(change: dict[str, str], tmp_p
     ],
 )
 def test_a_row_of_another_convention_fills_nothing(change: dict[str, str], tmp_path: Path) -> None:
-    """One convention off, and the cell stays empty."""
-    assert first_cell(results_with(tmp_path, tidy_row(**change))).ours is None
+    """One convention off, and the entry stays empty."""
+    assert first_entry(results_with(tmp_path, tidy_row(**change))).ours is None
 
 
 def test_of_several_results_the_largest_then_the_latest_is_shown_and_said(tmp_path: Path) -> None:
@@ -216,9 +220,9 @@ def test_of_several_results_the_largest_then_the_latest_is_shown_and_said(tmp_pa
     ]
     folder = results_with(tmp_path, *rows, runs={"old": "2026-01-01", "new": "2026-01-02", "smoke": "2026-01-03"})
     table = tables.regenerate(["hedging_table1"], folder)[0]
-    assert table.cells[0].ours is not None
-    assert (table.cells[0].ours.value, table.cells[0].ours.others) == (0.7, 2)
-    assert any(note.startswith("1 cells had several results") for note in tables.note_lines(table))
+    assert table.entries[0].ours is not None
+    assert (table.entries[0].ours.value, table.entries[0].ours.others) == (0.7, 2)
+    assert any(note.startswith("1 cells had several results") for note in note_lines(table))
 
 
 @pytest.mark.parametrize(
@@ -233,8 +237,8 @@ def test_of_several_results_the_largest_then_the_latest_is_shown_and_said(tmp_pa
 def test_what_is_not_there_is_a_dash(value: float, low: float, high: float, reported: float, text: str) -> None:
     """Percent with one digit; half of an asymmetric interval's width."""
     column = Column("PG", "pointing_game", "*", "mean", scale=100, digits=1)
-    cell = Cell("panel", "row", column, {}, Result(value, low, high, 9, {}, 0), reported, "")
-    assert cell_text(cell, compared=True) == text
+    entry = Entry("panel", "row", column, {}, Result(value, low, high, 9, {}, 0), reported, "")
+    assert entry_text(entry, compared=True) == text
 
 
 # Missing cells
@@ -242,11 +246,11 @@ def test_what_is_not_there_is_a_dash(value: float, low: float, high: float, repo
 
 def test_missing_cells_name_their_command_and_absent_methods() -> None:
     """Every empty cell is in exactly one line: a command for what conf/method has, a name for what it lacks."""
-    for name in tables.names():
+    for name in names():
         table = fill_table(name, EMPTY)
-        lines = tables.missing_lines(table)
+        lines = missing_lines(table)
         assert sum(int(re.search(r"(\d+) cells", line)[1]) for line in lines) == len(table.missing())  # type: ignore[index]
-        for method in {cell.asked["method"] for cell in table.missing()}:
+        for method in {entry.asked["method"] for entry in table.missing()}:
             place = "method=[" if method in groups()["method"] else "conf/method lacks"
             assert any(re.search(rf"\b{method}\b", line) and place in line for line in lines), method
 
@@ -255,9 +259,9 @@ def test_the_command_of_the_embedded_table_composes() -> None:
     """What a bare clone can fill, it is told how to: no obstacle."""
     table = fill_table("embedded_localization", EMPTY)
     panel = table.panels[0]
-    command = tables.fill_command(panel, [cell for cell in table.cells if cell.panel == panel["label"]])
+    command = fill_command(panel, [entry for entry in table.entries if entry.panel == panel["label"]])
     assert command.startswith("python run.py model=scenes_vgg dataset=scenes")
-    assert tables.obstacle(command) == ""
+    assert obstacle(command) == ""
 
 
 @pytest.mark.parametrize("command, why", [
@@ -266,12 +270,12 @@ def test_the_command_of_the_embedded_table_composes() -> None:
 ])  # fmt: skip
 def test_an_obstacle_is_named(command: str, why: str) -> None:
     """A choice that does not exist; a value that a run refuses."""
-    assert why in tables.obstacle(command)
+    assert why in obstacle(command)
 
 
 def test_a_method_that_an_experiment_tunes_and_the_command_leaves_out_is_none() -> None:
     """Its settings lie idle (`is_chosen`)."""
-    assert tables.obstacle("python run.py experiment=embedded method=[gradcam]") == ""
+    assert obstacle("python run.py experiment=embedded method=[gradcam]") == ""
 
 
 # Files
@@ -282,7 +286,7 @@ def test_all_tables_are_written_twice_alike(tmp_path: Path) -> None:
     results_with(tmp_path, tidy_row())
     tables.regenerate([], tmp_path)
     files = sorted((tmp_path / "tables").iterdir())
-    assert [path.name for path in files] == sorted(f"{n}.{kind}" for n in tables.names() for kind in ("csv", "md"))
+    assert [path.name for path in files] == sorted(f"{n}.{kind}" for n in names() for kind in ("csv", "md"))
     before = [path.read_bytes() for path in files]
     tables.regenerate([], tmp_path)
     assert [path.read_bytes() for path in files] == before
@@ -293,7 +297,7 @@ def test_all_tables_are_written_twice_alike(tmp_path: Path) -> None:
 def test_without_results_every_cell_is_missing(tmp_path: Path) -> None:
     """An empty folder gives the published figures and how to get ours."""
     table = tables.regenerate(["rap_table1"], tmp_path)[0]
-    assert len(table.missing()) == len(table.cells) == 56
+    assert len(table.missing()) == len(table.entries) == 56
     text = (tmp_path / "tables/rap_table1.md").read_text()
     assert "– · 0.252" in text and "## Missing" in text and r"Input\*Gradient" in text
 

@@ -1,0 +1,158 @@
+"""A run against a baseline: numbers off by more than their tolerance, samples that moved, rows that are gone."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+
+from ... import config as configs
+from .baseline import (
+    NUMBERS,
+    PART,
+    ROW,
+    SAMPLE,
+    current_samples,
+    failed,
+    part_name,
+    read_baseline,
+    read_current,
+    read_samples,
+    samples_file,
+)
+from .findings import Finding, Moves, RowChange, Verdict, plain
+
+SHOWN = 5  # samples named in a finding
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """conf/check.yaml. tolerance: metric -> absolute, `default` for the rest."""
+
+    tolerance: dict[str, float]
+    moved_share: float
+
+    @classmethod
+    def read(cls) -> "Limits":
+        """The project's limits."""
+        made: Any = OmegaConf.to_container(OmegaConf.load(configs.CONF / "check.yaml"))
+        return cls(**made)
+
+    def of(self, metric: str) -> float:
+        """The tolerance of a metric."""
+        return self.tolerance.get(metric, self.tolerance["default"])
+
+
+def check(baseline: Path, results: Path) -> Verdict:
+    """Compare a run with a baseline under conf/check.yaml.
+
+    Raises ConfigError when one of them is not there or cannot be read.
+    """
+    before, now, limits = read_baseline(baseline), read_current(results), Limits.read()
+    samples = (read_samples(samples_file(baseline)), current_samples(now, results / "store"))
+    findings = list(_findings(before, now, compare_samples(*samples, limits), limits))
+    return Verdict(findings, [*_remarks(before, now), *_without_samples(*samples)])
+
+
+def _findings(
+    before: pd.DataFrame, now: pd.DataFrame, moves: dict[Key, list[Moves]], limits: Limits
+) -> Iterator[Finding]:
+    """One for each (cell, metric) of the baseline, and for each failure elsewhere."""
+    failures = {_without_split(row): str(row["status"]) for row in now[failed(now)].to_dict("records")}
+    present = {key: part.set_index(ROW) for key, part in now.groupby(PART, sort=False)}
+    for key, part in before.groupby(PART, sort=False):
+        about = dict(zip(PART, map(str, key), strict=True))
+        why = failures.pop(_without_split(about), None)
+        if why is not None:
+            yield Finding(about, "failed", [], [], why)
+        elif key not in present:
+            yield Finding(about, "missing", [], [], f"{len(part)} rows of the baseline are not in the results")
+        else:
+            yield _compare_part(about, part.set_index(ROW), present[key], moves.get(key, []), limits)
+    for place, why in failures.items():
+        names = [name for name in PART if name != "split"]
+        yield Finding(dict(zip(names, place, strict=True)) | {"split": ""}, "failed", [], [], why)
+
+
+def _without_split(row: dict[Any, Any]) -> Key:
+    """A failure has no split: its run may have been of any length."""
+    return tuple(str(row[name]) for name in PART if name != "split")
+
+
+def _compare_part(
+    about: dict[str, str], before: pd.DataFrame, now: pd.DataFrame, moves: list[Moves], limits: Limits
+) -> Finding:
+    lost = [_row_name(key) for key in before.index if key not in now.index]
+    if lost:
+        why = f"{len(lost)} rows of the baseline are not in the results: {', '.join(lost[:SHOWN])}"
+        return Finding(about, "missing", [], [], why)
+    tolerance = limits.of(about["metric"])
+    pairs = [(key, before.loc[key], now.loc[key]) for key in before.index]
+    rows = [change for pair in pairs for change in _row_changes(*pair, tolerance)]
+    rows.sort(key=lambda change: (change.what != "value", not change.row.startswith("mean of all")))
+    shifted = any(move.moved > limits.moved_share * move.total for move in moves)
+    return Finding(about, "changed" if rows or shifted else "same", rows, moves if rows or shifted else [])
+
+
+def _row_changes(key: Key, before: pd.Series, now: pd.Series, tolerance: float) -> Iterator[RowChange]:
+    """Numbers of one row that differ by more than the tolerance, or are defined in one of the two only."""
+    for what, limit in [*((name, tolerance) for name in NUMBERS), ("n", 0.0)]:
+        one, other = float(before[what]), float(now[what])
+        if not _close(one, other, limit):
+            yield RowChange(_row_name(key), what, one, other)
+
+
+def _close(one: float, other: float, tolerance: float) -> bool:
+    if math.isnan(one) or math.isnan(other):
+        return math.isnan(one) and math.isnan(other)
+    return abs(one - other) <= tolerance * (1 + 1e-9)
+
+
+def _row_name(key: Key) -> str:
+    variant, subset, stat, x = key
+    return f"{stat} of {subset} [{variant}]" + (f" at {x}" if x else "")
+
+
+def compare_samples(before: pd.DataFrame, now: pd.DataFrame, limits: Limits) -> dict[Key, list[Moves]]:
+    """(cell, metric) -> what became of each paired column, of the samples in both."""
+    joined = before.merge(now, on=SAMPLE, suffixes=("_before", "_now"))
+    moves: dict[Key, list[Moves]] = {}
+    for (*key, column), part in joined.groupby([*PART, "column"], sort=False):
+        moves.setdefault(tuple(key), []).append(_moves(column, part, limits.of(part["metric"].iloc[0])))
+    return moves
+
+
+def _moves(column: str, part: pd.DataFrame, tolerance: float) -> Moves:
+    one, other = part["value_before"].to_numpy(float), part["value_now"].to_numpy(float)
+    distance = np.where(np.isnan(one) != np.isnan(other), np.inf, np.nan_to_num(np.abs(one - other)))
+    moved = int((distance > tolerance).sum())
+    order = np.argsort(-distance, kind="stable")[: min(moved, SHOWN)]
+    names = part["sample_id"].to_numpy()
+    flips = bool(np.isin(one[~np.isnan(one)], (0, 1)).all())
+    most = [f"{names[i]} ({plain(one[i])} -> {plain(other[i])})" for i in order]
+    return Moves(column, moved, len(part), flips, most)
+
+
+def _remarks(before: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:
+    """Retrained networks, and results that the baseline does not know."""
+    old, new = (rows[["model", "weights"]].drop_duplicates() for rows in (before, now))
+    pairs = old.merge(new, on="model")
+    for row in pairs[pairs["weights_x"] != pairs["weights_y"]].itertuples():
+        yield f"the weights of {row.model} are not the baseline's: {row.weights_x} -> {row.weights_y}"
+    keys = [*PART, *ROW]
+    known = set(before[keys].itertuples(index=False, name=None))
+    added = [key for key in now[~failed(now)][keys].itertuples(index=False, name=None) if key not in known]
+    if added:
+        label = part_name(dict(zip(keys, added[0], strict=True)))
+        yield f"{len(added)} rows are not in the baseline, first: {label}; take them in with --update"
+
+
+def _without_samples(before: pd.DataFrame, now: pd.DataFrame) -> list[str]:
+    absent = [name for name, frame in [("baseline", before), ("results", now)] if frame.empty]
+    return [f"no per-sample values in the {name}: samples are not compared" for name in absent]

@@ -1,0 +1,65 @@
+"""Specifications of papers' tables: the files of conf/table/, read and checked."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ... import config as configs
+from ...config import ConfigError, suggest
+from .entries import Column
+
+CHOICES = ("columns", "each", "without")  # parts of a file that not every table has
+NEEDED = tuple(key for key in Column._fields if key not in Column._field_defaults)  # keys of a column
+
+Names = tuple[str, ...]
+
+
+def names() -> list[str]:
+    """Every table of conf/table/."""
+    return sorted(path.stem for path in (configs.CONF / "table").glob("*.yaml"))
+
+
+def read_spec(name: str) -> dict[str, Any]:
+    """A file of conf/table/, its keys checked."""
+    path = configs.CONF / "table" / f"{name}.yaml"
+    spec: Any = OmegaConf.to_container(OmegaConf.load(path))
+    _check_keys(path, "table", spec, ("title", "source", "rows", "panels"), ("published", "notes", *CHOICES))
+    for panel in spec["panels"]:
+        _check_keys(path, "panel", panel, ("label", "model", "dataset", "fill"), None)
+        for column in columns_of(spec, panel):
+            _check_keys(path, "column", column, NEEDED, tuple(Column._field_defaults))
+    return spec
+
+
+def _check_keys(path: Path, what: str, given: Mapping[str, Any], needed: Names, others: Names | None) -> None:
+    """All that is needed and, unless others is None (any name may stand for something), nothing unknown."""
+    if absent := [key for key in needed if key not in given]:
+        raise ConfigError(f"{path}: a {what} lacks {', '.join(absent)}: {dict(given)}")
+    unknown = [key for key in given if others is not None and key not in (*needed, *others)]
+    if unknown:
+        raise ConfigError(f"{path}: " + suggest(unknown[0], (*needed, *(others or ())), f"key of a {what}"))
+
+
+def columns_of(spec: Mapping[str, Any], panel: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The panel's columns, or those of the whole table."""
+    return panel.get("columns") or spec.get("columns") or []
+
+
+def rows_of(spec: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """label, method and what else stands for something in a column."""
+    methods = spec["rows"]
+    if isinstance(methods, str):
+        known = [name for name in _of_package(f"assay.methods.{methods}.") if name not in spec.get("without", [])]
+        methods = [{"label": name, "method": name} for name in known]
+    for row in methods:
+        for each in spec.get("each", [{}]):
+            label = f"{row['label']} ({each['label']})" if each else row["label"]
+            yield {**row, **each, "label": label}
+
+
+def _of_package(package: str) -> list[str]:
+    """Methods of conf/method whose class is in a package, read from the files' text."""
+    files = sorted((configs.CONF / "method").glob("*.yaml"))
+    return [file.stem for file in files if f"\n_target_: {package}" in "\n" + file.read_text()]

@@ -1,8 +1,11 @@
 """Result rows as text: what a terminal shows."""
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import pandas as pd
+
+from .terminal import blocks, printable, wrapped
 
 
 def column_name(row: Any) -> str:
@@ -30,26 +33,80 @@ def _interval(row: Any) -> str:
     return "" if pd.isna(row.ci_low) else f"[{row.ci_low:.3f}, {row.ci_high:.3f}]"
 
 
-def terminal_table(results: pd.DataFrame) -> str:
-    """Means with their intervals, a line a method and a column a quantity; failures below."""
+def terminal_table(results: pd.DataFrame, floors: Collection[str] = ()) -> str:
+    """Means with their intervals, a line a method (the best first) and a column a quantity; failures below.
+
+    floors: methods that every other one has to beat; they are marked.
+    """
     shown = headlines(results)
-    shown["cell"] = [f"{row.value:.3f} {row.interval}".strip() for row in shown.itertuples()]
-    plain = shown[shown["reference"] == ""]
-    table = plain.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
-    lines = [table.fillna("").to_string()] if len(table) else []
-    lines += _ood_table(shown[shown["reference"] != ""])
-    return "\n".join([*lines, *_failures(results)]) or "no row has a value: the status column of results.csv says why"
+    parts = [*_quantities(shown[shown["reference"] == ""], floors), *_sets(shown[shown["reference"] != ""], floors)]
+    parts += map(wrapped, _failures(results))
+    return printable("\n".join(parts) or wrapped("no row has a value: the status column of results.csv says why"))
 
 
-def _ood_table(shown: pd.DataFrame) -> list[str]:
+def _quantities(shown: pd.DataFrame, floors: Collection[str]) -> list[str]:
+    """A column a quantity: value and interval."""
+    if shown.empty:
+        return []
+    shown = shown.assign(cell=[f"{row.value:.3f} {row.interval}".strip() for row in shown.itertuples()])
+    wide = shown.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
+    ranking, heads = _ranking(shown, "column"), _heads(shown, "column")
+    wide = wide.reindex(ranking.methods).fillna("")
+    table = blocks("method", _marked(ranking.methods, floors), {heads[name]: list(wide[name]) for name in wide})
+    return [table, *ranking.said()]
+
+
+def _sets(shown: pd.DataFrame, floors: Collection[str]) -> list[str]:
     """As the papers print them: FPR95 / AUROC in percent, a line a detector and a column an OOD set."""
     if shown.empty:
         return []
-    wide = shown.pivot_table(index=["method", "dataset"], columns="stat", values="value", aggfunc="first", sort=False)
-    cells = [" / ".join(f"{100 * value:.2f}" for value in values) for values in wide.to_numpy()]
-    table = pd.Series(cells, index=wide.index).unstack("dataset").sort_index()
-    head = f"{shown['reference'].iloc[0]} against ...: {' / '.join(wide.columns)}, percent"
-    return [head, table.to_string(), "intervals and the other conventions are in results.csv"]
+    shown = shown.assign(quantity=[row.column.removeprefix(f"{row.dataset} ") for row in shown.itertuples()])
+    places = {"index": ["method", "dataset"], "columns": "quantity", "values": "value"}
+    wide = shown.pivot_table(**places, aggfunc="first", sort=False)
+    cells = pd.Series([" / ".join(map(_percent, values)) for values in wide.to_numpy()], index=wide.index)
+    ranking, heads = _ranking(shown, "quantity"), _heads(shown, "quantity")
+    table = cells.unstack("dataset", fill_value="").reindex(ranking.methods)
+    title = f"{shown['reference'].iloc[0]} against ...: {' / '.join(heads[name] for name in wide)}, percent"
+    rows = blocks("method", _marked(ranking.methods, floors), {name: list(table[name]) for name in sorted(table)})
+    said = "intervals and the other conventions are in results.csv"
+    return [wrapped(title), rows, *ranking.said(), wrapped(said)]
+
+
+class Ranking(NamedTuple):
+    """Methods, the best first, and by what; by nothing where no direction is known: then they are sorted by name."""
+
+    methods: list[str]
+    by: str
+
+    def said(self) -> list[str]:
+        """What stands below the table."""
+        return [wrapped(f"best first by {self.by}")] if self.by else []
+
+
+def _ranking(shown: pd.DataFrame, quantity: str) -> Ranking:
+    """By the first quantity (a column's name) whose good direction is known: its mean over data sets."""
+    directed = shown[shown["higher_is_better"].notna()]
+    if directed.empty:
+        return Ranking(sorted(set(shown["method"])), "")
+    first = directed.iloc[0]
+    values = directed[directed[quantity] == first[quantity]].astype({"value": float}).groupby("method")["value"].mean()
+    ranked = list(values.sort_values(ascending=not first["higher_is_better"], kind="stable").index)
+    return Ranking([*ranked, *sorted(set(shown["method"]) - set(ranked))], first[quantity])
+
+
+def _heads(shown: pd.DataFrame, quantity: str) -> dict[str, str]:
+    """Quantity -> its name with an arrow for the good direction, if that is known."""
+    each = shown.drop_duplicates(quantity)
+    arrows = ["" if pd.isna(up) else " ↑" if up else " ↓" for up in each["higher_is_better"]]
+    return {name: name + arrow for name, arrow in zip(each[quantity], arrows, strict=True)}
+
+
+def _marked(methods: list[str], floors: Collection[str]) -> list[str]:
+    return [f"{name} (floor)" if name in floors else name for name in methods]
+
+
+def _percent(value: float) -> str:
+    return "-" if pd.isna(value) else f"{100 * value:.2f}"
 
 
 def _failures(results: pd.DataFrame) -> list[str]:

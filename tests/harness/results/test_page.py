@@ -17,6 +17,7 @@ COLUMNS: dict[str, Any] = {
     **{"model": "m", "dataset": "d", "reference": "", "split": "test", "subset": "all", "method": "gradcam"},
     **{"metric": "pointing_game", "variant": "tol=2px", "stat": "mean", "x": None, "value": 0.5, "n": 4},
     **{"ci_low": 0.4, "ci_high": 0.6, "status": "ok", "x_label": "", "headline": True},
+    "higher_is_better": None,
 }
 
 
@@ -144,7 +145,7 @@ def test_a_users_own_metric_is_shown(drawn: list[Figure], tmp_path: Path) -> Non
     row = ResultRow(**{name: OWN[name] for name in ("variant", "stat", "value")}, n=4)
     frame = table({}, {**asdict(row), "metric": "my_metric"})
     text, page = terminal_table(frame), write_report(frame, tmp_path).read_text()
-    assert "my_metric mine loudness" in text and "42.500" in text and "42.500 [" not in text
+    assert "my_metric mine" in text and "loudness" in text and "42.500" in text and "42.500 [" not in text
     assert "<th>my_metric mine loudness</th>" in page and "42.500" in page
     low, high = drawn[-1].axes[1].get_xlim()
     assert low < 42.5 < high

@@ -135,8 +135,8 @@ def estimate(
 ) -> Estimate:
     """A value with the standard error and the percentile interval of its resamples; nan among them left out.
 
-    ends: how far the interval reaches where it has no width, or where the resamples `order`, of the AUROC, all agree
-    (the area under a precision then varies with the number of errors alone).
+    ends: how far the interval reaches where it has no width, or where the resamples `order`, of the AUROC, all agree:
+    an area under a precision then varies with how often images are drawn, and not with what they show.
     """
     kept = resampled[~np.isnan(resampled)]
     if len(kept) < 2 or n < 2:

@@ -98,8 +98,8 @@ class OODDetection:
 
 
 def _estimate(measured: Measured, source: str) -> Estimate:
-    found, ends = measured.resampled[source], measured.ends[source]
-    return estimate(measured.values[source], found, "two_sample_bootstrap", measured.n, ends)
+    found, order = measured.resampled[source], measured.resampled["auroc"]
+    return estimate(measured.values[source], found, "two_sample_bootstrap", measured.n, measured.ends[source], order)
 
 
 def _average(sets: Mapping[str, Measured]) -> Measured:

@@ -13,12 +13,16 @@ from assay.harness.curves import (
     curve_statistics,
     estimate,
     risk_bootstrap,
+    risk_ends,
     risk_statistics,
     roc_bootstrap,
+    roc_ends,
     roc_statistics,
 )
+from assay.harness.stats import unseen
 from conftest import golden
 from numpy.typing import NDArray
+from scipy import stats as scipy_stats
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 Scores = NDArray[np.float64]
@@ -232,6 +236,131 @@ def test_intervals_cover() -> None:
             made = estimate(value, resampled[name], "x", 150)
             covered[name] += made.ci_low <= value <= made.ci_high
     assert min(covered.values()) >= 88
+
+
+# Where no resample differs
+
+
+def exact(n: int) -> float:
+    """SciPy's upper end of the exact interval of 0 in n."""
+    return float(scipy_stats.binomtest(0, n).proportion_ci(0.95, method="exact").high)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 300), (1000, 60), (44, 200), (8, 5), (2, 2)])
+def test_scores_that_are_told_apart(n: int, m: int) -> None:
+    """Against Clopper and Pearson's interval of SciPy: AUROC of the smaller side, each rate of the side it is a share
+    of, detection error of all images (and never more than that of passing all); 1e-9. The other way round, the same
+    from the other end."""
+    negatives, positives = np.arange(n) / n, 2 + np.arange(m) / m
+    ends = roc_ends(negatives, positives)
+    assert ends["auroc"] == pytest.approx((1 - exact(min(n, m)), 1), abs=1e-9)
+    assert ends["fpr_id_pos"] == pytest.approx((0, exact(m)), abs=1e-9)
+    assert ends["fpr_ood_pos"] == pytest.approx((0, exact(n)), abs=1e-9)
+    assert ends["detection_error"] == pytest.approx((0, min(exact(n + m), min(n, m) / (n + m))), abs=1e-9)
+    back = roc_ends(positives, negatives)
+    assert back["auroc"] == pytest.approx((0, exact(min(n, m))), abs=1e-9)
+    assert back["fpr_id_pos"] == pytest.approx((1 - exact(n), 1), abs=1e-9)
+    assert back["fpr_ood_pos"] == pytest.approx((1 - exact(m), 1), abs=1e-9)
+
+
+def test_a_precision_falls_with_negatives_that_no_image_shows() -> None:
+    """500 against 200: u N of the negatives above all positives, sum over k of k / (k + u N) / M, or u M of the
+    positives below all negatives; the lower of the two, or of both sides together; 1e-9."""
+    n, m = 500, 200
+    u, v, w = unseen(n), unseen(m), unseen(n + m)
+
+    def area(u: float, v: float) -> float:
+        ranks, last = np.arange(1, m + 1) * (1 - v), np.arange(1, 101) * v * m / 100
+        found = ranks / (ranks + u * n), (last + m * (1 - v)) / (last + m * (1 - v) + n)
+        return float(found[0].mean() * (1 - v) + found[1].mean() * v)
+
+    ends = roc_ends(np.arange(n) / n, 2 + np.arange(m) / m)
+    assert ends["ap_out"] == pytest.approx((min(area(u, 0), area(0, v), area(w, w)), 1), abs=1e-9)
+
+
+def test_a_detector_that_is_no_better_than_passing_all() -> None:
+    """200 above 100: no threshold errs on fewer than the 100. A share of positives above all would be found: the error
+    ends at (1 - unseen(100)) / 3 (1e-9), and never above a third."""
+    low, high = roc_ends(2 + np.arange(200) / 200, np.arange(100) / 100)["detection_error"]
+    assert (low, high) == pytest.approx(((1 - exact(100)) / 3, 1 / 3), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (8, 5), (40, 300)])
+@pytest.mark.parametrize("kind", ["apart", "reversed", "equal"])
+def test_no_interval_of_a_rank_statistic_is_a_point(n: int, m: int, kind: str) -> None:
+    """Every statistic of samples that are told apart, told apart the wrong way, or not at all: an interval in [0,1]
+    that holds the value and has a width."""
+    negatives, positives = {
+        "apart": (np.arange(n), n + np.arange(m)),
+        "reversed": (m + np.arange(n), np.arange(m)),
+        "equal": (np.zeros(n), np.zeros(m)),
+    }[kind]
+    values, ends = roc_statistics(negatives, positives), roc_ends(negatives, positives)
+    resampled = roc_bootstrap(negatives, positives, resamples=100)
+    for name in values:
+        made = estimate(values[name], resampled[name], "bootstrap", m, ends[name], resampled["auroc"])
+        assert 0 <= made.ci_low <= values[name] <= made.ci_high <= 1, name
+        assert made.ci_high - made.ci_low > 1e-3, name
+        assert made.ci_method == "clopper_pearson", name
+
+
+def test_the_risk_of_the_surest_is_bounded_by_their_number() -> None:
+    """No error among 50 images: at coverage .5 as of 25 (SciPy's exact interval), 1e-12. The mean over coverages: a
+    share u of errors, all surest, has risk min(1, u / c), whose mean is u (1 - ln u): numerically, 1e-4."""
+    values, _ = risk_bootstrap(np.arange(50), np.zeros(50), resamples=2)
+    ends = risk_ends(values, 50)
+    assert ends["risk@0.5"] == pytest.approx((0, exact(25)), abs=1e-12)
+    assert ends["risk@1"] == pytest.approx((0, exact(50)), abs=1e-12)
+    coverages = (np.arange(100_000) + 0.5) / 100_000
+    assert ends["aurc"] == pytest.approx((0, np.minimum(1, unseen(50) / coverages).mean()), abs=1e-4)
+    assert ends["e_aurc"] == ends["aurc"]
+    wrong, _ = risk_bootstrap(np.arange(50), np.ones(50), resamples=2)
+    assert risk_ends(wrong, 50)["risk@0.5"] == pytest.approx((1 - exact(25), 1), abs=1e-12)
+
+
+def test_intervals_with_a_width_are_as_before() -> None:
+    """The numbers before there were ends, 200 resamples, 1e-12; ends change none."""
+    before = {
+        "fpr_id_pos": (0.66, 0.04286351337553272, 0.57, 0.7252500000000001),
+        "fpr_ood_pos": (0.88, 0.0439214058736058, 0.80625, 0.9701666666666667),
+        "auroc": (0.72235, 0.02255108559165983, 0.6783868750000001, 0.7571483333333333),
+        "aupr_in": (0.7376265537720917, 0.02435693936560741, 0.6905148703009811, 0.7820907600801814),
+        "ap_out": (0.6847367804686669, 0.02479656523481153, 0.6340565465606344, 0.7287894935285812),
+        "detection_error": (0.288, 0.014558255873227104, 0.25595, 0.31),
+    }
+    samples = two_samples()
+    values, ends, resampled = roc_statistics(*samples), roc_ends(*samples), roc_bootstrap(*samples, resamples=200)
+    for name, expected in before.items():
+        made = estimate(values[name], resampled[name], "x", 200, ends[name])
+        assert made[:4] == pytest.approx(expected, abs=1e-12)
+        assert made == estimate(values[name], resampled[name], "x", 200)
+
+
+def test_intervals_of_rare_errors_cover() -> None:
+    """1 % of the negatives score above all positives: AUROC .99. Of 100 against 100 a third of the draws show none,
+    and the bootstrap's point at 1 does not hold .99. Of 200 draws at least 95 % do; less than 80 % without the ends."""
+    covered = np.zeros(2)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        negatives = rng.random(100) + 3 * (rng.random(100) < 0.01)
+        positives = 1 + rng.random(100)
+        value, resampled = (
+            roc_statistics(negatives, positives)["auroc"],
+            roc_bootstrap(negatives, positives, resamples=200),
+        )
+        for way, ends in enumerate((roc_ends(negatives, positives)["auroc"], None)):
+            made = estimate(value, resampled["auroc"], "x", 100, ends)
+            covered[way] += made.ci_low <= 0.99 <= made.ci_high
+    assert covered[0] >= 0.95 * 200 and covered[1] < 0.8 * 200
+
+
+def test_an_order_that_no_resample_changes_settles_what_follows_from_it() -> None:
+    """The area under the precision of an order without a mistake moves with the number of errors alone: its interval
+    has a width, of another thing."""
+    resampled = np.array([0.99, 0.992, 0.994])
+    assert estimate(0.992, resampled, "x", 9, (0.9, 1.0), np.array([0.8, np.nan, 0.9])).ci_method == "x"
+    made = estimate(0.992, resampled, "x", 9, (0.9, 1.0), np.array([1, np.nan, 1]))
+    assert made[2:5] == (0.9, 1.0, "clopper_pearson")
 
 
 def test_an_estimate_of_little() -> None:

@@ -9,7 +9,17 @@ import math
 
 import numpy as np
 import pytest
-from assay.harness.stats import Estimate, cluster_bootstrap, cluster_ratio, mean, mean_clt, proportion, wilson
+from assay.harness.stats import (
+    SHARE,
+    Estimate,
+    cluster_bootstrap,
+    cluster_ratio,
+    mean,
+    mean_clt,
+    proportion,
+    unseen,
+    wilson,
+)
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
@@ -220,6 +230,120 @@ def test_ratio_of_little() -> None:
     for nothing in (cluster_ratio([], [], []), cluster_ratio([np.nan], [1], ["a"])):
         assert nothing.n == 0
         assert np.isnan(nothing[:4]).all()
+
+
+# Where all images agree
+
+
+@pytest.mark.parametrize("n", [1, 2, 20, 44, 1000])
+def test_unseen_equals_scipys_clopper_pearson(n: int) -> None:
+    """Against scipy.stats.binomtest's exact interval of 0 in n and of n in n; 1e-12. At 1000 images 3.7 / n."""
+    none, every = (scipy_stats.binomtest(k, n).proportion_ci(0.95, method="exact") for k in (0, n))
+    assert unseen(n) == pytest.approx(none.high, abs=1e-12) == pytest.approx(1 - every.low, abs=1e-12)
+    if n == 1000:
+        assert unseen(n) == pytest.approx(3.689 / n, rel=0.002)
+
+
+@pytest.mark.parametrize("images", [(3, 10), (1, 40), (7, 7), (2, 300)])
+def test_unseen_of_two_classes_by_brute_force(images: tuple[int, int]) -> None:
+    """The least (p + q) / 2 with p^n q^m = .025, over a million values of p; 1e-5. Equal classes: as of all images."""
+    n, m = images
+    p = np.linspace(0.025 ** (1 / n), 1, 1_000_001)
+    q = (0.025 / p**n) ** (1 / m)
+    assert unseen(images) == pytest.approx(1 - ((p + q) / 2)[q <= 1].min(), abs=1e-5)
+    assert unseen([30] * 10) == pytest.approx(unseen(300), abs=1e-12)
+    assert unseen((1, *[40] * 9)) == pytest.approx((1 - 0.025) / 10, abs=1e-12)  # all in the class of one image
+
+
+@pytest.mark.parametrize("images", [2, 3, 10, 44, 200])
+@pytest.mark.parametrize("pairs", [1, 2, 5])
+@pytest.mark.parametrize("hit", [0, 1])
+def test_intervals_of_outcomes_have_a_width(images: int, pairs: int, hit: int) -> None:
+    """All hits, or none: from the value, which is an end, to what so many images may have missed; never a point.
+    One pair an image: Wilson's; several: Clopper and Pearson's of the images, not of the pairs, so that pairs say no
+    more than their images; class means at least as wide."""
+    hits, clusters = np.full(images * pairs, hit), np.repeat(np.arange(images), pairs)
+    plain = proportion(hits, clusters)
+    by_class = cluster_bootstrap(hits, clusters, np.arange(len(hits)) % 3, SHARE)
+    exact = scipy_stats.binomtest(images * hit, images).proportion_ci(0.95, method="exact")
+    if pairs > 1:
+        assert (plain.ci_low, plain.ci_high) == pytest.approx((exact.low, exact.high), abs=1e-12)
+    for made, method in ((plain, "wilson" if pairs == 1 else "clopper_pearson"), (by_class, "clopper_pearson")):
+        assert (made.value, made.ci_method, made.n) == (hit, method, images * pairs)
+        assert made.ci_high - made.ci_low >= 0.99 * (exact.high - exact.low) if method != "wilson" else True
+        assert 0 <= made.ci_low < made.ci_high <= 1
+        assert hit in (made.ci_low, made.ci_high)
+
+
+def test_a_pair_more_in_an_image_is_no_evidence_more() -> None:
+    """44 images of one pair or of three: the same bound."""
+    one, three = (cluster_bootstrap(np.ones(44 * k), np.repeat(np.arange(44), k), span=SHARE) for k in (1, 3))
+    assert one[1:5] == three[1:5]
+    assert one.ci_low == pytest.approx(0.025 ** (1 / 44), abs=1e-12)
+
+
+def test_images_that_balance_may_not_all() -> None:
+    """30 images with one hit of two each: a half, which a share u of other images could move by u / 2; 1e-12."""
+    made = proportion([0, 1] * 30, np.repeat(np.arange(30), 2))
+    far = unseen(30) / 2
+    assert made[:4] == pytest.approx((0.5, 0, 0.5 - far, 0.5 + far), abs=1e-12)
+    assert made.ci_method == "clopper_pearson"
+
+
+def test_intervals_of_rare_misses_cover() -> None:
+    """A share of .97 among 40 images of two equal pairs: in 3 of 10 draws there is no miss, and the bootstrap's point
+    at 1 would not hold .97. Of 300 draws at least 95 % do; less than 85 % without the bound."""
+    covered = np.zeros(2)
+    for seed in range(300):
+        hits = np.repeat(np.random.default_rng(seed).random(40) < 0.97, 2)
+        for way, span in enumerate((SHARE, None)):
+            made = cluster_bootstrap(hits, np.repeat(np.arange(40), 2), span=span)
+            covered[way] += made.ci_low <= 0.97 <= made.ci_high
+    assert covered[0] >= 0.95 * 300 and covered[1] < 0.85 * 300
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1, -3.7])
+@pytest.mark.parametrize("clusters", ["abcdefg", "aabbbcd"])
+def test_equal_values_without_a_span_are_constant(value: float, clusters: str) -> None:
+    """The interval is the value, and says so, also where sums round (.1 seven times)."""
+    made = mean([value] * 7, list(clusters))
+    assert (made.value, made.ci_method, made.n) == (pytest.approx(value), "constant", 7)
+    assert made.ci_low == made.ci_high == made.value
+    ratio = cluster_ratio([2 * value] * 7, [2] * 7, list(clusters))
+    assert (ratio.ci_low, ratio.ci_high, ratio.ci_method) == (ratio.value, ratio.value, "constant")
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 0.25, 1.0])
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_equal_values_with_a_span_may_not_all_be(value: float, pairs: int) -> None:
+    """20 images of one value in [-1, 1]: a share u of others may have -1 or 1; 1e-12."""
+    values, clusters = np.full(20 * pairs, value), np.repeat(np.arange(20), pairs)
+    u = unseen(20)
+    for made in (mean(values, clusters, (-1, 1)), cluster_ratio(values, np.ones(20 * pairs), clusters, (-1, 1))):
+        expected = (value - u * (value + 1), value + u * (1 - value))
+        assert (made.ci_low, made.ci_high) == pytest.approx(expected, abs=1e-12)
+        assert (made.value, made.ci_method) == (value, "clopper_pearson")
+
+
+def test_intervals_with_a_width_are_as_before() -> None:
+    """The numbers that the functions gave before they knew of spans, to the last bit (sums of 0 and 1 are exact); a
+    span changes none."""
+    rng = np.random.default_rng(0)
+    hits, images, labels = rng.integers(0, 2, 90), rng.integers(0, 40, 90), rng.integers(0, 5, 90)
+    before = {
+        "share": (0.5777777777777777, 0.052720641768838554, 0.4718939687459641, 0.6808510638297872),
+        "class": (0.5781676413255361, 0.05565190187254803, 0.4670913234512306, 0.6870802785177784),
+        "ratio": (0.18505338078291814, 0.01964452286897544, 0.1492486753225741, 0.22549810246679314),
+        "mean": (0.14444444444444443, 0.013088683498851644, 0.11879109618165151, 0.17009779270723735),
+    }
+    for span in (None, SHARE, (-5.0, 5.0)):
+        now = {
+            "share": cluster_bootstrap(hits, images, span=span),
+            "class": cluster_bootstrap(hits, images, labels, span),
+            "ratio": cluster_ratio(hits, 1 + labels, images, span),
+            "mean": mean_clt(hits * 0.25, span),
+        }
+        assert {name: made[:4] for name, made in now.items()} == before
 
 
 # Which one

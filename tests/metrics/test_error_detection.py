@@ -180,6 +180,34 @@ def test_scores_that_cannot_be_ranked() -> None:
     assert rows["aurc", "ties=mean", "all", None].status == "undefined:no images"
 
 
+def test_orders_without_a_mistake_have_intervals_with_a_width() -> None:
+    """100 right, then 25 wrong: AUROC from 1 - .025^(1/25); no error among the surest 13 and 63 of 125 images: risk up
+    to SciPy-like 1 - .025^(1/13) and 1 - .025^(1/63); both areas of precision too, though the trapezoids' varies with
+    the number of errors. What has a width is the bootstrap's; 1e-9."""
+    rows = named(QUICK.summarize(table(range(125), np.arange(125) >= 100), {})["test"])
+    area = rows["auroc", "ties=half", "all", None]
+    assert (area.ci_low, area.ci_high, area.ci_method) == (pytest.approx(0.025 ** (1 / 25)), 1, "clopper_pearson")
+    for x, images in ((0.1, 13), (0.5, 63)):
+        risk = rows["risk", "ties=mean", "all", x]
+        assert (risk.value, risk.ci_low, risk.ci_method) == (0, 0, "clopper_pearson")
+        assert risk.ci_high == pytest.approx(1 - 0.025 ** (1 / images))
+    for variant in ("trapezoid", "average_precision"):
+        row = rows["aupr_error", variant, "all", None]
+        assert row.ci_method == "clopper_pearson" and row.ci_low is not None and row.ci_low < 0.9
+    assert rows["risk", "ties=mean", "all", 1.0].ci_method == "bootstrap"
+    assert rows["aurc", "ties=mean", "all", None].ci_method == "bootstrap"
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_network_without_errors_may_make_one(wrong: int) -> None:
+    """50 images, all right or all wrong: no interval of a risk is a point, and none leaves [0,1]."""
+    for row in QUICK.summarize(table(range(50), [wrong] * 50), {})["test"]:
+        if row.stat in ("risk", "aurc", "e_aurc"):
+            assert row.ci_low is not None and row.ci_high is not None and row.value is not None
+            assert 0 <= row.ci_low <= round(row.value, 12) <= row.ci_high <= 1
+            assert row.ci_high - row.ci_low > 0.05 and row.ci_method == "clopper_pearson"
+
+
 def test_settings_are_checked() -> None:
     """One resample has no spread."""
     with pytest.raises(ValueError, match="resamples=1"):

@@ -236,6 +236,19 @@ def test_interval_is_wilsons_for_one_pair_an_image() -> None:
     assert shared.ci_method == "cluster_bootstrap"
 
 
+def test_all_hits_are_no_constant() -> None:
+    """44 pairs of 22 images, all hits: `mean` and `class_mean` end at 1 and begin where 22 images can tell; one miss
+    is the bootstrap's again."""
+    columns = {"hit": [True] * 44, "difficult": [False] * 44, "has_region": [True] * 44}
+    frame = table(columns, list(np.repeat(np.arange(22).astype(str), 2)), [0, 1] * 22)
+    for stat in ("mean", "class_mean"):
+        row = pick(PointingGame(2).summarize(frame), stat)
+        assert (row.value, row.ci_high, row.ci_method) == (1, 1, "clopper_pearson")
+        assert row.ci_low == pytest.approx(0.025 ** (1 / 22), abs=1e-12)
+    frame.loc[0, "hit"] = False
+    assert pick(PointingGame(2).summarize(frame), "mean").ci_method == "cluster_bootstrap"
+
+
 def test_no_difficult_pairs() -> None:
     """A subset without pairs is a row without a value that says why, never a 0."""
     frame = table({"hit": [True], "difficult": [False], "has_region": [True]}, ["a"], [0])
@@ -332,6 +345,17 @@ def test_positive_ratio_by_hand() -> None:
     assert pick(rows, "median").value == pytest.approx(2 / 3, abs=1e-6)
     assert pick(rows, "undefined_pairs").value == 0
     assert {row.higher_is_better for row in rows} == {None}
+
+
+@pytest.mark.parametrize("images", ["abcd", "aabb"])
+def test_maps_that_are_positive_everywhere_have_a_constant(images: str) -> None:
+    """Noise, distances: 1 for every pair leaves nothing to estimate; a share of energy that is 1 for all does."""
+    columns = {"positive_ratio": [1.0] * 4, "inside_share": [1.0] * 4, "boxes": [1] * 4, "region_share": [0.1] * 4}
+    frame = table(columns, images, [0] * 4)
+    ratio, energy = (pick(metric.summarize(frame), "mean") for metric in (PositiveRatio(), EnergyPointingGame()))
+    assert (ratio.value, ratio.ci_low, ratio.ci_high, ratio.ci_method) == (1, 1, 1, "constant")
+    assert (energy.value, energy.ci_high, energy.ci_method) == (1, 1, "clopper_pearson")
+    assert energy.ci_low == pytest.approx(0.025 ** (1 / len(set(images))), abs=1e-12)
 
 
 def test_padding_is_not_counted() -> None:

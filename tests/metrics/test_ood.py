@@ -137,6 +137,24 @@ def test_what_is_not_there_is_undefined_and_says_why() -> None:
     assert {(row.status, row.stderr) for row in alone} == {("ok", None)}
 
 
+def test_sets_that_are_told_apart_have_intervals_with_a_width() -> None:
+    """300 in distribution, OOD sets of 100 and 60 far above: AUROC from 1 - .025^(1/100), the average from the mean of
+    the sets' ends; 1e-9. The scores of `near` overlap: its rows, and an average with it, are the bootstrap's."""
+    inside = shifted(0, 300)
+    sets = {"far": shifted(99, 100, 1), "farther": shifted(999, 60, 2)}
+    made = {name: named(rows) for name, rows in QUICK.summarize(inside, sets | {"near": shifted(1)}).items()}
+    for row in made["far"].values():
+        assert row.ci_method == "clopper_pearson"
+        assert known(row.ci_low) <= known(row.value) <= known(row.ci_high)
+        assert known(row.ci_high) - known(row.ci_low) > 0.005
+    low = known(made["far"]["auroc", "ties=half"].ci_low)
+    assert low == pytest.approx(0.025 ** (1 / 100), abs=1e-9)
+    assert {row.ci_method for row in [*made["near"].values(), *made["average"].values()]} == {"two_sample_bootstrap"}
+    average = named(QUICK.summarize(inside, sets)["average"])["auroc", "ties=half"]
+    assert (average.value, average.ci_high, average.ci_method) == (1, 1, "clopper_pearson")
+    assert average.ci_low == pytest.approx((low + 0.025 ** (1 / 60)) / 2, abs=1e-9)
+
+
 def test_settings_are_checked() -> None:
     """A recall of 95 is .95 mistyped; one resample has no spread."""
     with pytest.raises(ValueError, match=r"tpr=95: give a share"):

@@ -7,57 +7,26 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
 
-from .config import ConfigError, suggest
+from .config import Choice, ConfigError, suggest
 
 ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", "assay.harness.networks.")
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
-# Keys of a group's YAML that other configs or tables read, and that are no constructor arguments.
-ANNOTATIONS: dict[str, frozenset[str]] = {
-    "model": frozenset({"name", "target_layer", "saliency_layer", "contrast_layer"}),
-    "dataset": frozenset({"name", "tolerance_px"}),
-    "method": frozenset(),
-    "metric": frozenset(),
-}
-
-
-def settings(config: DictConfig, group: str) -> dict[str, Any]:
-    """`_target_` and the constructor's arguments, interpolations resolved, the group's annotations left out."""
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    return _without(resolved, ANNOTATIONS[group])
-
-
-def _without(settings: dict[Any, Any], names: frozenset[str]) -> dict[str, Any]:
-    """Leave keys out of an object's settings and of the objects nested in it."""
-    dropped = names if "_target_" in settings else frozenset()
-    return {
-        str(key): _without(value, names) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if key not in dropped
-    }
-
-
-def build(config: DictConfig, group: str, name: str) -> Any:
-    """Instantiate `_target_` with its settings, after checking that it is allowed and that they fit.
-
-    Args:
-        config: one choice of `group`, composed.
-        group, name: how errors name it, for example method gradcam.
+def build(choice: Choice) -> Any:
+    """Instantiate a choice's class with its settings, after checking that it is allowed and that they fit.
 
     Raises:
         ConfigError: target not allowed or not importable, unknown or missing setting.
     """
-    arguments, what = settings(config, group), f"{group} {name}"
-    if "_target_" not in arguments:
+    what = str(choice)
+    if "_target_" not in choice.settings:
         raise ConfigError(f"{what} has no _target_: name the class that it builds")
-    for node in _nodes(arguments):
+    for node in _nodes(choice.settings):
         _check_allowed(node["_target_"], what)
         _check_signature(node, what)
     try:
-        return instantiate(arguments, _convert_="all")
+        return instantiate(choice.settings, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, (ValueError, TypeError, FileNotFoundError, ImportError)):

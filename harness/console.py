@@ -6,8 +6,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from .config import CONF, ConfigError, register_schema
+from .config import CONF, ConfigError, read_config, register_schema
 from .overrides import check_overrides, take_allow_flag
+
+WRONG_REQUEST, INTERRUPTED = 2, 130  # exit codes, beside 1: something failed
 
 failures: list[int] = []
 
@@ -18,19 +20,23 @@ def _job(config: DictConfig) -> None:
     from .launch import run  # torch is imported here, not for --help or tab completion
 
     try:
-        failures.append(run(config, list(HydraConfig.get().overrides.task)))
+        failures.append(run(read_config(config), list(HydraConfig.get().overrides.task)))
     except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        failures.append(2)
+        failures.append(WRONG_REQUEST)
 
 
 def evaluate() -> None:
     """Evaluate what the command line asks for; ends the process with the worst job's exit code."""
-    sys.argv[1:] = take_allow_flag(sys.argv[1:])
     try:
+        sys.argv[1:] = take_allow_flag(sys.argv[1:])
         check_overrides(sys.argv[1:])
+        register_schema()
+        _job()
     except ConfigError as error:
-        sys.exit(f"error: {error}")
-    register_schema()
-    _job()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_REQUEST)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command resumes", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     sys.exit(max(failures, default=0))

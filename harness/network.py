@@ -28,6 +28,7 @@ class Network:
         groups: outputs that count as one class, when the network is read as a classifier of other classes:
             class g scores the highest of its members' logits, and explaining it means explaining that member.
             A class without members can be neither predicted nor explained.
+        input_size: (height, width) of the images that the weights were made for, where that is known.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Network:
         activation: Activation = "softmax",
         fingerprint: str = "",
         groups: Sequence[Sequence[int]] | None = None,
+        input_size: tuple[int, int] | None = None,
     ) -> None:
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(f"activation={activation!r}: choose softmax or sigmoid")
@@ -47,7 +49,7 @@ class Network:
         self.mean, self.std = (v.float() for v in self._statistics)
         self.activation: Activation = activation
         self.fingerprint = fingerprint
-        self.groups = groups
+        self.groups, self.input_size = groups, input_size
         self.passes = Passes()
         self._takes_channels_last = True
         self._cuts: dict[str, Cut] = {}

@@ -24,8 +24,10 @@ from .config import (
     ConfigError,
     Protocol,
     RunConfig,
+    Schema,
     groups,
     is_chosen,
+    read_config,
     register_schema,
     selected,
     suggest,
@@ -40,10 +42,19 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
     return [CONF, *([added] if added else [])]
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Compose a RunConfig outside of `hydra.main`, with the same errors."""
+def compose_config(overrides: Sequence[str]) -> RunConfig:
+    """A run's config from overrides, outside of `hydra.main`, with the same errors.
+
+    `--config-dir FOLDER` may stand among them.
+    """
     check_overrides(overrides)
-    return _compose(overrides)
+    return read_config(_compose([*_search(config_folders(overrides)[1:]), *_words(overrides)]))
+
+
+def _search(folders: Sequence[Path]) -> list[str]:
+    """The override that lets Hydra find configs in further folders."""
+    found = ",".join(f"file://{folder.absolute()}" for folder in folders)
+    return [f"hydra.searchpath=[{found}]"] if found else []
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -80,8 +91,13 @@ def check_overrides(arguments: Sequence[str]) -> None:
     _check_composed(overrides, folders)
 
 
+def _words(arguments: Sequence[str]) -> list[str]:
+    """The overrides of a command line, without its options."""
+    return [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
+
+
 def _parsed(arguments: Sequence[str]) -> list[Override]:
-    words = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
+    words = _words(arguments)
     shell = {"-sc", "--shell-completion"} & set(arguments)
     try:
         return [] if shell else list(OverridesParser.create().parse_overrides(words))
@@ -96,8 +112,7 @@ def _check_composed(overrides: Sequence[Override], folders: Sequence[Path]) -> N
         return
     selecting = ("model", "dataset", "dataset@train", "dataset@validation", "ood", "experiment")
     chosen = [f"{place}={_first(o)}" for o in overrides if (place := o.get_key_element()) in selecting]
-    search = ",".join(f"file://{folder.absolute()}" for folder in folders[1:])
-    config = _compose([*chosen, *([f"hydra.searchpath=[{search}]"] if search else [])])
+    config = _compose([*chosen, *_search(folders[1:])])
     for key in nested:
         _check_setting_path(key, config)
 
@@ -123,7 +138,7 @@ def _sweep_values(override: Override) -> list[Any]:
 
 def _check_key(key: str, override: Override, known: dict[str, list[str]], folders: Sequence[Path]) -> None:
     top, *rest = key.split(".")
-    names = {f.name for f in fields(RunConfig)} | set(known)
+    names = {f.name for f in fields(Schema)} | set(known)
     if top not in names:
         raise ConfigError(suggest(top, names, "top-level key"))
     if top in LIST_GROUPS and rest:

@@ -6,17 +6,16 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..detectors.plan import TEST, Detection
 from ..engine.costs import SHARED
-from ..engine.evaluate import share
 from ..engine.job import Cell, Job
+from ..engine.measure import share
 from ..results.environment import environment
 from ..results.tidy import runs_table
 
 PROBE_IMAGES = 2
 
 
-class Estimate(NamedTuple):
+class Forecast(NamedTuple):
     """Missing images of a method, seconds an image, and where that figure comes from."""
 
     method: str
@@ -30,31 +29,21 @@ class Estimate(NamedTuple):
         return self.images * self.seconds_per_image
 
 
-def estimate(job: Job, runs: Path) -> list[Estimate]:
+def estimate(job: Job, runs: Path) -> list[Forecast]:
     """One entry a method that lacks columns, and one for what they share."""
     missing = job.missing()
     history = _history(job, runs_table(runs))
     todo = {name: sum(s.stop - s.start for s, wanted in missing.items() if name in wanted) for name in _names(job)}
     todo[SHARED] = sum(s.stop - s.start for s in missing)
     made = [
-        Estimate(name, todo[name], history[name], "earlier runs")
+        Forecast(name, todo[name], history[name], "earlier runs")
         for name in (SHARED, *_names(job))
         if todo[name] and name in history
     ]
     unknown = [cell for cell in job.cells if todo[cell.name] and cell.name not in history]
     if unknown:
-        made += [Estimate(name, todo[name], each, "measured now") for name, each in _probe(job, unknown).items()]
+        made += [Forecast(name, todo[name], each, "measured now") for name, each in _probe(job, unknown).items()]
     return made
-
-
-def forward_seconds(detection: Detection) -> float:
-    """Seconds an image of one forward pass, timed on the first images of the test set."""
-    test = detection.sets[TEST]
-    job = detection.features_job(test)
-    samples = [test.dataset[int(index)] for index in test.order[:PROBE_IMAGES]]
-    start = time.perf_counter()
-    share(job, samples, job.cells, len(samples))
-    return (time.perf_counter() - start) / len(samples)
 
 
 def _names(job: Job) -> list[str]:
@@ -77,7 +66,7 @@ def _history(job: Job, runs: pd.DataFrame) -> dict[str, float]:
 
 def _probe(job: Job, cells: list[Cell]) -> dict[str, float]:
     """Seconds an image of each cell, timed on the first images."""
-    samples = [job.dataset[int(index)] for index in job.order[:PROBE_IMAGES]]
+    samples = [job.images.dataset[int(index)] for index in job.images.order[:PROBE_IMAGES]]
     alike = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
     seconds = {}
     for cell in cells:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..config import ConfigError, suggest
 from ..engine.job import Job
-from ..store.store import write_atomically
+from ..store.files import write_atomically
 from ..types import Attribution, Batch, FramedMaps
 from .cell import AttributionCell
 from .gallery import explained, frame_image, overlay

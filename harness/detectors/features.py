@@ -17,11 +17,10 @@ from ..detection import Features, LinearHead, pooled
 from ..engine.job import Cell
 from ..forward import ForwardPass
 from ..network import Network
-from ..store.store import SAMPLES, CellStore, Group
+from ..store.store import FEATURES, SAMPLES, CellStore, Group
 from ..types import Batch, Needs, Sample
 
 PART = 4096  # rows read, and scored, at once
-FEATURES = "features"  # the cell's name, and its folder
 LOGITS, PENULTIMATE = "logits", "penultimate"
 
 Tap = Callable[[ForwardPass], Tensor]

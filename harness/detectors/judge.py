@@ -4,14 +4,15 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import DictConfig
 
-from ..config import ConfigError
+from ..config import ConfigError, RunConfig
 from ..curves import acceptance_limit
 from ..engine.processes import Rank
+from ..engine.request import Request
 from ..overrides import compose_config
-from .plan import SCORE, TEST, Detection, build_detection
-from .run import prepare, score_all
+from .cells import SCORE
+from .plan import TEST, Detection
+from .run import DetectorRun
 
 PLACE = "files"  # the user's images, as a set of conf/ood
 
@@ -42,18 +43,18 @@ def _check(threshold: str) -> None:
         raise ConfigError(f"--threshold {threshold}: give id95 (keeps 95 % of the in-distribution images), or a number")
 
 
-def _scored(config: DictConfig) -> Detection:
-    detection = build_detection(config, Path(config.results) / "store")
-    prepare(detection)
-    outcome = score_all(detection, Rank(0, 1))
+def _scored(config: RunConfig) -> Detection:
+    run = DetectorRun.of(Request.of(config, Path(config.results) / "store"))
+    run.prepare()
+    outcome = run.compute(Rank(0, 1))
     for name, why in outcome.failures.items():
         raise ConfigError(f"{name}: {why}")
-    return detection
+    return run.detection
 
 
 def _verdicts(detection: Detection, name: str, threshold: str) -> pd.DataFrame:
     limit = _limit(detection.sets[TEST].table(name)[SCORE], threshold)
-    table, classes = detection.sets[PLACE].table(name), detection.sets[TEST].dataset.classes
+    table, classes = detection.sets[PLACE].table(name), detection.sets[TEST].images.dataset.classes
     return pd.DataFrame(
         {
             "image": ["/" + image for image in table["image_id"]],

@@ -1,220 +1,143 @@
 """One run of failure detectors: features once a data set, fits, scores, and metrics that read several tables."""
 
-import json
-import sys
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from ..build import settings
-from ..config import ConfigError
+from ..config import RunConfig
 from ..detection import AVERAGE
-from ..engine.costs import Outcome
+from ..engine.costs import Outcome, Summary, merge
 from ..engine.job import Job
-from ..engine.processes import Rank, compute, merge
-from ..results.record import finish
+from ..engine.processes import Rank, compute
+from ..engine.request import Request
 from ..store import identity
-from ..store.store import CellStore, Group, write_json
-from ..types import ResultRow
-from .features import FEATURES
+from ..store.store import SAMPLES
+from .cells import SCORE
 from .pictures import draw_histograms, draw_risk_coverage, draw_roc
-from .plan import SCORE, TEST, TRAIN, VALIDATION, Detection, build_detection
-from .score import fit, mark_failed, score
+from .plan import TEST, TRAIN, Detection, build_detection, plan
+from .rows import rows_of
+from .score import fit, score
 
 
-def run_detectors(config: DictConfig, overrides: list[str], root: Path, started: float, rank: Rank) -> int:
-    """Fit and score what is missing, summarise, and write the tables; returns the exit code."""
-    detection = build_detection(config, root)
-    if rank.number == 0:
-        print(*detection.describe(), sep="\n", flush=True)
-    if config.dry_run:
-        return 0
-    if config.cache == "only" and (missing := detection.incomplete()):
-        raise ConfigError(f"cache=only, but scores of {', '.join(missing)} are missing: run with cache=missing")
-    if rank.number == 0:
-        prepare(detection)
-    outcome = score_all(detection, rank)
-    if rank.number > 0:
-        return int(bool(outcome.failures))
-    groups = [group for name in detection.detectors for group in _summarise(detection, name)]
-    splits = {each.split for each in detection.sets.values()} | {AVERAGE}
-    if outcome.costs:
-        _draw(detection, Path(config.results) / "runs" / detection.run_id)
-    finish(config, detection.run_id, groups, splits, outcome, overrides, started, detection.device)
-    for name, why in outcome.failures.items():
-        print(f"FAILED {name}: {why}", file=sys.stderr)
-    return int(bool(_failed(detection)))
+@dataclass(frozen=True, eq=False)
+class DetectorRun:
+    """A request of detectors, on their several data sets."""
+
+    detection: Detection
+
+    @classmethod
+    def of(cls, request: Request) -> "DetectorRun":
+        """Build its image sets; writes nothing."""
+        return cls(plan(request))
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self.detection.request
+
+    @cached_property
+    def run_id(self) -> str:
+        """Digest of what was asked for, the same for every invocation of the same request."""
+        every = self.detection.sets.items()
+        scores = sorted((place, cell.store.key, len(each)) for place, each in every for cell in each.cells.values())
+        metrics = [identity.named(chosen.settings) for chosen in self.request.config.metric.values()]
+        return identity.digest([scores, metrics])[:12]
+
+    def describe(self) -> Iterator[str]:
+        """One line a detector on each set: key, and whether its scores are there; then cautions."""
+        for place, each in self.detection.sets.items():
+            kept = sum(shard.stop - shard.start for shard in each.features.group(SAMPLES).shards())
+            yield f"{place}: {each.images.name}, {len(each)} images, features of {min(kept, len(each))}"
+            for name, cell in each.cells.items():
+                yield f"{cell.store.key}  {name:<22} {'to do' if each.incomplete(name) else 'done'}"
+        yield from (f"caution: {each}" for each in self.detection.cautions())
+
+    def missing(self) -> list[str]:
+        """Detectors without scores somewhere."""
+        return self.detection.incomplete()
+
+    def prepare(self) -> None:
+        """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures."""
+        refresh = self.request.config.cache == "refresh"
+        for each in self.detection.everywhere():
+            each.features.forget(len(each) if refresh else None)
+            for cell in each.cells.values():
+                cell.describe()
+                cell.forget(len(each) if refresh else None)
+                if refresh and cell.fit is not None:
+                    cell.fit.remove()
+
+    def compute(self, rank: Rank) -> Outcome:
+        """All missing scores: one pass a data set, fits before scores; a detector that fails does not stop the others.
+
+        Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's.
+        """
+        detection = self.detection
+        outcomes = [Outcome(batch_size=self.request.config.compute.batch_size)]
+        if detection.training is not None and (names := detection.unfitted()):
+            outcomes.append(_pass(detection, TRAIN, names, rank))
+            if rank.number == 0:
+                fit(detection, names, outcomes[0])
+        for place in detection.sets:
+            outcomes += _scored(detection, place, rank, outcomes[0])
+        return merge(outcomes)
+
+    def summarise(self, outcome: Outcome) -> Summary:
+        """Rows of every metric on every detector's tables; pictures, when something was scored."""
+        detection = self.detection
+        groups = [group for name in detection.detectors for group in rows_of(detection, name, self.run_id)]
+        if outcome.costs:
+            _draw(detection, Path(self.request.config.results) / "runs" / self.run_id)
+        splits = {each.images.split for each in detection.sets.values()} | {AVERAGE}
+        return Summary(groups, splits, _failures(detection))
 
 
-def _failed(detection: Detection) -> list[str]:
-    """Detectors that failed on some set."""
-    every = detection.sets.values()
-    return [name for name in detection.detectors if any(s.cells[name].group(SCORE).failed.exists() for s in every)]
-
-
-def prepare(detection: Detection) -> None:
-    """Forget what `cache=refresh` asks to forget, and earlier failures: they are tried again."""
-    every = [*detection.sets.values(), *([detection.training] if detection.training else [])]
-    for image_set in every:
-        cells = [image_set.features, *image_set.cells.values()]
-        for cell in cells:
-            for name in cell.groups:
-                if detection.config.cache == "refresh":
-                    cell.group(name).clear(image_set.stop)
-                cell.group(name).failed.unlink(missing_ok=True)
-        if detection.config.cache == "refresh":
-            for scored in image_set.cells.values():
-                if scored.fit is not None:
-                    scored.fit.unlink(missing_ok=True)
-
-
-def score_all(detection: Detection, rank: Rank) -> Outcome:
-    """All missing scores: one pass a data set, fits before scores; a detector that fails does not stop the others.
-
-    Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's.
-    """
-    outcomes = [Outcome(batch_size=detection.config.compute.batch_size)]
-    if detection.training is not None and (names := detection.unfitted()):
-        outcomes.append(_pass(detection, TRAIN, names, rank))
-        if rank.number == 0 and not _without_features(outcomes[-1]):
-            fit(detection, names, outcomes[0])
-    for place, image_set in detection.sets.items():
-        names = [name for name in detection.detectors if image_set.lacks(name)]
-        if rank.number > 0:
-            names = [name for name in names if not detection.detectors[name].needs().images]
-        if not names:
-            continue
-        outcomes.append(_pass(detection, place, names, rank))
-        plain = [name for name in names if not detection.detectors[name].needs().images]
-        if rank.number == 0 and plain and not _without_features(outcomes[-1]):
-            score(detection, place, plain, outcomes[0])
-    return merge(outcomes)
+def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> list[Outcome]:
+    """The pass over a set's images, and scores from its features."""
+    image_set = detection.sets[place]
+    names = [name for name in detection.detectors if image_set.lacks(name)]
+    plain = [name for name in names if not detection.detectors[name].needs().images]
+    if not (names := names if rank.number == 0 else plain):
+        return []
+    made = _pass(detection, place, names, rank)
+    if rank.number == 0 and plain:
+        score(detection, place, plain, outcome)
+    return [made]
 
 
 def _pass(detection: Detection, place: str, names: list[str], rank: Rank) -> Outcome:
-    """One pass over a set's images; when it fails, everything that needed it has failed."""
-    resolved: Any = OmegaConf.to_container(detection.config, resolve=True)
-    rebuild = partial(_rebuild, resolved, detection.root, place, names)
-    outcome = compute(_job(detection, place, names), rank, rebuild, place)
-    for cell, why in outcome.failures.items():
-        failed = cell.split(" x ")[0]
-        for name in names if failed == FEATURES else [failed]:
-            mark_failed(detection, name, None if place == TRAIN else place, f"{place}: {why}")
-    return outcome
+    """One pass over a set's images, for the detectors `names`."""
+    rebuild = partial(_rebuild, detection.request.config, detection.request.root, place, names)
+    return compute(detection.job(place, names), rank, rebuild, place)
 
 
-def _without_features(outcome: Outcome) -> bool:
-    return any(cell.split(" x ")[0] == FEATURES for cell in outcome.failures)
+def _rebuild(config: RunConfig, root: Path, place: str, names: list[str]) -> Job:
+    """The same pass in a helper process."""
+    return build_detection(config, root).job(place, names)
 
 
-def _job(detection: Detection, place: str, names: list[str]) -> Job:
-    if place == TRAIN:
-        assert detection.training is not None
-        return detection.features_job(detection.training)
-    return detection.job(detection.sets[place], names)
-
-
-def _rebuild(config: dict[str, Any], root: Path, place: str, names: list[str]) -> Job:
-    """The same pass in a helper process; identities are written by the parent."""
-    return _job(build_detection(OmegaConf.create({**config, "dry_run": True}), root), place, names)
-
-
-def _summarise(detection: Detection, detector: str) -> list[Group]:
-    """Rows of every metric on a detector's tables, kept beside the scores; returns where they are.
-
-    A set without scores has a row that says why; the others have theirs, and their average is undefined.
-    """
-    failed = {place for place, each in detection.sets.items() if each.cells[detector].group(SCORE).failed.exists()}
-    tables = {place: each.table(detector) for place, each in detection.sets.items() if place not in failed}
-    groups: list[Group] = []
-    for metric, made in detection.metrics.items():
-        about, partners = {TEST}, {VALIDATION} & set(detection.sets)
-        if made.PARTNERS == "ood":
-            about = partners = set(detection.ood)
-        lost = about if failed & ({TEST} if made.PARTNERS == "ood" else {TEST, VALIDATION}) else about & failed
-        rows: dict[str, list[ResultRow]] = {}
-        if lost != about:
-            rows = made.summarize(tables[TEST], {place: tables[place] for place in sorted(partners - lost)})
-        if lost and made.PARTNERS == "ood":
-            why = f"no scores of {', '.join(sorted(lost))}"
-            rows[AVERAGE] = [row.undefined(why) for row in rows.get(AVERAGE, [ResultRow("", "", None, 0)])]
-        groups += [_put_rows(detection, detector, metric, place, each) for place, each in rows.items()]
-        groups += [_put_failure(detection, detector, metric, place, failed) for place in sorted(lost)]
-    return groups
-
-
-def _group(detection: Detection, store: CellStore, detector: str, metric: str) -> Group:
-    """Where a metric's rows about one cell are; described, with the table that they were compared with."""
-    made, test = detection.metrics[metric], detection.sets[TEST]
-    about: dict[str, Any] = {
-        "identity": identity.metric_identity(settings(detection.config.metric[metric], "metric"), made.VERSION),
-        "name": metric,
-        "paired": [],
-        "kind": "ood" if made.PARTNERS == "ood" else "error",
-        "reference": test.title if made.PARTNERS == "ood" else "",
-    }
-    others = [TEST] if made.PARTNERS == "ood" else [place for place in (VALIDATION,) if place in detection.sets]
-    about["identity"]["compared"] = {
-        place: [detection.sets[place].cells[detector].store.key, detection.sets[place].stop] for place in others
-    }
-    key = identity.digest(about["identity"])
-    store.describe({}, {key: about})
-    return store.group(key)
-
-
-def _average_cell(detection: Detection, detector: str) -> CellStore:
-    """The cell of the unweighted mean over the ood sets: it has rows and no samples."""
-    test = detection.sets[TEST].cells[detector].store.cell()
-    about = {
-        **test["identity"],
-        "average": {p: [s.cells[detector].store.key, s.stop] for p, s in detection.ood.items()},
-    }
-    store = CellStore(detection.root, identity.digest(about))
-    store.describe({"identity": about, "labels": {**test["labels"], "dataset": AVERAGE}}, {})
-    return store
-
-
-def _put_rows(detection: Detection, detector: str, metric: str, place: str, rows: list[ResultRow]) -> Group:
-    stop, split, store = 0, AVERAGE, None
-    if place != AVERAGE:
-        image_set = detection.sets[place]
-        stop, split, store = image_set.stop, image_set.split, image_set.cells[detector].store
-    group = _group(detection, store or _average_cell(detection, detector), detector, metric)
-    group.failed.unlink(missing_ok=True)
-    marker, values = group.done(stop), [asdict(row) for row in rows]
-    if not marker.exists() or json.loads(marker.read_text())["rows"] != values:
-        write_json(marker, {"run_id": detection.run_id, "split": split, "rows": values})
-    return group
-
-
-def _put_failure(detection: Detection, detector: str, metric: str, place: str, failed: set[str]) -> Group:
-    """Where the metric's rows about a set would be, why there are none; those of an earlier run go."""
-    image_set = detection.sets[place]
-    culprit = place if place in failed else sorted(failed)[0]
-    group = _group(detection, image_set.cells[detector].store, detector, metric)
-    group.done(image_set.stop).unlink(missing_ok=True)
-    write_json(group.failed, json.loads(detection.sets[culprit].cells[detector].group(SCORE).failed.read_text()))
-    return group
+def _failures(detection: Detection) -> dict[str, str]:
+    """Why each detector failed that failed somewhere: on the first such set."""
+    found: dict[str, str] = {}
+    for each in detection.sets.values():
+        for name in sorted(each.failed() - found.keys()):
+            failure = each.cells[name].group(SCORE).failure()
+            found[name] = failure.why if failure else ""
+    return found
 
 
 def _draw(detection: Detection, folder: Path) -> None:
-    """Pictures of this run's scores; drawn anew when something was scored."""
-    failed = _failed(detection)
-    tables = {
-        name: {place: each.table(name) for place, each in detection.sets.items()}
-        for name in detection.detectors
-        if name not in failed
-    }
+    """Pictures of the scores of detectors that have them everywhere."""
+    alive = [name for name in detection.detectors if name not in detection.failed()]
+    tables = {name: {place: each.table(name) for place, each in detection.sets.items()} for name in alive}
     tests = {name: each[TEST] for name, each in tables.items()}
     outside = {name: {place: each[place] for place in detection.ood} for name, each in tables.items()}
-    title = f"{detection.config.model.name}, {detection.sets[TEST].name}"
+    title = f"{detection.request.config.model.name}, {detection.sets[TEST].images.name}"
     if detection.ood and tables:
         draw_roc({name: (tests[name], outside[name]) for name in tables}, folder / "roc.png")
         for name in tables:
             draw_histograms(tests[name], outside[name], folder / f"histograms-{name}.png", f"{name}: {title}")
-    if tables and any(table["is_error"].any() for table in tests.values()):
+    if any(table["is_error"].any() for table in tests.values()):
         draw_risk_coverage(tests, folder / "risk-coverage.png")
     print(f"pictures: {folder.absolute()}")

@@ -3,78 +3,100 @@
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from ..detection import Features
 from ..engine.costs import Clock, Outcome
 from ..forward import ForwardPass
-from ..store.store import SAMPLES, Shard, shards_of, write_atomically, write_json
+from ..store.fits import Fit
+from ..store.store import SAMPLES, Failure, Shard, shards_of
 from ..training import FittedDetector, TrainingSet
+from .cells import SCORE, ImageSet, ScoreCell, checked_scores
 from .features import PART, features_of
-from .plan import SCORE, TEST, Detection, ScoreCell, checked_scores
+from .plan import TEST, Detection
 
 
 def training_set(detection: Detection) -> TrainingSet:
     """What fits read: the stored features, and images where a detector asks for them."""
     chosen = detection.training
     assert chosen is not None
+    images, features = chosen.images, chosen.features
 
-    def images(rows: np.ndarray) -> Tensor:
-        return torch.stack([chosen.dataset[int(chosen.order[row])].image for row in rows]).to(detection.device)
+    def stacked(rows: np.ndarray) -> Tensor:
+        every = [images.dataset[int(images.order[row])].image for row in rows]
+        return torch.stack(every).to(detection.request.device)
 
     def of_images(given: Tensor) -> Features:
-        head = chosen.features.head
-        forward = ForwardPass(
-            detection.network, given.to(detection.device), chosen.features.layers, penultimate=head is not None
-        )
-        return features_of(forward, chosen.features).cpu()
+        inputs, network = given.to(detection.request.device), detection.request.network
+        forward = ForwardPass(network, inputs, features.layers, penultimate=features.head is not None)
+        return features_of(forward, features).cpu()
 
     def parts() -> Iterator[Features]:
-        return chosen.features.parts(chosen.stop)
+        return features.parts(images.stop)
 
-    return TrainingSet(parts, chosen.stop, detection.network, images, of_images, detection.config.seed)
+    seed = detection.request.config.seed
+    return TrainingSet(parts, images.stop, detection.request.network, stacked, of_images, seed)
 
 
 def fit(detection: Detection, names: list[str], outcome: Outcome) -> None:
-    """Fit detectors on the training set's features and keep their states; a failure ends its detector."""
+    """Fit detectors on the training set's features and keep their states; a failure ends its detector.
+
+    Nothing is fitted on a part of the set: the state's key speaks of the whole.
+    """
     training = training_set(detection)
     for name in names:
-        path = detection.sets[TEST].cells[name].fit
-        assert path is not None
+        kept = detection.sets[TEST].cells[name].fit
+        assert kept is not None
         detector = cast(FittedDetector, detection.detectors[name])
-        _guarded(
-            detection, name, None, f"fit {name}", training.count, partial(_put_fit, detector, training, path), outcome
-        )
+        work = partial(_put_fit, detection, detector, training, kept)
+        _guarded(detection, name, None, f"fit {name}", training.count, work, outcome)
 
 
-def _put_fit(detector: FittedDetector, training: TrainingSet, path: Path) -> None:
-    state = detector.fit(training)
-    write_atomically(path, save({key: value.contiguous() for key, value in state.items()}))
+def _put_fit(detection: Detection, detector: FittedDetector, training: TrainingSet, kept: Fit) -> None:
+    assert detection.training is not None
+    _check_featured(detection.training)
+    kept.write(detector.fit(training))
+
+
+def _check_featured(image_set: ImageSet) -> None:
+    """Raise ValueError unless all features of the set are there."""
+    failures = [f.why for name in image_set.features.groups if (f := image_set.features.group(name).failure())]
+    if failures or not image_set.featured():
+        why = failures[0] if failures else "some are missing; run again"
+        raise ValueError(f"no features of all {len(image_set)} images of {image_set.images.name}: {why}")
 
 
 def score(detection: Detection, place: str, names: list[str], outcome: Outcome) -> None:
     """Score a set's features with detectors that need nothing else."""
     image_set = detection.sets[place]
-    samples = image_set.features.group(SAMPLES).read(image_set.stop)
-    shards = shards_of(image_set.stop, PART)
-    missing = {
-        name: {s for group in (SAMPLES, SCORE) for s in image_set.cells[name].group(group).missing(shards)}
-        for name in names
-    }
-    for number, part in enumerate(image_set.features.parts(image_set.stop)):
-        shard = Shard(number * PART, number * PART + len(part))
+    for name in names:
+        _guarded(detection, name, place, name, 0, partial(_check_featured, image_set), outcome)
+    alive = [name for name in names if not image_set.cells[name].group(SCORE).has_failed]
+    if alive:
+        _score_parts(detection, place, alive, outcome)
+
+
+def _score_parts(detection: Detection, place: str, names: list[str], outcome: Outcome) -> None:
+    image_set = detection.sets[place]
+    samples = image_set.features.group(SAMPLES).read(len(image_set))
+    shards = shards_of(len(image_set), PART)
+    missing = {name: _missing(image_set.cells[name], shards) for name in names}
+    for shard, part in zip(shards, image_set.features.parts(len(image_set)), strict=True):
         rows = samples[(samples.position >= shard.start) & (samples.position < shard.stop)]
         for name in names:
             cell = image_set.cells[name]
-            if shard in missing[name] and not cell.group(SCORE).failed.exists():
-                _guarded(detection, name, place, name, len(part), partial(_put_scores, cell, part, rows), outcome)
+            if shard in missing[name] and not cell.group(SCORE).has_failed:
+                work = partial(_put_scores, cell, part, rows)
+                _guarded(detection, name, place, name, len(part), work, outcome)
+
+
+def _missing(cell: ScoreCell, shards: list[Shard]) -> set[Shard]:
+    return {shard for group in cell.groups for shard in cell.group(group).missing(shards)}
 
 
 def _put_scores(cell: ScoreCell, features: Features, rows: pd.DataFrame) -> None:
@@ -95,16 +117,11 @@ def _guarded(
     outcome: Outcome,
 ) -> None:
     """Do a detector's work on the clock; if it raises, the detector has failed on that set, or (None) everywhere."""
-    with Clock(detection.network, outcome, work, images):
+    with Clock(detection.request.network, outcome, work, images):
         try:
             make()
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             outcome.failures[name] = why
-            mark_failed(detection, name, place, why, traceback.format_exc())
-
-
-def mark_failed(detection: Detection, name: str, place: str | None, why: str, trace: str = "") -> None:
-    """A detector failed on one set, or (None) on all of them: its rows will say why."""
-    for each in detection.sets.values() if place is None else [detection.sets[place]]:
-        write_json(each.cells[name].group(SCORE).failed, {"why": why, "traceback": trace})
+            for each in detection.sets.values() if place is None else [detection.sets[place]]:
+                each.cells[name].group(SCORE).fail(Failure(why, traceback.format_exc()))

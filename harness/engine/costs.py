@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 
 from ..heads import Passes
 from ..network import Network
+from ..store.store import Group
 
 SHARED = "(shared)"  # timing of what all methods of a call share: loading, forward pass, targets
 
@@ -23,13 +25,26 @@ class Cost:
 
 @dataclass
 class Outcome:
-    """What one process did: costs a method, failures a method, shards written."""
+    """What one process, or several together, did: costs a method, failures a method, shards written.
+
+    helpers_mb: peak memory of helper processes. unstable: operations that torch has no deterministic kernel for.
+    """
 
     costs: dict[str, Cost] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     broken: set[tuple[str, str]] = field(default_factory=set)  # (method, metric) not to be measured again
     shards: int = 0
     batch_size: int = 0
+    helpers_mb: float = 0.0
+    unstable: set[str] = field(default_factory=set)
+
+
+class Summary(NamedTuple):
+    """What a run leaves: where its rows are, the parts of the data that they are about, and what failed, why."""
+
+    groups: list[Group]
+    splits: set[str]
+    failures: dict[str, str]
 
 
 class Clock:
@@ -51,3 +66,20 @@ class Clock:
     def __exit__(self, *_: object) -> None:
         self.cost.wall_s += self._now() - self.start
         self.cost.passes += self.network.passes - self.passes
+
+
+def merge(outcomes: list[Outcome]) -> Outcome:
+    """What several processes, or several jobs, did together."""
+    merged = Outcome(batch_size=min(outcome.batch_size for outcome in outcomes))
+    for outcome in outcomes:
+        merged.shards += outcome.shards
+        merged.helpers_mb += outcome.helpers_mb
+        merged.unstable |= outcome.unstable
+        merged.failures.update(outcome.failures)
+        for name, cost in outcome.costs.items():
+            total = merged.costs.setdefault(name, Cost())
+            total.wall_s += cost.wall_s
+            total.images += cost.images
+            total.pairs += cost.pairs
+            total.passes += cost.passes
+    return merged

@@ -1,10 +1,16 @@
-"""Reproducibility: deterministic kernels, and a snapshot of the environment."""
+"""Reproducibility: deterministic kernels, and which operations have none."""
 
 import ctypes
 import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+UNSTABLE = re.compile(r"(\S+) does not have a deterministic implementation|(\S+) is not deterministic")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -35,3 +41,21 @@ def keep_freed_memory() -> None:
         return  # another C library
     mallopt(M_MMAP_THRESHOLD, 2**28)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def watched() -> Iterator[set[str]]:
+    """Operations without a deterministic kernel that run inside the block; torch warns of each."""
+    found: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", ".*determinis")
+        show = warnings.showwarning
+
+        def note(message: Any, category: Any, *where: Any, **more: Any) -> None:
+            if match := UNSTABLE.search(str(message)):
+                found.add(match[1] or match[2])
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = note
+        yield found

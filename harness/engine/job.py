@@ -7,21 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
+from ..config import RunConfig
 from ..forward import ForwardPass
 from ..network import Network
-from ..store import identity
-from ..store.store import CellStore, Group, Shard
-from ..types import Batch, Dataset, Metric, Needs
+from ..store.store import CellStore, Group, Shard, shards_of
+from ..types import Batch, Needs
+from .request import Images, Request
 from .targets import Select
-
-
-def split_name(dataset: Dataset, stop: int, order: int | None) -> str:
-    """The first `stop` images in the order of a seed, in slice notation: `test`, `test[:200]`, `test[:200]@seed3`."""
-    part = "" if stop == len(dataset) else f"[:{stop}]"
-    return f"{dataset.split}{part}" + ("" if order is None else f"@seed{order}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +23,34 @@ class Cell:
     """One table of a (model, data set): a row for each unit, columns in groups; `groups` maps names to keys.
 
     The group `SAMPLES` says who the units are. The loop calls `samples` and `prepare` once a batch, and `columns`
-    once for each other group that is missing.
+    once for each other group that is missing. about: the cell's identity and labels. about_groups: identity and name
+    of each group, by key.
     """
 
     name: str
     store: CellStore
     groups: dict[str, str]
+    about: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    about_groups: dict[str, dict[str, Any]] = field(default_factory=dict, kw_only=True)
 
     def group(self, name: str) -> Group:
         """The store of one group's columns."""
         return self.store.group(self.groups[name])
+
+    def describe(self) -> None:
+        """Write who the cell and its groups are, where that is not known yet."""
+        self.store.describe(self.about, self.about_groups)
+
+    def failed(self) -> set[str]:
+        """Groups that could not be computed."""
+        return {name for name in self.groups if self.group(name).has_failed}
+
+    def forget(self, stop: int | None = None) -> None:
+        """Forget failures, and what was computed of the first `stop` images."""
+        for name in self.groups:
+            if stop is not None:
+                self.group(name).clear(stop)
+            self.group(name).forgive()
 
     def needs(self) -> Needs:
         """What the shared forward pass must keep."""
@@ -64,39 +76,41 @@ class Cell:
         raise NotImplementedError
 
 
+Missing = dict[Shard, dict[str, set[str]]]  # shard -> cell -> groups
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything needed to evaluate cells on one data set: built objects, cells, shards."""
+    """Everything needed to evaluate cells on one data set: what was asked for, images, cells."""
 
-    config: DictConfig
-    network: Network
-    dataset: Dataset
-    order: np.ndarray  # dataset index of each position
+    request: Request
+    images: Images
     cells: list[Cell]
-    shards: list[Shard]
-    device: torch.device
-    targets: Select
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    targets: Select = field(repr=False)
 
     @property
-    def stop(self) -> int:
-        """How many images are evaluated."""
-        return self.shards[-1].stop if self.shards else 0
+    def config(self) -> RunConfig:
+        """The request's."""
+        return self.request.config
+
+    @property
+    def network(self) -> Network:
+        """The request's."""
+        return self.request.network
+
+    @property
+    def device(self) -> torch.device:
+        """The request's."""
+        return self.request.device
 
     @cached_property
-    def run_id(self) -> str:
-        """Digest of what was asked for, the same for every invocation of the same request."""
-        asked = sorted((cell.store.key, *sorted(cell.groups.values())) for cell in self.cells)
-        return identity.digest([asked, self.stop])[:12]
+    def shards(self) -> list[Shard]:
+        """The units of work."""
+        return shards_of(self.images.stop, self.config.compute.shard_size)
 
-    @property
-    def split(self) -> str:
-        """Which images, in slice notation."""
-        return split_name(self.dataset, self.stop, self.config.subset_seed)
-
-    def missing(self) -> dict[Shard, dict[str, set[str]]]:
+    def missing(self) -> Missing:
         """Shard -> cell -> groups whose columns are not in the store."""
-        absent: dict[Shard, dict[str, set[str]]] = {}
+        absent: Missing = {}
         for cell in self.cells:
             for name in cell.groups:
                 for shard in cell.group(name).missing(self.shards):
@@ -108,4 +122,4 @@ class Job:
         absent = self.missing()
         for cell in self.cells:
             done = sum(cell.name not in absent.get(shard, {}) for shard in self.shards)
-            yield f"{cell.store.key}  {cell.name:<22} {done}/{len(self.shards)} shards of {self.stop} images"
+            yield f"{cell.store.key}  {cell.name:<22} {done}/{len(self.shards)} shards of {self.images.stop} images"

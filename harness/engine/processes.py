@@ -3,17 +3,23 @@
 import multiprocessing as mp
 import os
 import queue
-from collections.abc import Callable
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .costs import Cost, Outcome
-from .determinism import make_deterministic
-from .evaluate import evaluate
+from .costs import Outcome, merge
+from .determinism import make_deterministic, watched
+from .evaluate import Report, evaluate
 from .job import Job
 
 Rebuild = Callable[[], Job]  # makes the same job in another process
+LAST_WORDS_S = 0.5  # what helpers get to stop their loaders when a run is interrupted
 
 
 class Rank(NamedTuple):
@@ -38,8 +44,13 @@ def process_count(job: Job, todo: int) -> int:
     wanted = job.config.compute.processes
     if wanted == "auto":
         alone = job.device.type == "cuda" or Rank.from_environment().world > 1
-        wanted = 1 if alone else cores() // int(job.config.compute.threads)
+        wanted = 1 if alone else cores() // job.config.compute.threads
     return max(1, min(int(wanted), todo))
+
+
+def peak_memory_mb() -> float:
+    """Of this process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
@@ -47,65 +58,98 @@ def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
 
     rebuild: makes the job anew in a helper process; it is pickled. what: shown beside the progress bar.
     """
-    missing = job.missing()
-    images = sum(shard.stop - shard.start for shard in missing)
+    missing = list(job.missing())
     if not missing:
         return Outcome(batch_size=job.config.compute.batch_size)
+    images = sum(shard.stop - shard.start for shard in missing)
     count = process_count(job, len(missing))
+    starts = [len(missing) * k // count for k in range(1, count)]
+    with _helpers(rebuild, job.config.compute.threads, starts) as helpers:
+        with tqdm(total=images, unit="image", desc=what, disable=rank.number > 0, smoothing=0.1) as bar:
+            report = _shown(helpers.counter, bar)
+            outcome = evaluate(job, len(missing) * rank.number // rank.world, report)
+            bar.update(images - bar.n)
+        return merge([outcome, *helpers.outcomes()])
+
+
+def _shown(counter: Any, bar: Any) -> Report:
+    """Reports to the bar what all processes have done together."""
+
+    def report(done: int) -> None:
+        with counter.get_lock():
+            counter.value += done
+            bar.update(min(counter.value, bar.total) - bar.n)
+
+    return report
+
+
+class _Helpers(NamedTuple):
+    """Helper processes, where they count images, and where they leave what they did."""
+
+    processes: list[Any]
+    counter: Any
+    results: Any
+
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of those that ended well; what a dead one left was computed by the others."""
+        outcomes = []
+        while any(process.is_alive() for process in self.processes) or not self.results.empty():
+            try:
+                outcomes.append(self.results.get(timeout=0.05))
+            except queue.Empty:
+                continue
+        return outcomes
+
+    def stop(self) -> None:
+        """End them now: their locks die with them, what they have written stays."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join(LAST_WORDS_S)
+            process.kill()
+
+
+@contextmanager
+def _helpers(rebuild: Rebuild, threads: int, starts: list[int]) -> Iterator[_Helpers]:
+    """Processes that evaluate the same job, each from its place in the list; gone when the block fails."""
     context = mp.get_context("spawn")
     counter, results = context.Value("q", 0), context.Queue()
-    arguments = (rebuild, int(job.config.compute.threads), os.getpid())
-    others = [
-        context.Process(target=_help, args=(*arguments, len(missing) * k // count, counter, results))
-        for k in range(1, count)
-    ]
-    for process in others:
-        process.start()
-    with tqdm(total=images, unit="image", desc=what, disable=rank.number > 0, smoothing=0.1) as bar:
-
-        def report(done: int) -> None:
-            with counter.get_lock():
-                counter.value += done
-                bar.update(min(counter.value, images) - bar.n)
-
-        outcome = evaluate(job, len(missing) * rank.number // rank.world, report)
-        bar.update(images - bar.n)
-    return merge([outcome, *_results_of(others, results)])
+    common = (rebuild, threads, os.getpid(), counter, results)
+    helpers = _Helpers([context.Process(target=_help, args=(*common, k)) for k in starts], counter, results)
+    try:
+        with _interrupts_ignored():  # Ctrl-C reaches the whole group: helpers leave it to us to end them
+            for process in helpers.processes:
+                process.start()
+        yield helpers
+    except BaseException:
+        helpers.stop()
+        raise
 
 
-def _results_of(others: list[Any], results: Any) -> list[Outcome]:
-    """The outcomes of helper processes that ended well; what a dead one left was computed by the others."""
-    outcomes = []
-    while any(process.is_alive() for process in others) or not results.empty():
-        try:
-            outcomes.append(results.get(timeout=0.05))
-        except queue.Empty:
-            continue
-    return outcomes
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """For this process, and for good in those that are started meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _help(rebuild: Rebuild, threads: int, parent: int, first: int, counter: Any, results: Any) -> None:
+def _help(rebuild: Rebuild, threads: int, parent: int, counter: Any, results: Any, first: int) -> None:
     """A helper process: the same job, from another place in the list of shards."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its loader processes end with it
     make_deterministic(threads)
-    job = rebuild()
 
     def report(done: int) -> None:
         with counter.get_lock():
             counter.value += done
 
-    results.put(evaluate(job, first, report, parent))
-
-
-def merge(outcomes: list[Outcome]) -> Outcome:
-    """What several processes, or several jobs, did together."""
-    merged = Outcome(batch_size=min(outcome.batch_size for outcome in outcomes))
-    for outcome in outcomes:
-        merged.shards += outcome.shards
-        merged.failures.update(outcome.failures)
-        for name, cost in outcome.costs.items():
-            total = merged.costs.setdefault(name, Cost())
-            total.wall_s += cost.wall_s
-            total.images += cost.images
-            total.pairs += cost.pairs
-            total.passes += cost.passes
-    return merged
+    with watched() as unstable:
+        outcome = evaluate(rebuild(), first, report, parent)
+    outcome.helpers_mb = peak_memory_mb()
+    outcome.unstable = unstable
+    results.put(outcome)

@@ -1,23 +1,27 @@
-"""What a request is about: its device, its data under its network, and the names that tables show."""
+"""What is asked for, built: the network on its device, methods and metrics by name, and images in their order."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
-from ..build import settings
-from ..config import ConfigError
+from ..build import build
+from ..config import Choice, ConfigError, RunConfig
 from ..network import Network
 from ..store import identity
 from ..types import Dataset
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one."""
+    """`auto` is the GPU if there is one; under torchrun the one of the process' local rank."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        local = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda" if local is None else f"cuda:{int(local) % torch.cuda.device_count()}")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"compute.device={name}: torch {torch.__version__} sees no GPU; use compute.device=cpu")
     try:
@@ -31,38 +35,102 @@ def image_order(count: int, seed: int | None) -> np.ndarray:
     return np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
 
 
-def data_identity(
-    config: DictConfig, network: Network, node: DictConfig, dataset: Dataset, order: int | None
-) -> dict[str, Any]:
-    """The identity of a data set, built from `node`, under the config's network."""
-    return identity.data_identity(
-        model=settings(config.model, "model"),
-        weights=network.fingerprint,
-        dataset=settings(node, "dataset"),
-        data=dataset.fingerprint(),
-        order=order,
-        precision=config.precision,
-    )
+def build_all(choices: dict[str, Choice]) -> dict[str, Any]:
+    """The objects of a group's choices, by name."""
+    return {name: build(choice) for name, choice in choices.items()}
 
 
-def cell_labels(
-    config: DictConfig, network: Network, dataset: str, method: str, protocol: str, kind: str
-) -> dict[str, Any]:
-    """The names under which tables show a cell."""
-    inner = config.model.get("network", config.model)  # class groups wrap a network
-    stem = Path(str(inner.get("weights") or "random")).stem
-    return {
-        "model": config.model.name,
-        "weights": f"{stem}@{network.fingerprint[:8]}",
-        "dataset": dataset,
-        "protocol": protocol,
-        "method": method,
-        "kind": kind,
-        "seed": config.seed,
-        "precision": config.precision,
-    }
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A run's config with what it names, built; reading weights is all that building does.
+
+    root: of the store. methods: attributors or detectors. metrics: likewise of either kind.
+    """
+
+    config: RunConfig
+    root: Path
+    network: Network
+    device: torch.device
+    methods: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: RunConfig, root: Path, methods: dict[str, Any] | None = None) -> "Request":
+        """Build what the config names; `methods`, if they are built already."""
+        device = pick_device(config.compute.device)
+        methods = build_all(config.method) if methods is None else methods
+        network: Network = build(config.model).to(device, getattr(torch, config.precision))
+        return cls(config, root, network, device, methods, build_all(config.metric))
+
+    def labels(self, dataset: str, method: str, protocol: str, kind: str) -> dict[str, Any]:
+        """The names under which tables show a cell."""
+        settings = self.config.model.settings
+        inner = settings.get("network", settings)  # class groups wrap a network
+        stem = Path(str(inner.get("weights") or "random")).stem
+        return {
+            "model": self.config.model.name,
+            "weights": f"{stem}@{self.network.fingerprint[:8]}",
+            "dataset": dataset,
+            "protocol": protocol,
+            "method": method,
+            "kind": kind,
+            "seed": self.config.seed,
+            "precision": self.config.precision,
+        }
 
 
 def shown_names(labels: dict[str, Any]) -> dict[str, str]:
     """Those of the labels that are part of a cell's identity."""
     return {part: labels[part] for part in ("model", "dataset", "protocol", "method")}
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images of a run: the first `stop` of a data set in an order, and their identity under the run's network."""
+
+    name: str
+    dataset: Dataset
+    order: np.ndarray  # dataset index of each position
+    stop: int
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(cls, request: Request, chosen: Choice, seed: int | None) -> "Images":
+        """Build a data set; seed: of the order of its images, None for its own.
+
+        Raises:
+            ConfigError: it has no samples.
+        """
+        dataset: Dataset = build(chosen)
+        if len(dataset) == 0:
+            raise ConfigError(f"{chosen} has no samples")
+        about = identity.data_identity(
+            model=request.config.model.settings,
+            weights=request.network.fingerprint,
+            dataset=chosen.settings,
+            data=dataset.fingerprint(),
+            order=seed,
+            precision=request.config.precision,
+        )
+        stop = min(len(dataset), chosen.limit or len(dataset))
+        return cls(chosen.name, dataset, image_order(len(dataset), seed), stop, about)
+
+    @property
+    def split(self) -> str:
+        """Which images, in slice notation: `test`, `test[:200]`, `test[:200]@seed3`."""
+        seed = self.identity["dataset"]["order"]
+        part = "" if self.stop == len(self.dataset) else f"[:{self.stop}]"
+        return f"{self.dataset.split}{part}" + ("" if seed is None else f"@seed{seed}")
+
+    @property
+    def title(self) -> str:
+        """Its name, with the split if that is a part."""
+        return self.name if self.split == self.dataset.split else f"{self.name} {self.split}"
+
+    def cautions(self, network: Network) -> list[str]:
+        """What is odd about these images for a network: a size that is not the one of its training."""
+        wanted = network.input_size
+        found = tuple(self.dataset[int(self.order[0])].image.shape[-2:]) if wanted else None
+        if found == wanted:
+            return []
+        return [f"{self.name}: images of {found} pixels; the network's weights were made for {wanted} (height, width)"]

@@ -23,7 +23,8 @@ class HubNetwork(Network):
     """A network that knows the size of image it was trained for (`preprocessing.size`)."""
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing, activation: Activation, digest: str) -> None:
-        super().__init__(module, preprocessing.mean, preprocessing.std, activation, digest)
+        mean, std, size = preprocessing
+        super().__init__(module, mean, std, activation, digest, input_size=size)
         self.preprocessing = preprocessing
 
 

@@ -50,17 +50,18 @@ def torchvision_network(
     known = models.list_models(module=models)
     if architecture not in known:
         raise ValueError(f"architecture={architecture!r} is not in torchvision; choose one of {', '.join(known)}")
+    size = _published_size(models, architecture)
     if weights is None or _is_file_name(weights):
         module = _seeded(lambda: models.get_model(architecture, weights=None, **_published_form(architecture)))
         convert = _without_auxiliary_heads if architecture == "googlenet" else dict
-        return _network(module, weights, sha256, mean, std, activation, convert)
+        return _network(module, weights, sha256, mean, std, activation, convert, size if weights else None)
     entries = [entry.name for entry in models.get_model_weights(architecture)]
     if weights not in ("DEFAULT", *entries):
         raise ValueError(
             f"weights={weights!r} of {architecture}: give a .safetensors or .pth file, one of DEFAULT, "
             f"{', '.join(entries)}, or null for random weights"
         )
-    return _network(_download(models, architecture, weights), None, sha256, mean, std, activation)
+    return _network(_download(models, architecture, weights), None, sha256, mean, std, activation, input_size=size)
 
 
 def cifar_network(
@@ -128,7 +129,7 @@ def class_groups(network: Network, class_map: str, classes: Sequence[str]) -> Ne
     groups = read_class_map(class_map, classes)
     identity = hashlib.sha256(f"{network.fingerprint} {groups}".encode()).hexdigest()
     mean, std = network.statistics
-    return Network(network.module, mean, std, network.activation, identity, groups)
+    return Network(network.module, mean, std, network.activation, identity, groups, network.input_size)
 
 
 def _download(models: Any, architecture: str, weights: str) -> nn.Module:
@@ -139,6 +140,12 @@ def _download(models: Any, architecture: str, weights: str) -> nn.Module:
             f"could not download {architecture} weights {weights} ({error}). Without a connection, give a local file: "
             f"model.weights=/path/to/{architecture}.safetensors"
         ) from error
+
+
+def _published_size(models: Any, architecture: str) -> tuple[int, int]:
+    """The crop that torchvision evaluates its weights with."""
+    side = int(models.get_model_weights(architecture).DEFAULT.transforms.keywords["crop_size"])
+    return side, side
 
 
 def _published_form(architecture: str) -> dict[str, Any]:
@@ -181,7 +188,8 @@ def _network(
     std: Sequence[float],
     activation: Activation,
     convert: Convert = dict,
+    input_size: tuple[int, int] | None = None,
 ) -> Network:
     if weights is not None:
         load_weights(module, weights, sha256, convert)
-    return Network(module, mean, std, activation, fingerprint(module.state_dict()))
+    return Network(module, mean, std, activation, fingerprint(module.state_dict()), input_size=input_size)

@@ -1,61 +1,59 @@
 """What a run leaves: its rows, the record of what happened, the rebuilt tidy tables, and a table to read."""
 
-import resource
 import time
-from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from omegaconf import DictConfig
 
-from ..engine.costs import SHARED, Cost, Outcome
+from ..engine.costs import SHARED, Cost, Outcome, Summary
+from ..engine.processes import peak_memory_mb
+from ..engine.request import Request
 from ..heads import Passes
-from ..store.store import CellStore, Group, write_json
 from .environment import environment
 from .text import terminal_table
-from .tidy import collect, results_table, write_csv
+from .tidy import put_record, results_table, update, write_csv
 
 
 def finish(
-    config: DictConfig,
-    run_id: str,
-    groups: Collection[Group],
-    splits: Collection[str],
-    outcome: Outcome,
-    overrides: list[str],
-    started: float,
-    device: torch.device,
+    request: Request, run_id: str, summary: Summary, outcome: Outcome, overrides: list[str], started: float
 ) -> None:
-    """Write a run's rows and record, rebuild the tidy tables, print a small table and where it all is.
+    """Write a run's rows and record, bring the tidy tables up to date, print a small table and where it all is.
 
-    groups: where this run's rows are; a cell may hold other runs' rows beside them. splits: parts of the data sets,
-        in slice notation, whose rows belong to this run.
+    The cells of the summary's groups may hold other runs' rows beside this run's.
     """
-    results = Path(config.results)
+    results = Path(request.config.results)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     folder = results / "runs" / run_id
-    about = _record(config, outcome, overrides, started, device)
-    write_json(folder / f"{moment}.json", {"run_id": run_id, "split": " ".join(sorted(splits)), **about})
-    keys = {(group.path.parent.name, group.path.name) for group in groups}
-    frame = results_table([CellStore(path.parent, path.name) for path in sorted({g.path.parent for g in groups})])
-    ours = [pair in keys for pair in zip(frame.cell_key, frame.metric_key, strict=True)]
-    frame = frame[np.array(ours, dtype=bool) & frame.split.isin([*splits, ""])]
-    write_csv(frame, folder / "results.csv")
-    collect(results)
-    print(terminal_table(frame))
+    about = _record(request, outcome, summary, overrides, started)
+    put_record(results, run_id, moment, {"split": " ".join(sorted(summary.splits)), **about})
+    rows = _own_rows(summary)
+    write_csv(rows, folder / "results.csv")
+    update(results)
+    print(terminal_table(rows))
+    if outcome.unstable:
+        print(f"caution: another run may differ in last bits; not deterministic: {', '.join(sorted(outcome.unstable))}")
     seconds = time.time() - started
     print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / 'results.csv').absolute()}")
     print(f"all results: {(results / 'tidy' / 'results.csv').absolute()}")
 
 
+def _own_rows(summary: Summary) -> pd.DataFrame:
+    keys = {(group.cell.key, group.key) for group in summary.groups}
+    cells = {group.cell.path: group.cell for group in summary.groups}
+    frame = results_table([cells[path] for path in sorted(cells)])
+    ours = [pair in keys for pair in zip(frame.cell_key, frame.metric_key, strict=True)]
+    return frame[np.array(ours, dtype=bool) & frame.split.isin([*summary.splits, ""])]
+
+
 def _record(
-    config: DictConfig, outcome: Outcome, overrides: list[str], started: float, device: torch.device
+    request: Request, outcome: Outcome, summary: Summary, overrides: list[str], started: float
 ) -> dict[str, Any]:
     """Everything that happened to be true of this invocation; one entry a method."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    config, device, failures = request.config, request.device, outcome.failures | summary.failures
     gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
     shared = outcome.costs.get(SHARED, Cost(passes=Passes()))
     return {
@@ -70,9 +68,9 @@ def _record(
         "processes": str(config.compute.processes),
         "workers": config.compute.workers,
         "shared_wall_s": round(shared.wall_s, 4),
-        "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
+        "peak_memory_mb": round(peak_memory_mb() + outcome.helpers_mb, 1),
         "peak_gpu_memory_mb": round(gpu, 1),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled() and not outcome.unstable,
         "methods": {
             name: {
                 "method_wall_s": round(cost.wall_s, 4),
@@ -82,7 +80,7 @@ def _record(
                 "forward_passes": cost.passes.forward,
                 "backward_passes": cost.passes.backward,
                 "head_passes": cost.passes.head,
-                "status": f"failed:{outcome.failures[name]}" if name in outcome.failures else "ok",
+                "status": f"failed:{failures[name]}" if name in failures else "ok",
             }
             for name, cost in sorted(outcome.costs.items())
         },

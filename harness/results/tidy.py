@@ -1,16 +1,18 @@
 """From the store to tidy tables: `results.csv` (every number) and `runs.csv` (everything that happened)."""
 
+import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..store import store
-from ..store.files import Lock, read_json, write_atomically
+from ..store.files import Lock, read_json, write_atomically, write_json
 from ..store.identity import SCHEMA, canonical
-from ..store.store import CellStore
+from ..store.journal import Journal
+from ..store.store import CellStore, cells
 from ..types import ResultRow
 
 COLUMNS = [
@@ -23,7 +25,7 @@ ORDER = [
     *("seed", "precision", "weights", "cell_key", "reference", "metric_key"),
 ]
 FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=False))
-UNSAID = {"x_label": "", "headline": True}  # by rows of a store that is older than these fields
+FLOATS = ["x", "value", "stderr", "ci_low", "ci_high"]
 
 
 def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
@@ -44,16 +46,14 @@ def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
     labels["settings"] = _settings(about["identity"])
     for key in cell.groups():
         group = cell.group(key)
-        metric = read_json(group.path / "group.json")
+        metric = group.about()
         shared = {"schema": SCHEMA, "cell_key": cell.key, "metric_key": key, "metric": metric["name"], **labels}
         shared |= {"reference": metric.get("reference", ""), "kind": metric.get("kind", labels["kind"])}
-        for path in sorted(group.path.glob("DONE-*.json")):
-            done = read_json(path)
-            for row in done["rows"]:
-                yield {**shared, "run_id": done["run_id"], "split": done["split"], **UNSAID, **row}
-        if group.failed.exists():
-            failure = read_json(group.failed)
-            status = f"failed:{failure['why'].splitlines()[0]}"
+        for done in filter(None, map(group.finished, group.stops())):
+            for row in done.rows:
+                yield {**shared, "run_id": done.run_id, "split": done.split, **row}
+        if failure := group.failure():
+            status = f"failed:{failure.why.splitlines()[0]}"
             yield {**shared, "run_id": "", "split": "", **FAILED_ROW, "status": status}
 
 
@@ -69,17 +69,40 @@ def _settings(identity: dict[str, Any]) -> str:
 def results_table(cells: list[CellStore]) -> pd.DataFrame:
     """The tidy result table of some cells, in a fixed order."""
     frame = pd.DataFrame([row for cell in cells for row in cell_rows(cell)], columns=COLUMNS)
-    return frame.sort_values(ORDER, kind="stable", na_position="first").reset_index(drop=True)
+    return _ordered(frame.astype(dict.fromkeys(FLOATS, float)))  # an empty column and one of whole numbers, too
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """In the order of ORDER, numbers as numbers even where they are still text."""
+    return frame.sort_values(ORDER, kind="stable", na_position="first", key=_sort_key).reset_index(drop=True)
+
+
+def _sort_key(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column) if column.name in ("x", "seed") else column
 
 
 def runs_table(runs: Path) -> pd.DataFrame:
     """One row for each method of each invocation: host, versions, overrides, wall time, passes."""
-    rows = []
-    for path in sorted(runs.glob("*/*.json")):
-        record = read_json(path)
-        methods = record.pop("methods")
-        rows += [{**record, "method": name, **cost} for name, cost in methods.items()]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for path in sorted(runs.glob("*/*.json")) for row in _run_rows(path)])
+
+
+def put_record(results: Path, run_id: str, moment: str, record: dict[str, Any]) -> None:
+    """Write what happened in one invocation; `update` takes it into runs.csv."""
+    name = f"{run_id}.{moment}"
+    Journal(results / "runs").note(name)
+    write_json(_record_path(results, name), {"run_id": run_id, **record})
+
+
+def _record_path(results: Path, name: str) -> Path:
+    run_id, _, moment = name.partition(".")
+    return results / "runs" / run_id / f"{moment}.json"
+
+
+def _run_rows(path: Path) -> Iterator[dict[str, Any]]:
+    record = read_json(path)
+    methods = record.pop("methods")
+    name = f"{path.parent.name}.{path.stem}"
+    yield from ({"record": name, **record, "method": method, **cost} for method, cost in methods.items())
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -87,14 +110,73 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     write_atomically(path, frame.to_csv(index=False).encode())
 
 
-def collect(results: Path) -> pd.DataFrame:
-    """Rebuild `tidy/results.csv` and `tidy/runs.csv` below `results`; returns the former."""
+@contextmanager
+def _tables_in_hand(results: Path) -> Iterator[None]:
     lock = Lock(results / "tidy" / ".collect.lock")
     lock.wait()
     try:
-        frame = results_table(store.cells(results / "store"))
-        write_csv(frame, results / "tidy" / "results.csv")
-        write_csv(runs_table(results / "runs"), results / "tidy" / "runs.csv")
+        yield
     finally:
         lock.release()
+
+
+def collect(results: Path) -> pd.DataFrame:
+    """Rebuild `tidy/results.csv` and `tidy/runs.csv` below `results` from all that is stored; returns the former."""
+    with _tables_in_hand(results):
+        journals = [Journal(results / name) for name in ("store", "runs")]
+        noted = [journal.take() for journal in journals]
+        frame = results_table(cells(results / "store"))
+        write_csv(frame, results / "tidy" / "results.csv")
+        write_csv(runs_table(results / "runs"), results / "tidy" / "runs.csv")
+        for journal, names in zip(journals, noted, strict=True):
+            journal.settle(names)
     return frame
+
+
+def update(results: Path) -> None:
+    """Bring the tidy tables up to date: only cells whose rows changed, and new records, are read.
+
+    The same bytes as `collect` leaves, at a cost that does not grow with the store.
+    """
+    known, runs = (_as_text(results / "tidy" / name) for name in ("results.csv", "runs.csv"))
+    if known is None or runs is None or list(known) != COLUMNS or "record" not in runs:
+        collect(results)
+        return
+    with _tables_in_hand(results):
+        _update_results(results)
+        _update_runs(results)
+
+
+def _update_results(results: Path) -> None:
+    path, store = results / "tidy" / "results.csv", results / "store"
+    journal = Journal(store)
+    noted = journal.take()
+    known, present = _as_text(path), [cell for key in sorted(noted) if (cell := CellStore(store, key)).exists()]
+    assert known is not None
+    made = _through_text(results_table(present))
+    write_csv(_ordered(pd.concat([known[~known["cell_key"].isin(noted)], made])), path)
+    journal.settle(noted)
+
+
+def _update_runs(results: Path) -> None:
+    path = results / "tidy" / "runs.csv"
+    journal = Journal(results / "runs")
+    noted = journal.take()
+    known = _as_text(path)
+    assert known is not None
+    rows = [row for name in noted if (record := _record_path(results, name)).exists() for row in _run_rows(record)]
+    if rows:
+        others = known[~known["record"].isin(noted)]
+        write_csv(pd.concat([others, _through_text(pd.DataFrame(rows))]).sort_values("record", kind="stable"), path)
+    journal.settle(noted)
+
+
+def _as_text(path: Path) -> pd.DataFrame | None:
+    """A CSV with every field as it stands there: what is written back is what was read."""
+    if not path.is_file() or not path.stat().st_size > 1:
+        return None
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _through_text(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(frame.to_csv(index=False)), dtype=str, keep_default_na=False)

@@ -1,11 +1,12 @@
-"""What of a store may go: cells that are unfinished or old, cached features, fits."""
+"""What of a store may go: cells that are unfinished, old or of another version, cached features, fits."""
 
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .store import cells
+from .fits import fits
+from .store import FEATURES, CellStore, cells, outdated
 
 
 class Garbage(NamedTuple):
@@ -17,6 +18,7 @@ class Garbage(NamedTuple):
     def remove(self) -> None:
         """Delete it."""
         if self.path.is_dir():
+            CellStore(self.path.parent, self.path.name).note()
             shutil.rmtree(self.path)
         else:
             self.path.unlink(missing_ok=True)
@@ -26,18 +28,19 @@ def find(root: Path, unfinished: bool, features: bool, horizon: float | None) ->
     """What may go, below a store's root; never what somebody is computing.
 
     Args:
-        unfinished: also cells without any finished metric.
+        unfinished: also cells without any finished metric, and those that another version of Assay has written.
         features: also cached features and fits. Scores stay; who needs features again passes over the images again.
         horizon: also cells that were finished before that time (seconds of the epoch), and of caches only those.
     """
     found = [Garbage(cell.path, str(cell.cell()["labels"]["method"])) for cell in cells(root)]
     doomed = [each for each in found if _is_garbage(each.path, horizon, unfinished)]
-    return [*doomed, *(each for each in _caches(root) if features and _is_old(each.path, horizon))]
+    unread = [Garbage(cell.path, "of another version") for cell in outdated(root) if unfinished]
+    return [*doomed, *unread, *(each for each in _caches(root) if features and _is_old(each.path, horizon))]
 
 
 def _caches(root: Path) -> Iterator[Garbage]:
-    yield from (Garbage(path, "features") for path in sorted(root.glob("features/*/")))
-    yield from (Garbage(path, "fit") for path in sorted(root.glob("fits/*.safetensors")))
+    yield from (Garbage(path, "features") for path in sorted((root / FEATURES).glob("*/")))
+    yield from (Garbage(path, "fit") for path in fits(root))
 
 
 def _is_old(path: Path, horizon: float | None) -> bool:

@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-SCHEMA = 2
+SCHEMA = 3
+OURS = "assay."  # where a class of ours is imported from
 
 # Where a file lies does not change what is in it: weights and data enter by their fingerprints.
 PLACES = frozenset({"weights", "sha256", "class_map", "root", "download"})
@@ -25,10 +26,25 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:20]
 
 
-def content(settings: dict[str, Any]) -> dict[str, Any]:
+def content(settings: Any) -> Any:
     """Settings without the places of files, at any depth."""
-    kept = {key: value for key, value in settings.items() if key not in PLACES}
-    return {key: content(value) if isinstance(value, dict) else value for key, value in kept.items()}
+    if isinstance(settings, dict):
+        return {key: content(value) for key, value in settings.items() if key not in PLACES}
+    return [content(value) for value in settings] if isinstance(settings, list) else settings
+
+
+def named(settings: Any) -> Any:
+    """Settings with each class under its name, at any depth: moving a class of ours between modules changes nothing.
+
+    Ours are told apart by their names (which no two share); a class of somebody else's by its whole path.
+    """
+    if isinstance(settings, dict):
+        return {key: _class(value) if key == "_target_" else named(value) for key, value in settings.items()}
+    return [named(value) for value in settings] if isinstance(settings, list) else settings
+
+
+def _class(target: str) -> str:
+    return target.rpartition(".")[2] if target.startswith(OURS) else target
 
 
 def data_identity(
@@ -43,8 +59,8 @@ def data_identity(
     """
     return {
         "schema": SCHEMA,
-        "model": content(model) | {"fingerprint": weights},
-        "dataset": content(dataset) | {"fingerprint": data, "order": order},
+        "model": content(named(model)) | {"fingerprint": weights},
+        "dataset": content(named(dataset)) | {"fingerprint": data, "order": order},
         "precision": precision,
     }
 
@@ -69,11 +85,11 @@ def cell_identity(
         training: what the method is fitted on, if it is: the `data_identity` (`data`), and how many `images` of it.
     """
     fitted = {} if training is None else {"training": training}
-    made = {"names": names, "protocol": protocol, "method": method | {"version": version}, "seed": seed}
+    made = {"names": names, "protocol": protocol, "method": named(method) | {"version": version}, "seed": seed}
     return {**data, **made, **fitted}
 
 
 def metric_identity(metric: dict[str, Any], version: int, summary_only: Sequence[str] = ()) -> dict[str, Any]:
     """The identity of a metric inside a cell: the settings that decide its columns, not those of its summary."""
-    measured = {key: value for key, value in metric.items() if key not in summary_only}
+    measured = {key: value for key, value in named(metric).items() if key not in summary_only}
     return {"schema": SCHEMA, "metric": measured | {"version": version}}

@@ -1,21 +1,17 @@
-"""Per-sample tables on disk: atomic shards, DONE and FAILED markers, locks that die with their process.
+"""Per-sample tables on disk: atomic shards, result rows and failures, in a folder a cell.
 
     <root>/<cell key>/cell.json                        the cell's identity and its labels
     <root>/<cell key>/<group key>/group.json           the metric's identity (the group `samples`: who and what)
     <root>/<cell key>/<group key>/00000000-00000032.parquet   rows of images 0..31, in dataset order
     <root>/<cell key>/<group key>/DONE-00000200.json   result rows over the first 200 images
     <root>/<cell key>/<group key>/FAILED.json          why the group could not be computed
+    <root>/features/<key>/...                          features of a data set, as a cell without identity
+    <root>/fits/<key>.safetensors                      what a detector's fit left
 
-A shard is either absent or whole: files are written beside their place and renamed. Locks are advisory
-`flock`s, released by the kernel when a process dies, however it dies.
+A shard is either absent or whole: files are written beside their place and renamed. No other module knows these names.
 """
 
-import fcntl
-import json
-import os
-import platform
 import re
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +21,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .files import Lock, read_json, write_atomically, write_json
+from .identity import SCHEMA
+from .journal import Journal
+
 SAMPLES = "samples"  # key of the group that holds image_id, label, prediction
+FEATURES = "features"  # the folder of cells that hold features
 _SHARD_NAME = re.compile(r"(\d{8})-(\d{8})\.parquet")
 
 
@@ -44,71 +45,42 @@ def shards_of(count: int, size: int) -> list[Shard]:
     return [Shard(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either absent or whole, even when the process or machine dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # a full disk must not fill further
+class Incomplete(RuntimeError):
+    """A table is read of which a part is not there."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Atomic JSON, readable by people."""
-    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+class Finished(NamedTuple):
+    """A metric's result rows over the first images of a data set: those of `asdict(ResultRow)`."""
+
+    run_id: str
+    split: str
+    rows: list[dict[str, Any]]
 
 
-class Lock:
-    """An exclusive lock on a file, held from a successful `acquire` to `release` or the process' end."""
+class Failure(NamedTuple):
+    """Why a group could not be computed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor: int | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock if nobody holds it; never waits."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        if not self._is_current(descriptor):  # its last holder removed the file after we opened it
-            os.close(descriptor)
-            return self.acquire()
-        self._descriptor = descriptor
-        return True
-
-    def wait(self) -> None:
-        """Take the lock, waiting for its holder."""
-        while not self.acquire():
-            time.sleep(0.05)
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            return self.path.stat().st_ino == os.fstat(descriptor).st_ino
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        """Remove the file and give the lock back; harmless when it is not held."""
-        if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = None
+    why: str
+    traceback: str = ""
 
 
 class Group:
-    """One metric's columns inside a cell."""
+    """One metric's columns inside a cell, its result rows, and its failure."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.key = path.name
+
+    def about(self) -> dict[str, Any]:
+        """The identity and name written by `CellStore.describe`."""
+        return read_json(self.path / "group.json")
+
+    @property
+    def cell(self) -> "CellStore":
+        """The cell that it belongs to."""
+        return CellStore(self.path.parent.parent, self.path.parent.name)
+
+    # Columns
 
     def shards(self) -> list[Shard]:
         """Ranges present on disk, in order."""
@@ -148,29 +120,82 @@ class Group:
         return frame.sort_values("position", kind="stable").reset_index(drop=True)
 
     def parts(self, stop: int) -> Iterator[dict[str, np.ndarray]]:
-        """The columns of images 0 .. stop-1 in order, a shard at a time; for tables with a row an image."""
+        """The columns of images 0 .. stop-1 in order, a shard at a time; for tables with a row an image.
+
+        Raises:
+            Incomplete: a shard before `stop` is missing: what was read so far is no table of these images.
+        """
         start = 0
-        for shard in self.shards():
-            if shard.stop > start and shard.start < stop:
+        for shard in [shard for shard in self.shards() if shard.start < stop]:
+            if shard.start > start:
+                break
+            if shard.stop > start:
                 table = pq.read_table(self.path / f"{shard}.parquet")
                 inside = slice(start - shard.start, min(stop, shard.stop) - shard.start)
                 yield {name: _to_numpy(table[name])[inside] for name in table.column_names}
                 start = shard.stop
+        if start < stop:
+            raise Incomplete(f"{self.path}: images {start} to {stop - 1} or some of them are missing: run again")
 
-    def done(self, stop: int) -> Path:
-        """Marker that the first `stop` images are evaluated and summarised; it holds the result rows."""
-        return self.path / f"DONE-{stop:08d}.json"
+    # Result rows and failures
+
+    def stops(self) -> list[int]:
+        """Numbers of images over which there are result rows."""
+        return sorted(int(path.stem.split("-")[1]) for path in self.path.glob("DONE-*.json"))
+
+    def finished(self, stop: int) -> Finished | None:
+        """Result rows over the first `stop` images, if they are there."""
+        path = self._done(stop)
+        return Finished(**read_json(path)) if path.exists() else None
+
+    def finish(self, stop: int, result: Finished) -> None:
+        """Put the result rows over the first `stop` images, unless the same are there."""
+        before = self.finished(stop)
+        if before is None or before.rows != result.rows:
+            self._note()
+            write_json(self._done(stop), result._asdict())
+
+    def failure(self) -> Failure | None:
+        """Why the group could not be computed, if it could not."""
+        return Failure(**read_json(self._failed)) if self._failed.exists() else None
 
     @property
-    def failed(self) -> Path:
-        """Marker of a failure, with its reason."""
-        return self.path / "FAILED.json"
+    def has_failed(self) -> bool:
+        """Whether there is a failure."""
+        return self._failed.exists()
+
+    def fail(self, failure: Failure) -> None:
+        """Put a failure."""
+        self._note()
+        write_json(self._failed, failure._asdict())
+
+    def forgive(self) -> None:
+        """Forget a failure: it is tried again."""
+        if self._failed.exists():
+            self._note()
+            self._failed.unlink(missing_ok=True)
+
+    def withdraw(self, stop: int) -> None:
+        """Forget the result rows over the first `stop` images."""
+        self._note()
+        self._done(stop).unlink(missing_ok=True)
 
     def clear(self, stop: int) -> None:
         """Forget what was computed of the first `stop` images, and every summary."""
+        self._note()
         shards = [self.path / f"{shard}.parquet" for shard in self.shards() if shard.start < stop]
-        for path in [*shards, *self.path.glob("DONE-*.json"), self.failed]:
+        for path in [*shards, *self.path.glob("DONE-*.json"), self._failed]:
             path.unlink(missing_ok=True)
+
+    def _done(self, stop: int) -> Path:
+        return self.path / f"DONE-{stop:08d}.json"
+
+    @property
+    def _failed(self) -> Path:
+        return self.path / "FAILED.json"
+
+    def _note(self) -> None:
+        self.cell.note()
 
 
 def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -184,7 +209,7 @@ class CellStore:
     """The folder of one cell."""
 
     def __init__(self, root: Path, key: str) -> None:
-        self.key, self.path = key, root / key
+        self.root, self.key, self.path = root, key, root / key
 
     def group(self, key: str) -> Group:
         """The columns of one metric (or `SAMPLES`)."""
@@ -211,41 +236,25 @@ class CellStore:
         """The identity and labels written by `describe`."""
         return read_json(self.path / "cell.json")
 
+    def exists(self) -> bool:
+        """Whether it is described; features are not."""
+        return (self.path / "cell.json").exists()
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object."""
-    value: dict[str, Any] = json.loads(path.read_text())
-    return value
+    def note(self) -> None:
+        """The cell's rows are about to change: the tidy tables must be brought up to date."""
+        if self.exists():  # features have no rows
+            Journal(self.root).note(self.key)
 
 
 def cells(root: Path) -> list[CellStore]:
-    """Every cell below a store's root."""
+    """Every cell below a store's root that this version reads."""
+    return [cell for cell in _every(root) if cell.cell()["identity"]["schema"] == SCHEMA]
+
+
+def outdated(root: Path) -> list[CellStore]:
+    """Every cell below a store's root that another version has written."""
+    return [cell for cell in _every(root) if cell.cell()["identity"]["schema"] != SCHEMA]
+
+
+def _every(root: Path) -> list[CellStore]:
     return [CellStore(root, path.parent.name) for path in sorted(root.glob("*/cell.json"))]
-
-
-def remove_leftovers(root: Path) -> int:
-    """Delete temporary files of dead writers and locks that nobody holds; returns how many."""
-    abandoned = [path for path in root.glob("**/.*.tmp") if not _writer_alive(path)]
-    for path in abandoned:
-        path.unlink(missing_ok=True)
-    locks = [lock for lock in map(Lock, root.glob("**/locks/*.lock")) if lock.acquire()]
-    for lock in locks:
-        lock.release()
-    return len(abandoned) + len(locks)
-
-
-def _writer_alive(path: Path) -> bool:
-    """Whether the process that writes a temporary file (host and number are in its name) may still run."""
-    host, number = platform.node(), path.name.split(".")[-2]
-    is_ours = path.name.endswith(f".{host}.{number}.tmp")
-    return not is_ours or _is_running(int(number))
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

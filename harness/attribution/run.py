@@ -1,0 +1,97 @@
+"""One run of attribution methods: maps and metrics of what is missing, then the rows of every finished metric."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from itertools import chain
+
+import pandas as pd
+
+from ..engine.costs import Outcome, Summary
+from ..engine.job import Cell, Job
+from ..engine.processes import Rank, compute
+from ..engine.request import Request
+from ..results.tidy import joined
+from ..store import identity
+from ..store.store import SAMPLES, Finished
+from ..types import ResultRow
+from .plan import build_job, plan
+
+NO_PAIRS = ResultRow("", "mean", None, 0, status="undefined:the protocol leaves no (image, class) pair")
+
+
+@dataclass(frozen=True, eq=False)
+class AttributionRun:
+    """A request of attribution methods, on its one data set."""
+
+    job: Job
+
+    @classmethod
+    def of(cls, request: Request) -> "AttributionRun":
+        """Build its cells; writes nothing."""
+        return cls(plan(request))
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self.job.request
+
+    @cached_property
+    def run_id(self) -> str:
+        """Digest of what was asked for, the same for every invocation of the same request."""
+        asked = sorted((cell.store.key, *sorted(cell.groups.values())) for cell in self.job.cells)
+        return identity.digest([asked, self.job.images.stop])[:12]
+
+    def describe(self) -> Iterator[str]:
+        """One line a cell, then cautions."""
+        yield from self.job.describe()
+        yield from (f"caution: {each}" for each in self.job.images.cautions(self.request.network))
+
+    def missing(self) -> list[str]:
+        """Methods of which something is not in the store."""
+        return sorted({name for wanted in self.job.missing().values() for name in wanted})
+
+    def prepare(self) -> None:
+        """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures."""
+        refresh = self.request.config.cache == "refresh"
+        for cell in self.job.cells:
+            cell.describe()
+            for name in cell.groups:
+                if refresh and name != SAMPLES:
+                    cell.group(name).clear(self.job.images.stop)
+                cell.group(name).forgive()
+
+    def compute(self, rank: Rank) -> Outcome:
+        """Attribute and measure what is missing."""
+        rebuild = partial(build_job, self.request.config, self.request.root)
+        return compute(self.job, rank, rebuild, self.run_id)
+
+    def summarise(self, outcome: Outcome) -> Summary:
+        """Rows of the metrics whose shards are all present."""
+        for cell in self.job.cells:
+            self._summarise(cell)
+        every = [(cell, name) for cell in self.job.cells for name in cell.groups]
+        groups = [cell.group(name) for cell, name in every if name != SAMPLES]
+        failures = dict(chain.from_iterable(map(_failures, self.job.cells)))
+        return Summary(groups, {self.job.images.split}, failures)
+
+    def _summarise(self, cell: Cell) -> None:
+        samples: pd.DataFrame | None = None
+        images = self.job.images
+        for name, metric in self.request.metrics.items():
+            group = cell.group(name)
+            if group.has_failed or group.missing(self.job.shards):
+                continue
+            samples = cell.group(SAMPLES).read(images.stop) if samples is None else samples
+            table = joined(samples, group.read(images.stop))
+            made = metric.summarize(table) if len(table) else [NO_PAIRS]
+            group.finish(images.stop, Finished(self.run_id, images.split, [asdict(row) for row in made]))
+
+
+def _failures(cell: Cell) -> Iterator[tuple[str, str]]:
+    """Why a method failed or, one by one, its metrics."""
+    failures = {name: failure.why for name in cell.groups if (failure := cell.group(name).failure())}
+    if SAMPLES in failures:
+        yield cell.name, failures[SAMPLES]
+    else:
+        yield from ((f"{cell.name} x {name}", why) for name, why in failures.items())

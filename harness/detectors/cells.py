@@ -1,0 +1,93 @@
+"""The tables of failure detectors: a data set with its features, and the scores that are asked of it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+import pandas as pd
+from torch import Tensor
+
+from ..detection import Detector, ImageDetector, State
+from ..engine.request import Images
+from ..forward import ForwardPass
+from ..results.tidy import joined
+from ..store.fits import Fit
+from ..store.store import SAMPLES, Shard
+from ..types import Batch, Needs
+from .features import FeatureCell, ImageCell, features_of
+
+SCORE = "score"
+
+
+def checked_scores(name: str, scores: Tensor, images: int) -> Tensor:
+    """The scores [N]; ValueError unless there is a finite one for each image."""
+    if scores.shape != (images,) or not bool(scores.isfinite().all()):
+        raise ValueError(f"{name} returned {list(scores.shape)} scores for {images} images, or not finite")
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreCell(ImageCell):
+    """One detector on one data set; the loop fills it only if the detector looks at images."""
+
+    detector: Detector
+    features: FeatureCell
+    fit: Fit | None  # the detector's state
+
+    def needs(self) -> Needs:
+        """The graph to the input, and what the detector's features consist of."""
+        return Needs(self.detector.needs().layers, input_graph=True, penultimate=self.features.head is not None)
+
+    @cached_property
+    def state(self) -> State:
+        """What the fit left; empty without one."""
+        return {} if self.fit is None else self.fit.read()
+
+    def columns(self, group: str, prepared: None, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
+        """Scores of a batch of images."""
+        detector = cast(ImageDetector, self.detector)
+        scores = detector.score_images(forward, features_of(forward, self.features), self.state)
+        return {SCORE: checked_scores(self.name, scores, len(batch.samples))}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A data set of the run, with its features and the scores that are asked of it."""
+
+    images: Images
+    features: FeatureCell
+    cells: dict[str, ScoreCell] = field(default_factory=dict)  # detector -> its scores
+
+    def __len__(self) -> int:
+        return self.images.stop
+
+    def featured(self) -> bool:
+        """Whether every image has all its features."""
+        every = [Shard(0, len(self))]
+        return not any(self.features.group(name).missing(every) for name in self.features.groups)
+
+    def incomplete(self, detector: str) -> bool:
+        """Whether scores of the detector are missing, failed or not."""
+        cell = self.cells[detector]
+        return any(cell.group(name).missing([Shard(0, len(self))]) for name in cell.groups)
+
+    def lacks(self, detector: str) -> bool:
+        """Whether scores of the detector are missing, and it did not fail."""
+        return not self.cells[detector].group(SCORE).has_failed and self.incomplete(detector)
+
+    def failed(self) -> set[str]:
+        """Detectors that failed on this set."""
+        return {name for name, cell in self.cells.items() if cell.group(SCORE).has_failed}
+
+    def table(self, detector: str) -> pd.DataFrame:
+        """image_id, label, predicted, is_error, score; a row an image.
+
+        Raises:
+            RuntimeError: some images have none.
+        """
+        cell = self.cells[detector]
+        table = joined(*(cell.group(name).read(len(self)) for name in (SAMPLES, SCORE)))
+        if len(table) != len(self):
+            raise RuntimeError(f"{len(table)} of {len(self)} images have scores: compute anew with cache=refresh")
+        wrong = (table["label"] >= 0) & (table["label"] != table["predicted"])
+        return table.drop(columns="sample_id").assign(is_error=wrong)

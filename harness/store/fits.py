@@ -1,0 +1,37 @@
+"""What detectors' fits left: a safetensors file each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from .files import write_atomically
+
+
+class Fit:
+    """The state of one fitted detector, `<root>/fits/<key>.safetensors`."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.path = root / "fits" / f"{key}.safetensors"
+
+    def exists(self) -> bool:
+        """Whether it was made."""
+        return self.path.exists()
+
+    def read(self) -> dict[str, Tensor]:
+        """Tensors by name, on the CPU."""
+        return load_file(self.path)
+
+    def write(self, state: dict[str, Tensor]) -> None:
+        """Put it, whole or not at all."""
+        write_atomically(self.path, save({name: value.contiguous() for name, value in state.items()}))
+
+    def remove(self) -> None:
+        """Forget it; harmless when it is not there."""
+        self.path.unlink(missing_ok=True)
+
+
+def fits(root: Path) -> Iterator[Path]:
+    """Files of all fits below a store's root."""
+    yield from sorted((root / "fits").glob("*.safetensors"))

@@ -14,9 +14,9 @@ def main() -> None:
 
         del sys.argv[1]
         evaluate()
-    from assay.harness.__main__ import main as other
+    from assay.harness.commands.program import main as other
 
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         sys.argv[1:] = ["--help"]
         print(BOTH, flush=True)
-    sys.exit(other())
+    sys.exit(other("assay"))

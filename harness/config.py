@@ -123,7 +123,7 @@ class RunConfig(Settings):
 ANNOTATIONS: dict[str, frozenset[str]] = {
     "model": frozenset({"name", "target_layer", "saliency_layer", "contrast_layer"}),
     "dataset": frozenset({"name", "tolerance_px", "limit"}),
-    "method": frozenset(),
+    "method": frozenset({"floor"}),
     "metric": frozenset(),
 }
 

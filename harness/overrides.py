@@ -62,7 +62,8 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     check_overrides(overrides)
     parsed = _parsed(overrides)
     chosen = [o.input_line for o in parsed if not o.is_sweep_override()]
-    hydra = _compose(cast(list[str], chosen), return_hydra_config=True).hydra
+    searched = _search(config_folders(overrides)[1:])
+    hydra = _compose([*searched, *cast(list[str], chosen)], return_hydra_config=True).hydra
     swept = (hydra.sweeper.params or {}) if hydra.mode == RunMode.MULTIRUN else {}
     every = [*_parsed([f"{key}={values}" for key, values in swept.items()]), *parsed]
     return [job for batch in BasicSweeper.split_arguments(every, None) for job in batch]

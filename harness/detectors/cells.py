@@ -12,11 +12,9 @@ from ..engine.request import Images
 from ..forward import ForwardPass
 from ..results.tidy import joined
 from ..store.fits import Fit
-from ..store.store import SAMPLES, Shard
+from ..store.store import SAMPLES, SCORE, Shard
 from ..types import Batch, Needs
 from .features import FeatureCell, ImageCell, features_of
-
-SCORE = "score"
 
 
 def checked_scores(name: str, scores: Tensor, images: int) -> Tensor:

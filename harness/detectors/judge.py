@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -10,14 +11,24 @@ from ..curves import acceptance_limit
 from ..engine.processes import Rank
 from ..engine.request import Request
 from ..overrides import compose_config
-from .cells import SCORE
+from ..store.store import SCORE
 from .plan import TEST, Detection
-from .run import DetectorRun
+from .run import DetectorRun, failures
 
 PLACE = "files"  # the user's images, as a set of conf/ood
 
 
-def judge(images: list[str], overrides: list[str], threshold: str) -> pd.DataFrame:
+class Judged(NamedTuple):
+    """What detectors say, and why those that failed say nothing.
+
+    verdicts: image, predicted (class), method, score, threshold, verdict (`in` or `out`).
+    """
+
+    verdicts: pd.DataFrame
+    failures: dict[str, str]
+
+
+def judge(images: list[str], overrides: list[str], threshold: str) -> Judged:
     """Score images with the detectors of a config, and say which are out.
 
     Args:
@@ -25,17 +36,16 @@ def judge(images: list[str], overrides: list[str], threshold: str) -> pd.DataFra
         overrides: as for run.py: model, dataset (in-distribution), dataset@train, method.
         threshold: `id95` keeps 95 % of the config's in-distribution images (any percentage), or a number.
 
-    Returns:
-        image, predicted (class), method, score, threshold, verdict (`in` or `out`).
-
     Raises:
-        ConfigError: the threshold is neither, or a detector failed.
+        ConfigError: the threshold is neither.
     """
     _check(threshold)
     files = ",".join(f'"{Path(image).absolute()}"' for image in images)
     config = compose_config([*overrides, "metric=[error_detection]", f"ood=[{PLACE}]", f"ood.{PLACE}.files=[{files}]"])
     detection = _scored(config)
-    return pd.concat([_verdicts(detection, name, threshold) for name in detection.detectors], ignore_index=True)
+    failed = failures(detection)
+    said = [_verdicts(detection, name, threshold) for name in detection.detectors if name not in failed]
+    return Judged(pd.concat(said, ignore_index=True) if said else pd.DataFrame(columns=["image"]), failed)
 
 
 def _check(threshold: str) -> None:
@@ -46,9 +56,7 @@ def _check(threshold: str) -> None:
 def _scored(config: RunConfig) -> Detection:
     run = DetectorRun.of(Request.of(config, Path(config.results) / "store"))
     run.prepare()
-    outcome = run.compute(Rank(0, 1))
-    for name, why in outcome.failures.items():
-        raise ConfigError(f"{name}: {why}")
+    run.compute(Rank(0, 1))
     return run.detection
 
 

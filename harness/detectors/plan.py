@@ -13,8 +13,8 @@ from ..engine.targets import whole_images
 from ..network import Network
 from ..store import identity
 from ..store.fits import Fit
-from ..store.store import SAMPLES, CellStore
-from .cells import SCORE, ImageSet, ScoreCell
+from ..store.store import SAMPLES, SCORE, CellStore
+from .cells import ImageSet, ScoreCell
 from .features import FeatureCell, linear_head
 
 FEW_A_CLASS, FEW = 10, 500  # images below which a run says so

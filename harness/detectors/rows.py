@@ -5,9 +5,9 @@ from typing import Any
 
 from ..detection import AVERAGE
 from ..store import identity
-from ..store.store import CellStore, Failure, Finished, Group
+from ..store.store import SCORE, CellStore, Failure, Finished, Group
 from ..types import ResultRow
-from .cells import SCORE, ImageSet
+from .cells import ImageSet
 from .plan import TEST, VALIDATION, Detection
 
 

@@ -12,8 +12,7 @@ from ..engine.job import Job
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..store import identity
-from ..store.store import SAMPLES
-from .cells import SCORE
+from ..store.store import SAMPLES, SCORE
 from .pictures import draw_histograms, draw_risk_coverage, draw_roc
 from .plan import TEST, TRAIN, Detection, build_detection, plan
 from .rows import rows_of
@@ -90,7 +89,7 @@ class DetectorRun:
         if outcome.costs:
             _draw(detection, Path(self.request.config.results) / "runs" / self.run_id)
         splits = {each.images.split for each in detection.sets.values()} | {AVERAGE}
-        return Summary(groups, splits, _failures(detection))
+        return Summary(groups, splits, failures(detection))
 
 
 def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> list[Outcome]:
@@ -117,7 +116,7 @@ def _rebuild(config: RunConfig, root: Path, place: str, names: list[str]) -> Job
     return build_detection(config, root).job(place, names)
 
 
-def _failures(detection: Detection) -> dict[str, str]:
+def failures(detection: Detection) -> dict[str, str]:
     """Why each detector failed that failed somewhere: on the first such set."""
     found: dict[str, str] = {}
     for each in detection.sets.values():

@@ -14,9 +14,9 @@ from ..detection import Features
 from ..engine.costs import Clock, Outcome
 from ..forward import ForwardPass
 from ..store.fits import Fit
-from ..store.store import SAMPLES, Failure, Shard, shards_of
+from ..store.store import SAMPLES, SCORE, Failure, Shard, shards_of
 from ..training import FittedDetector, TrainingSet
-from .cells import SCORE, ImageSet, ScoreCell, checked_scores
+from .cells import ImageSet, ScoreCell, checked_scores
 from .features import PART, features_of
 from .plan import TEST, Detection
 

@@ -33,7 +33,8 @@ def finish(
     rows = _own_rows(summary)
     write_csv(rows, folder / "results.csv")
     update(results)
-    print(terminal_table(rows))
+    floors = [name for name, chosen in request.config.method.items() if chosen.notes.get("floor")]
+    print(terminal_table(rows, floors))
     if outcome.unstable:
         print(f"caution: another run may differ in last bits; not deterministic: {', '.join(sorted(outcome.unstable))}")
     seconds = time.time() - started

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .terminal import blocks, printable, wrapped
+from .terminal import blocks, grid, printable, wrapped
+
+PLACE = ["model", "dataset", "split", "protocol"]  # of a comparison; the other columns are its table's
 
 
 def column_name(row: Any) -> str:
@@ -112,3 +114,17 @@ def _percent(value: float) -> str:
 def _failures(results: pd.DataFrame) -> list[str]:
     failed = results[results["status"].str.startswith("failed")]
     return [f"{row.method} x {row.metric}: {row.status}" for row in failed.itertuples()]
+
+
+def differences(compared: pd.DataFrame) -> str:
+    """Paired differences (of `results.compare`), a table a place."""
+    parts = []
+    for place, rows in compared.groupby(PLACE, sort=False):
+        model, dataset, split, protocol = place
+        cells = [
+            (row.metric, row.column, f"{row.difference:.3f}", f"[{row.ci_low:.3f}, {row.ci_high:.3f}]", str(row.n))
+            for row in rows.itertuples()
+        ]
+        parts.append(wrapped(f"{model} on {dataset} {split}, protocol {protocol}"))
+        parts.append(grid(["metric", "column", "difference", "interval", "n"], cells))
+    return "\n".join(parts)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .fits import fits
-from .store import FEATURES, CellStore, cells, outdated
+from .store import FEATURES, SCORE, CellStore, cells, outdated
 
 
 class Garbage(NamedTuple):
@@ -52,7 +52,7 @@ def _is_old(path: Path, horizon: float | None) -> bool:
 def _is_garbage(path: Path, horizon: float | None, unfinished: bool) -> bool:
     if _is_locked(path):
         return False
-    finished = [*path.glob("*/DONE-*.json"), *path.glob("score/*.parquet")]  # scores are read by other cells' rows
+    finished = [*path.glob("*/DONE-*.json"), *path.glob(f"{SCORE}/*.parquet")]  # scores are read by other cells' rows
     if not finished:
         return unfinished
     return horizon is not None and _newest(finished) < horizon

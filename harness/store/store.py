@@ -26,6 +26,7 @@ from .identity import SCHEMA
 from .journal import Journal
 
 SAMPLES = "samples"  # key of the group that holds image_id, label, prediction
+SCORE = "score"  # key of the group that holds a detector's scores
 FEATURES = "features"  # the folder of cells that hold features
 _SHARD_NAME = re.compile(r"(\d{8})-(\d{8})\.parquet")
 

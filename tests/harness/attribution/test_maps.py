@@ -1,7 +1,5 @@
 """Maps as files: the numbers are those that metrics read, names are safe, and nothing is left out unsaid."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,13 +171,3 @@ def test_the_gallery_still_draws(tmp_path: Path) -> None:
     assert draw_gallery(job_of(), tmp_path / "gallery.png", 3) == 3
     with Image.open(tmp_path / "gallery.png") as picture:
         assert picture.width > 300
-
-
-def test_the_command(tmp_path: Path) -> None:
-    """`python -m harness maps` writes where it says, and nothing else."""
-    command = ["maps", "method=[center]", "limit=2", f"results={tmp_path}/results", "--images", "1", "--format", "npz"]
-    done = subprocess.run([sys.executable, "-m", "harness", *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "results" / "maps" / "scenes_vgg-scenes"
-    assert done.stdout.endswith(f"of 1 images: {folder}\n")
-    assert {path.suffix for path in tmp_path.rglob("*.*")} == {".npz"}

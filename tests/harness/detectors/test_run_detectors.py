@@ -256,11 +256,11 @@ def test_own_images_at_the_threshold_of_the_data(reference: Path) -> None:
     """id95 leaves 95 % of the 48 test images strictly inside (index rule: 46 below the limit); a picture is judged."""
     overrides = [*SMALL[:3], *SMALL[8:], "method=[mahalanobis]", f"results={reference}"]
     picture = str(Path(__file__).resolve().parents[3] / "docs/pictures/gallery.png")
-    frame = judge([picture], overrides, "id95")
+    frame = judge([picture], overrides, "id95").verdicts
     scores = built(reference).sets[TEST].table("mahalanobis").score
     assert (scores < frame.threshold[0]).sum() == 48 - round(0.05 * 48) - 1
     assert frame.verdict.tolist() == ["out"] and frame.image[0] == picture
-    assert judge([picture], overrides, "1e9").verdict.tolist() == ["in"]
+    assert judge([picture], overrides, "1e9").verdicts.verdict.tolist() == ["in"]
     with pytest.raises(ConfigError, match="id95"):
         judge([picture], overrides, "high")
 

@@ -2,8 +2,6 @@
 
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -332,12 +330,3 @@ def test_specifications_are_no_config_group() -> None:
     """`table` holds specifications: nothing composes it into a run."""
     assert "table" not in groups()
     assert {"model", "dataset", "method", "metric"} <= set(groups())
-
-
-def test_the_command_needs_no_torch(tmp_path: Path) -> None:
-    """`python -m harness table` in a process where torch cannot be imported."""
-    code = "import sys; sys.modules['torch'] = None; from assay.harness.__main__ import main; sys.exit(main())"
-    arguments = ["table", "rap_table1", "--results", str(tmp_path), "--format", "csv"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("table,panel,row,column,method")

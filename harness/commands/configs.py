@@ -1,0 +1,90 @@
+"""What there is: ls, describe, validate."""
+
+import ast
+import sys
+from pathlib import Path
+
+import click
+
+from .. import config as configs
+from ..config import ConfigError, groups, suggest
+from ..overrides import compose_config, config_folders
+from ..results.terminal import wrapped
+from .options import composed, overrides_only, results, searched
+from .planning import composed_run
+
+SHORTEST_KEY = 4  # letters of a cell key that are not taken for a misspelt config
+
+
+@click.command("ls")
+@click.argument("group", required=False)
+def list_groups(group: str | None) -> int:
+    """The groups of configs and their choices."""
+    known = groups(config_folders(searched()))
+    if group is not None and group not in known:
+        raise ConfigError(suggest(group, known, "group"))
+    for name in known if group is None else [group]:
+        print(wrapped(f"{name}: {', '.join(known[name])}"))
+    return 0
+
+
+@click.command()
+@click.argument("name", metavar="NAME")
+@results()
+def describe(name: str, results: Path) -> int:
+    """A config with the documentation of its class, or a stored cell.
+
+    NAME is a choice of any group, or the beginning of a cell key (looked up in --results).
+    """
+    folders = config_folders(searched())
+    found = [path for folder in folders for path in sorted(folder.glob(f"*/{name}.yaml"))]
+    found = [path for path in found if name in groups(folders).get(path.parent.name, [])]
+    for path in found:
+        text = path.read_text()
+        print(f"# {path.relative_to(configs.ROOT) if path.is_relative_to(configs.ROOT) else path}\n{text}")
+        print(_documentation(text))
+    if not found:
+        _describe_cell(name, results / "store", folders)
+    return 0
+
+
+def _documentation(text: str) -> str:
+    """The docstring of the config's `_target_`, read from its source without importing it."""
+    target = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("_target_:")), "")
+    module, _, name = target.rpartition(".")
+    place = Path(*module.removeprefix("assay.").split(".")).with_suffix(".py")
+    source = next((path for root in [configs.ROOT, *map(Path, sys.path)] if (path := root / place).is_file()), None)
+    nodes = [] if source is None else ast.parse(source.read_text()).body
+    made = [n for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name]
+    return f"{target}\n\n{ast.get_docstring(made[0]) or ''}\n" if made else ""
+
+
+def _describe_cell(prefix: str, root: Path, folders: list[Path]) -> None:
+    import json
+
+    from ..store.store import cells
+
+    found = [cell for cell in cells(root) if len(prefix) >= SHORTEST_KEY and cell.key.startswith(prefix)]
+    if not found:
+        known = {choice for choices in groups(folders).values() for choice in choices}
+        raise ConfigError(suggest(prefix, known, "config name, nor the beginning of a cell key"))
+    for cell in found:
+        print(json.dumps(cell.cell(), indent=1, sort_keys=True))
+
+
+@click.command()
+@composed()
+def validate(words: list[str]) -> int:
+    """Compose and build a config without computing.
+
+    Without overrides: compose every choice of every group.
+    """
+    if overrides_only(words) != searched():
+        print(*map(wrapped, composed_run(words).describe()), sep="\n")
+        return 0
+    every = [(group, choice) for group, choices in groups(config_folders(words)).items() for choice in choices]
+    for group, choice in every:
+        value = f"[{choice}]" if group in configs.LIST_GROUPS else choice
+        compose_config([*words, f"{group}={value}"])
+    print(f"{len(every)} configs compose")
+    return 0

@@ -1,0 +1,108 @@
+"""What methods say of single images: gallery, maps, detect."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..config import ConfigError
+from ..overrides import compose_config
+from ..results.terminal import grid
+from .options import composed, overrides_only
+
+if TYPE_CHECKING:
+    from ..engine.job import Job
+
+PICTURES = (".png", ".pdf", ".svg")  # what a gallery may be written as
+
+images = click.option("--images", type=click.IntRange(min=1), default=10, metavar="N", help="how many (default: 10)")
+
+
+def _job(words: list[str]) -> "Job":
+    from ..attribution.plan import build_job
+    from ..engine.determinism import make_deterministic
+
+    config = compose_config(overrides_only(words))
+    make_deterministic(config.compute.threads)
+    return build_job(config, Path(config.results) / "store")
+
+
+def _subject(job: "Job") -> str:
+    return f"{job.config.model.name}-{job.config.dataset.name}"
+
+
+@click.command()
+@composed()
+@images
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="picture (default: <results>/report/gallery-MODEL-DATASET.png)",
+)
+def gallery(words: list[str], images: int, out: Path | None) -> int:
+    """Maps drawn over images: a row an image, a column a method."""
+    from ..attribution.gallery import draw_gallery
+
+    if out is not None and out.suffix not in PICTURES:
+        raise ConfigError(f"--out {out}: give a name that ends in {', '.join(PICTURES)}")
+    job = _job(words)
+    path = out or Path(job.config.results) / "report" / f"gallery-{_subject(job)}.png"
+    print(f"{draw_gallery(job, path, images)} images: {path.absolute()}")
+    return 0
+
+
+@click.command()
+@composed()
+@images
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="default: <results>/maps/MODEL-DATASET",
+)
+@click.option("--format", "formats", default="npz,png", show_default=True, help="npz, png or both")
+def maps(words: list[str], images: int, out: Path | None, formats: str) -> int:
+    """Maps as files: numbers (npz) and pictures (png).
+
+    The exit code is 1 when a method failed; the others' maps are written.
+    """
+    from ..attribution.maps import check_formats, export_maps
+
+    kinds = formats.split(",")
+    check_formats(kinds)
+    job = _job(words)
+    folder = out or Path(job.config.results) / "maps" / _subject(job)
+    made = export_maps(job, folder, images, kinds)
+    print(f"{made.maps} maps of {made.images} images: {folder.absolute()}")
+    return _failed(made.failures)
+
+
+def _failed(failures: dict[str, str]) -> int:
+    for name, why in failures.items():
+        print(f"FAILED {name}: {why}", file=sys.stderr)
+    return int(bool(failures))
+
+
+@click.command()
+@composed("IMAGE... [KEY=VALUE]...")
+@click.option("--threshold", default="id95", show_default=True, help="id95 keeps 95 % of the data set; or a score")
+def detect(words: list[str], threshold: str) -> int:
+    """Your own images: in or out of the distribution.
+
+    The exit code is 1 when a detector failed; the others' verdicts are printed.
+    """
+    from ..detectors.judge import judge
+    from ..engine.determinism import make_deterministic
+
+    files = [word for word in words if "=" not in word or Path(word).exists()]
+    if not files:
+        raise ConfigError("no image: give the names of image files beside KEY=VALUE")
+    make_deterministic(1)
+    made = judge(files, [word for word in words if word not in files], threshold)
+    for image, rows in made.verdicts.groupby("image", sort=False):
+        print(f"{image}: {rows['predicted'].iloc[0]}")
+        cells = [(row.method, f"{row.score:.4f}", f"{row.threshold:.4f}", row.verdict) for row in rows.itertuples()]
+        print(grid(["method", "score", "threshold", "verdict"], cells))
+    return _failed(made.failures)

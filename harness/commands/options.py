@@ -110,7 +110,7 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         from importlib import metadata
 
-        import assay
+        from assay.version import __version__
 
-        click.echo(f"assay {assay.__version__}, torch {metadata.version('torch')}")
+        click.echo(f"assay {__version__}, torch {metadata.version('torch')}")
         context.exit()

@@ -4,7 +4,7 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
-from assay.harness.pictures import Size, panels, png
+from assay.harness.pictures import Size, encoded, panels
 from assay.harness.types import Dataset, Sample
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -46,7 +46,7 @@ def draw(path: Path) -> None:
         line[0].set_ylabel(title, fontsize=8)
         for index, axes in enumerate(line):
             _show(axes, dataset[index], tuple(dataset.classes))
-    Image.open(BytesIO(png(figure, dpi=80))).convert("RGB").quantize(256).save(
+    Image.open(BytesIO(encoded(figure, dpi=80))).convert("RGB").quantize(256).save(
         path, optimize=True
     )  # a palette: noise compresses badly
 

@@ -48,8 +48,8 @@ def tighten(figure: "Figure", below: float = 0, right: float = 0) -> None:
     figure.tight_layout(rect=(0, below / height, 1 - right / width, 1))
 
 
-def png(figure: "Figure", dpi: int = 110) -> bytes:
-    """The figure as a PNG file."""
+def encoded(figure: "Figure", suffix: str = ".png", dpi: int = 110) -> bytes:
+    """The figure as a file of the kind that a suffix names: `.png`, `.pdf`, `.svg`."""
     file = BytesIO()
-    figure.savefig(file, dpi=dpi)
+    figure.savefig(file, format=suffix.removeprefix("."), dpi=dpi)
     return file.getvalue()

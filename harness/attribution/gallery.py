@@ -12,7 +12,7 @@ import torch
 from ..engine.job import Job
 from ..engine.measure import share
 from ..forward import ForwardPass
-from ..pictures import Size, panels, png
+from ..pictures import Size, encoded, panels
 from ..store.files import write_atomically
 from ..types import Batch, FramedMaps
 
@@ -41,7 +41,7 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     for axis in axes:
         axis.set_axis_off()
     figure.tight_layout(pad=0.3)
-    write_atomically(path, png(figure, dpi=100))
+    write_atomically(path, encoded(figure, path.suffix, dpi=100))
     return len(shown)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..curves import acceptance_limit, risk_bootstrap, roc_statistics
-from ..pictures import Size, panels, png, tighten
+from ..pictures import Size, encoded, panels, tighten
 from ..stats import Array
 from ..store.files import write_atomically
 
@@ -170,4 +170,4 @@ def _legend_beside(axis: Any, title: str, largest_first: bool) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     tighten(figure, below=0.3 if figure.legends else 0)  # room for a legend of the whole figure
-    write_atomically(path, png(figure))
+    write_atomically(path, encoded(figure))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..pictures import Size, panels, png, tighten
+from ..pictures import Size, encoded, panels, tighten
 from ..store.files import write_atomically
 
 ACROSS = 3  # panels side by side
@@ -38,7 +38,7 @@ def draw_curves(results: pd.DataFrame, path: Path) -> bool:
     lines = [Line2D([], [], color=colours[method]) for method in methods]
     figure.legend(lines, methods, loc="center right", frameon=False, fontsize=8)
     tighten(figure, right=1.6)
-    write_atomically(path, png(figure))
+    write_atomically(path, encoded(figure))
     return True
 
 

@@ -7,7 +7,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from ..pictures import Size, panels, png, tighten
+from ..pictures import Size, encoded, panels, tighten
 from ..store.files import write_atomically
 from .curve_pictures import draw_curves
 from .text import _failures, headlines
@@ -108,7 +108,7 @@ def _draw(shown: pd.DataFrame, path: Path) -> None:
         axis.set_yticks(range(len(methods)), methods)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(models), frameon=False)
     tighten(figure, below=0.25)
-    write_atomically(path, png(figure))
+    write_atomically(path, encoded(figure))
 
 
 def _draw_quantity(axis: Any, title: str, rows: pd.DataFrame, methods: list[str], models: list[str]) -> None:

@@ -11,6 +11,7 @@ from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
 from .heads import anatomy
+from .layers import spatial
 
 
 def weighted_map(activation: Tensor, coefficients: Tensor, targets: Targets, signed: bool) -> Tensor:
@@ -22,13 +23,7 @@ def weighted_map(activation: Tensor, coefficients: Tensor, targets: Targets, sig
 
 def feature_map(forward: ForwardPass, layer: str) -> Tensor:
     """The layer's activation, checked to be [B,K,h,w]."""
-    activation = forward.activation(layer)
-    if activation.ndim != 4:
-        raise ValueError(
-            f"layer {layer!r} gives {list(activation.shape)}; class-activation maps need [batch, channels, height, "
-            "width]: choose a convolutional layer"
-        )
-    return activation
+    return spatial(forward.activation(layer), layer)
 
 
 @dataclass(frozen=True)

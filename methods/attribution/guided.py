@@ -82,10 +82,6 @@ def _positive(gradient: Tensor, active: Tensor) -> Tensor:
     return gradient.clamp(min=0)
 
 
-def _positive_and_active(gradient: Tensor, active: Tensor) -> Tensor:
-    return gradient.clamp(min=0).mul_(active)
-
-
 def _rectified_gradient(
     forward: ForwardPass, targets: Targets, rule: Callable[[Tensor, Tensor], Tensor], name: str
 ) -> Tensor:

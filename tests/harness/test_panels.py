@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from assay.harness.pictures import Size, panels, png, tighten
+from assay.harness.pictures import Size, encoded, panels, tighten
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,8 +19,14 @@ def test_panels_fill_lines_from_the_left(count: int, across: int, down: int, emp
     assert len(axes) == count
     assert [float(inches) for inches in figure.get_size_inches()] == [2 * across + 0.5, down + 0.25]
     assert [axis.axison for axis in figure.axes] == [True] * count + [False] * empty
-    with Image.open(BytesIO(png(figure, dpi=100))) as picture:
+    with Image.open(BytesIO(encoded(figure, dpi=100))) as picture:
         assert (picture.format, picture.size) == ("PNG", (200 * across + 50, 100 * down + 25))
+
+
+@pytest.mark.parametrize("suffix, magic", [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_the_suffix_says_what_file(suffix: str, magic: bytes) -> None:
+    """As galleries are asked for."""
+    assert encoded(panels(1, 1, Size(1, 1))[0], suffix).startswith(magic)
 
 
 def test_room_for_a_legend_is_in_inches() -> None:
@@ -37,8 +43,8 @@ def test_room_for_a_legend_is_in_inches() -> None:
 def test_drawing_touches_no_window_and_no_global_state() -> None:
     """The module is imported without matplotlib; a figure is drawn without pyplot, whatever backend is asked for."""
     code = (
-        "import sys; from assay.harness.pictures import Size, panels, png; assert 'matplotlib' not in sys.modules;"
-        "assert png(panels(1, 1, Size(1, 1))[0])[:4] == b'\\x89PNG'; assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys; from assay.harness.pictures import Size, encoded, panels; assert 'matplotlib' not in sys.modules;"
+        "assert encoded(panels(1, 1, Size(1, 1))[0])[:4] == b'\\x89PNG'; assert 'matplotlib.pyplot' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={"MPLBACKEND": "tkagg"}, capture_output=True, text=True

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..layers import spatial
 from ..relevance import rules
 from .operations import READERS, STRUCTURAL, Operation, Reading, UnsupportedOp, on_path, pure, spelling
 from .rules import AffineRule, MapRule, ScaleRule, SumRule
@@ -358,13 +359,7 @@ class Tape:
 
     def feature_map(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input, checked to be [B,K,h,w]."""
-        value = self.at(layer)
-        if value.ndim != 4:
-            raise ValueError(
-                f"layer {layer!r} gives {list(value.shape)}; a relevance map needs [batch, channels, height, width]: "
-                "choose a convolutional layer"
-            )
-        return value
+        return spatial(self.at(layer), layer)
 
     def is_after_last(self, layer: str) -> bool:
         """Whether no convolution or linear layer lies between the layer's output and the logits."""

@@ -428,7 +428,7 @@ class Ending(Net):
 
 UNREACHED: dict[str, tuple[Attributor, str]] = {
     "never called": (ExcitationBackprop("aux"), "layer 'aux' was not reached: the forward pass does not call"),
-    "logits": (ExcitationBackprop("last"), r"layer 'last' gives \[1, 5\]; a relevance map needs \[batch, channels, h"),
+    "logits": (ExcitationBackprop("last"), r"layer 'last' gives \[1, 5\]; a map needs \[batch, channels, h"),
     "contrast at the last layer": (ContrastiveEB("second", "first"), "contrast_layer='second': no convolution or lin"),
     "contrast at the logits": (ContrastiveEB("last", "first"), "contrast_layer='last': no convolution or linear layer"),
     "swapped": (ContrastiveEB("first", "middle"), "from layer 'first' to layer 'middle': layer 'first' must come lat"),

@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -204,12 +205,23 @@ RECIPES: dict[str, tuple[Callable[[], nn.Module], Recipe]] = {
 }
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """That many intra-op threads within the block, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def train_embedded(name: str, train_set: Dataset, val_set: Dataset, folder: Path) -> TrainingReport:
     """Train an embedded network by its recipe and write `<folder>/<name>.safetensors`."""
     make, recipe = RECIPES[name]
-    torch.set_num_threads(TRAINING_THREADS)
     network = make()
-    report = train_network(network, train_set, val_set, **recipe._asdict())
+    with _threads(TRAINING_THREADS):
+        report = train_network(network, train_set, val_set, **recipe._asdict())
     print(
         f"{name}: validation mean average precision {report.mean_ap:.4f}, single-object accuracy "
         f"{report.accuracy:.4f}, {report.seconds:.0f} s"

@@ -107,9 +107,11 @@ def test_single_label_accuracy_leaves_out_the_others() -> None:
 
 
 def test_the_embedded_recipe_writes_a_file_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train_embedded` on 64 images and one epoch: the weights file that `scenes_network` then loads."""
+    """`train_embedded` on 64 images and one epoch: the weights file that `scenes_network` then loads. The process
+    keeps its number of threads (two of them beside another process take ten times as long)."""
     make, recipe = RECIPES["scenes_vgg"]
     monkeypatch.setitem(RECIPES, "scenes_vgg", (make, recipe._replace(epochs=1)))
     train_embedded("scenes_vgg", Scenes("train", 64, cue_share=0.25), Scenes("val", 32, cue_share=0.25), tmp_path)
+    assert torch.get_num_threads() == 1
     loaded = scenes_network("ScenesVGG", str(tmp_path / "scenes_vgg.safetensors"))
     assert loaded(torch.zeros(1, 3, 64, 64)).shape == (1, 11)

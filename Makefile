@@ -44,7 +44,7 @@ lint: $(TEST) typed  ## Check style, formatting and types (ruff, mypy)
 # mypy cannot follow the path that assay/__init__.py extends at import: links show it the one package.
 typed:
 	@rm -rf build/typed/assay && mkdir -p build/typed/assay
-	@ln -s $(abspath $(wildcard assay/*.py) harness methods metrics datasets) build/typed/assay
+	@ln -s $(addprefix ../../../,$(wildcard assay/*.py) harness methods metrics datasets) build/typed/assay
 
 train: $(RUNTIME)  ## Train the two embedded networks anew (seeded; minutes on two cores)
 	$(PY) -m harness train

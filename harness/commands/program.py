@@ -21,10 +21,10 @@ SUMMARY = "Everything but computing: list, describe, plan, collect, compare, dra
 
 EXAMPLES = """\b
 examples:
-  {program} ls                                 # what there is
-  {program} describe gradcam                   # a config, and its class
-  {program} plan experiment=embedded           # what a run would compute
-  {program} compare gradcam center             # after a run of both
+  {program} ls                         # what there is
+  {program} describe gradcam           # a config, and its class
+  {program} plan experiment=embedded   # what a run would compute
+  {program} compare gradcam center     # after a run of both
   {program} table hedging_table1 --format md
   {program} check
   {program} gallery model=scenes_vgg --images 10

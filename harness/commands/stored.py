@@ -43,8 +43,8 @@ def compare(first: str, second: str, results: Path) -> int:
     from ..results.compare import compare
     from ..results.text import differences
 
-    print(wrapped(f"{first} - {second}, 95 % intervals"))
-    print(differences(compare(results / "store", first, second)))
+    frame = compare(results / "store", first, second)
+    print(wrapped(f"{first} - {second}, 95 % intervals"), differences(frame), sep="\n")
     return 0
 
 

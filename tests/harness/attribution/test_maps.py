@@ -24,8 +24,6 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs, Sample
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 def job_of(*overrides: str) -> Job:
     """A built job of eight images that writes no store."""
@@ -47,7 +45,7 @@ def test_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
     made = export_maps(job, tmp_path, 5, ["npz"])
     expected = 0
     for index in range(5):
-        batch, forward = share(job, [job.dataset[index]], job.cells, 16)
+        batch, forward = share(job, [job.images.dataset[index]], job.cells, 16)
         for cell in job.cells:
             assert isinstance(cell, AttributionCell)
             native, framed = cell.attribute(batch, forward), cell.prepare(batch, forward)
@@ -86,11 +84,16 @@ class Wide:
         return "wide"
 
 
+def over(job: Job, stop: int) -> Job:
+    """The same job over the first images of `Wide`."""
+    return replace(job, images=replace(job.images, dataset=Wide(), order=np.arange(stop), stop=stop))
+
+
 def test_frames_pictures_and_names(tmp_path: Path) -> None:
     """A name with a path and a # becomes one file in its folder, from which it can be read back; the picture and `map`
     have the frame's size, `map` is `values` resized; a class without boxes has none; an image without a class is passed
     over and not counted."""
-    job = replace(job_of("method=[gradcam]"), dataset=Wide(), order=np.arange(2))
+    job = over(job_of("method=[gradcam]"), 2)
     assert export_maps(job, tmp_path / "maps", 2) == (1, 2, {})
     folder = tmp_path / "maps" / "gradcam"
     files = sorted(path.name for path in folder.iterdir())
@@ -139,7 +142,7 @@ def test_a_failing_method_is_said_and_stops_no_other(tmp_path: Path) -> None:
     failing = replace(job.cells[0], attributor=FailsLater([]))  # type: ignore[call-arg]
     made = export_maps(replace(job, cells=[failing, job.cells[1]]), tmp_path, 3, ["png"])
     assert made.failures == {"gradcam": "RuntimeError: no more"}
-    pairs = [len(job.dataset[index].targets) for index in range(3)]
+    pairs = [len(job.images.dataset[index].targets) for index in range(3)]
     assert len(list((tmp_path / "gradcam").iterdir())) == pairs[0]
     assert len(list((tmp_path / "random").iterdir())) == sum(pairs)
     assert made.maps == pairs[0] + sum(pairs)
@@ -161,7 +164,7 @@ def test_what_cannot_be_written_is_named(arguments: dict[str, Any], message: str
 
 def test_no_class_to_explain_is_an_error(tmp_path: Path) -> None:
     """As for a gallery."""
-    job = replace(job_of(), dataset=Wide(), order=np.arange(1))
+    job = over(job_of(), 1)
     with pytest.raises(ConfigError, match="no image has a class to be explained"):
         export_maps(job, tmp_path, 1)
 

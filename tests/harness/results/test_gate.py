@@ -23,7 +23,6 @@ from assay.metrics import localization
 from omegaconf import OmegaConf
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["method=[gradcam,center]", "dataset=scenes", "limit=24", "compute.processes=1", "compute.device=cpu"]
 METRICS = "metric=[pointing_game,energy_pointing_game,positive_ratio]"
 
@@ -274,6 +273,6 @@ def gate_config(request: pytest.FixtureRequest) -> Iterator[Any]:
 def test_the_gates_experiment_keeps_to_itself(gate_config: Any) -> None:
     """On the CPU, anew, in its own folder; every metric that it measures has a tolerance, its own or the default."""
     assert (gate_config.results, gate_config.cache, gate_config.compute.device) == ("results/check", "refresh", "cpu")
-    assert (gate_config.limit, gate_config.method.integrated_gradients.steps) == (60, 8)
+    assert (gate_config.limit, gate_config.method["integrated_gradients"].settings["steps"]) == (60, 8)
     assert all(Limits.read().of(metric) < 0.01 for metric in gate_config.metric)
     assert OmegaConf.load(CONF / "check.yaml").tolerance.default == 0.005

@@ -16,7 +16,6 @@ from assay.harness.results.tables.missing import fill_command, missing_lines, no
 from assay.harness.results.tables.rendering import entry_text
 from assay.harness.results.tables.spec import names, read_spec
 
-ROOT = Path(__file__).resolve().parents[3]
 CELL = {"protocol": "pointing_game", "method": "gradcam", "model": "vgg16_voc07", "dataset": "voc07", "split": "test"}
 CELL |= {"reference": ""}
 OOD = {"method": "line", "model": "cifar_densenet_bc100", "dataset": "svhn", "reference": "cifar10", "metric": "ood"}

@@ -125,10 +125,10 @@ def _ends(images: Images, once: dict[str, float]) -> Ends:
 def _shares(images: Images) -> Iterator[ResultRow]:
     """The network's accuracy, and the number of errors that there are to find."""
     share = stats.wilson(~images.wrong)
-    about = {"subset": images.subset, "headline": False}
-    accuracy = ResultRow("top1", "accuracy", **share.fields(), **about, higher_is_better=True)
-    yield accuracy if share.n else accuracy.undefined("no images")
-    yield ResultRow("top1", "n_errors", float(images.wrong.sum()), share.n, **about, unit="count")
+    accuracy = ResultRow("top1", "accuracy", **share.fields(), subset=images.subset, higher_is_better=True)
+    errors = ResultRow("top1", "n_errors", float(images.wrong.sum()), share.n, images.subset, unit="count")
+    yield replace(accuracy if share.n else accuracy.undefined("no images"), headline=False)
+    yield replace(errors, headline=False)
 
 
 def _at_threshold(test: Images, held_out: Images) -> Iterator[ResultRow]:
@@ -156,8 +156,8 @@ def _recalls(images: Images, threshold: float) -> Iterator[ResultRow]:
         ("recall_error", flagged[images.wrong], "wrong"),
         ("recall_correct", ~flagged[~images.wrong], "right"),
     ):
-        about = {"subset": images.subset, "higher_is_better": True, "headline": False}
-        row = ResultRow(CLOSE, stat, **stats.wilson(hits).fields(), **about)
+        row = ResultRow(CLOSE, stat, **stats.wilson(hits).fields(), subset=images.subset, higher_is_better=True)
+        row = replace(row, headline=False)
         if images.useless or not row.n:
             row = row.undefined(images.useless or f"no {kind} prediction among {len(images.wrong)} images")
         yield row

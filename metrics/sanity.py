@@ -1,7 +1,6 @@
 """Tests of a method against a known answer."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import pandas as pd
@@ -58,10 +57,9 @@ class CueRate:
         return rows + [row for row in self._rows(predicted, OTHERS, higher_is_better=False) if row.n]
 
     def _rows(self, frame: pd.DataFrame, names: tuple[str, str], higher_is_better: bool) -> list[ResultRow]:
-        estimates = (
-            estimate(frame[name].to_numpy(float), frame["image_id"])
-            for name, estimate in zip(names, (stats.proportion, partial(stats.mean, span=stats.SHARE)), strict=True)
-        )
+        peak, mass = (frame[name].to_numpy(float) for name in names)
+        images = frame["image_id"]
+        estimates = (stats.proportion(peak, images), stats.mean(mass, images, stats.SHARE))
         return [
             ResultRow(f"tol={self.tolerance_px:g}px", name, **each.fields(), higher_is_better=higher_is_better)
             for name, each in zip(names, estimates, strict=True)

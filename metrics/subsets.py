@@ -79,8 +79,9 @@ def estimate_row(
     headline: bool = True,
 ) -> ResultRow:
     """One statistic with its interval; without any pair it is undefined."""
-    about = {"subset": subset, "higher_is_better": higher, "unit": unit, "headline": headline}
-    row = ResultRow(variant, stat, **estimate.fields(), **about)
+    row = ResultRow(
+        variant, stat, **estimate.fields(), subset=subset, higher_is_better=higher, unit=unit, headline=headline
+    )
     return row if estimate.n else row.undefined(_NONE.format(subset))
 
 
@@ -98,8 +99,9 @@ def column_rows(
     span: what a value can be, for the interval where all are equal; None: they may be constant (`harness.stats`).
     """
     defined = part[column].dropna()
-    about = {"unit": unit, "higher_is_better": higher, "headline": False}
-    median = ResultRow(variant, "median", None, len(defined), subset, **about)
+    median = ResultRow(
+        variant, "median", None, len(defined), subset, unit=unit, higher_is_better=higher, headline=False
+    )
     return [
         estimate_row(stats.mean(part[column], part["image_id"], span), "mean", variant, subset, higher, unit),
         replace(median, value=float(defined.median())) if len(defined) else median.undefined(_NONE.format(subset)),

@@ -350,7 +350,7 @@ def test_positive_ratio_by_hand() -> None:
 @pytest.mark.parametrize("images", ["abcd", "aabb"])
 def test_maps_that_are_positive_everywhere_have_a_constant(images: str) -> None:
     """Noise, distances: 1 for every pair leaves nothing to estimate; a share of energy that is 1 for all does."""
-    columns = {"positive_ratio": [1.0] * 4, "inside_share": [1.0] * 4, "boxes": [1] * 4, "region_share": [0.1] * 4}
+    columns: dict[str, Sequence] = dict.fromkeys(["positive_ratio", "inside_share", "boxes", "region_share"], [1] * 4)
     frame = table(columns, images, [0] * 4)
     ratio, energy = (pick(metric.summarize(frame), "mean") for metric in (PositiveRatio(), EnergyPointingGame()))
     assert (ratio.value, ratio.ci_low, ratio.ci_high, ratio.ci_method) == (1, 1, 1, "constant")

@@ -36,8 +36,8 @@ def rows_of(file: Path, frame: pd.DataFrame) -> list[ResultRow]:
 def table(pairs: Any) -> pd.DataFrame:
     """A sample table with every metric's columns: pairs in [0,1], one number a pair, two pairs an image."""
     n = len(pairs)
-    shares = ("inside_share", "positive_ratio", "ratio_all", "ratio_positive", "ratio_min_max", "auc", "aopc", "drop")
-    shares += ("deletion_drop", "cosine", "ap", "ap_binarised", "object_share", "mass_in_cue", "mass_in_cue_of_others")
+    shares = ["inside_share", "positive_ratio", "ratio_all", "ratio_positive", "ratio_min_max", "auc", "aopc", "drop"]
+    shares += ["deletion_drop", "cosine", "ap", "ap_binarised", "object_share", "mass_in_cue", "mass_in_cue_of_others"]
     flags = ("hit", "increase", "clean", "peak_in_cue", "peak_in_cue_of_others", "predicted", "is_error")
     counts = {"pixels": 8, "object_pixels": 4, "region_share": 0.2, "boxes": 1}
     for name in ("signed_or_mean", "zero", "mean", "median", "p80"):

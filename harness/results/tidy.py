@@ -83,7 +83,8 @@ def _sort_key(column: pd.Series) -> pd.Series:
 
 def runs_table(runs: Path) -> pd.DataFrame:
     """One row for each method of each invocation: host, versions, overrides, wall time, passes."""
-    return pd.DataFrame([row for path in sorted(runs.glob("*/*.json")) for row in _run_rows(path)])
+    rows = [row for path in sorted(runs.glob("*/*.json")) for row in _run_rows(path)]
+    return pd.DataFrame(rows or None, columns=None if rows else ["record", "run_id", "method"])
 
 
 def put_record(results: Path, run_id: str, moment: str, record: dict[str, Any]) -> None:

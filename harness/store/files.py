@@ -49,11 +49,14 @@ class Lock:
     def acquire(self) -> bool:
         """Take the lock if nobody holds it; never waits."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        return True
+        while not self._lock.is_locked:
+            try:
+                self._lock.acquire(timeout=0)
+                return True
+            except Timeout:
+                if self.path.exists():
+                    return False  # else its holder has removed it meanwhile: it is free
+        return False
 
     def wait(self) -> None:
         """Take the lock, waiting for its holder."""

@@ -96,9 +96,9 @@ def test_ood_sets_in_their_archives_layout(
     for number in range(3):
         add(tmp_path / file.format(number))
     with pytest.raises(ConfigError, match=r"3 images at .* has \d+: .*expected_count=null"):
-        build(compose_config(["dataset=cifar10", f"ood=[{name}]"]).ood[name], "dataset", name)
+        build(compose_config(["dataset=cifar10", f"ood=[{name}]"]).ood[name])
     config = compose_config(["dataset=cifar10", f"ood=[{name}]", f"ood.{name}.expected_count=null"])
-    data = build(config.ood[name], "dataset", name)
+    data = build(config.ood[name])
     assert (len(data), tuple(data[0].image.shape)) == (3, (3, 32, 32))
     assert (data[0].targets == ()) == (name != "textures")
 

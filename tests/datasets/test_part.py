@@ -75,7 +75,7 @@ def test_bad_parts() -> None:
 def test_shared_halves(first: str, second: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The configs' two halves of the shared images: equal in size, without an image in common."""
     monkeypatch.setenv("ASSAY_DATA", str(SHARED))
-    halves = [build(compose_config([f"dataset={name}"]).dataset, "dataset", name) for name in (first, second)]
+    halves = [build(compose_config([f"dataset={name}"]).dataset) for name in (first, second)]
     assert [len(half) for half in halves] == [count, count]
     assert not set(halves[0].indices) & set(halves[1].indices)
     assert halves[0].fingerprint() != halves[1].fingerprint()

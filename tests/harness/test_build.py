@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 from assay.datasets.images import Transform
-from assay.harness.build import ALLOW_VARIABLE, build, settings
-from assay.harness.config import ConfigError, groups
+from assay.harness.build import ALLOW_VARIABLE, build
+from assay.harness.config import Choice, ConfigError, groups
 from assay.harness.overrides import compose_config, take_allow_flag
 from assay.methods.attribution.floors import Center
-from omegaconf import DictConfig, OmegaConf
 
 TRANSFORM = "assay.datasets.images.Transform"
 
 
 def made(target: Any, **arguments: Any) -> Any:
     """What the config of a dataset builds."""
-    return build(OmegaConf.create({"_target_": target, **arguments}), "dataset", "toy")
+    return build(Choice("dataset", "toy", {"_target_": target, **arguments}))
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +27,11 @@ def _nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def composed(group: str, choice: str) -> DictConfig:
-    """One choice's own config."""
+def composed(group: str, choice: str) -> Choice:
+    """One choice as composed."""
     if group in ("method", "metric"):
-        return compose_config([f"{group}=[{choice}]"])[group][choice]
-    return compose_config([f"{group}={choice}"])[group]
+        return getattr(compose_config([f"{group}=[{choice}]"]), group)[choice]
+    return getattr(compose_config([f"{group}={choice}"]), group)
 
 
 CHOICES = [(g, choice) for g in ("model", "dataset", "method", "metric") for choice in groups()[g]]
@@ -41,7 +40,7 @@ CHOICES = [(g, choice) for g in ("model", "dataset", "method", "metric") for cho
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(pair) for pair in CHOICES])
 def test_every_config_fits_its_class(group: str, choice: str) -> None:
     """`_target_` exists where it says, and its parameters are exactly those given or those with defaults."""
-    arguments = settings(composed(group, choice), group)
+    arguments = dict(composed(group, choice).settings)
     module, _, name = arguments.pop("_target_").rpartition(".")
     target = getattr(importlib.import_module(module), name)
     assert target.__module__ == module
@@ -51,7 +50,7 @@ def test_every_config_fits_its_class(group: str, choice: str) -> None:
 @pytest.mark.parametrize("choice", groups()["method"])
 def test_every_method_builds_with_a_version(choice: str) -> None:
     """Methods need no data and no weights to be built; each carries the VERSION that its results are keyed by."""
-    method = build(composed("method", choice), "method", choice)
+    method = build(composed("method", choice))
     assert isinstance(method.VERSION, int)
     method.needs()
 
@@ -59,7 +58,7 @@ def test_every_method_builds_with_a_version(choice: str) -> None:
 @pytest.mark.parametrize("choice", groups()["metric"])
 def test_every_metric_builds_with_a_version(choice: str) -> None:
     """The same of metrics, with their paired columns."""
-    metric = build(composed("metric", choice), "metric", choice)
+    metric = build(composed("metric", choice))
     assert isinstance(metric.VERSION, int)
     assert all(isinstance(column, str) for column in getattr(metric, "PAIRED", ()))
 
@@ -67,20 +66,18 @@ def test_every_metric_builds_with_a_version(choice: str) -> None:
 def test_settings_are_resolved_and_annotations_left_out() -> None:
     """Interpolations become values; what other configs or tables read is no constructor argument."""
     config = compose_config(["method=[gradcam]", "metric=[pointing_game]", "model.target_layer=features.3"])
-    assert settings(config.method.gradcam, "method")["layer"] == "features.3"
-    assert "target_layer" not in settings(config.model, "model")
-    assert "tolerance_px" not in settings(config.dataset, "dataset")
-    assert settings(config.metric.pointing_game, "metric")["tolerance_px"] == config.dataset.tolerance_px
+    assert config.method["gradcam"].settings["layer"] == "features.3"
+    assert "target_layer" not in config.model.settings and config.model.notes["target_layer"] == "features.3"
+    assert "tolerance_px" not in config.dataset.settings
+    tolerance = config.metric["pointing_game"].settings["tolerance_px"]
+    assert tolerance == config.dataset.notes["tolerance_px"]
 
 
 def test_objects_are_built_nested() -> None:
     """Lists and mappings arrive as plain Python, and a nested `_target_` is built too."""
     assert made(TRANSFORM, mode="shorter", size=64) == Transform("shorter", 64)
-    nested = build(
-        OmegaConf.create({"_target_": "assay.methods.attribution.floors.Center", "sigma": {"_target_": TRANSFORM}}),
-        "method",
-        "center",
-    )
+    center = {"_target_": "assay.methods.attribution.floors.Center", "sigma": {"_target_": TRANSFORM}}
+    nested = build(Choice("method", "center", center))
     assert nested == Center(Transform())  # type: ignore[arg-type]
 
 
@@ -172,7 +169,7 @@ def test_missing_settings_are_listed() -> None:
 def test_a_config_without_a_class_says_so() -> None:
     """As left by an override of a method that is not selected."""
     with pytest.raises(ConfigError, match=r"dataset toy has no _target_"):
-        build(OmegaConf.create({"size": 3}), "dataset", "toy")
+        build(Choice("dataset", "toy", {"size": 3}))
 
 
 @pytest.mark.parametrize(

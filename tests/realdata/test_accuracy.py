@@ -88,7 +88,7 @@ def measured(network: Network, samples: Iterator[tuple[Tensor, int]]) -> tuple[f
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: f"{known.weights}-{known.images.partition('/')[2]}")
 def test_a_shared_network_reaches_the_accuracy_of_the_readme(known: Known) -> None:
     overrides = [f"model={known.model}", f"model.weights={WEIGHTS / known.weights}.safetensors"]
-    network = build(compose_config(overrides).model, "model", known.model)
+    network = build(compose_config(overrides).model)
     read = imagenet_images if known.images.startswith("imagenet") else parquet_images
     accuracy, count = measured(network, read(DATA / known.images))
     print(f"{known.model} on {known.images}: {accuracy:.4f} of {count} (README {known.accuracy})")

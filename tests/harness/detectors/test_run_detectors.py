@@ -13,7 +13,7 @@ from assay.harness.config import ConfigError
 from assay.harness.detectors.features import PART, FeatureCell, _column, linear_head
 from assay.harness.detectors.judge import judge
 from assay.harness.detectors.plan import TEST, Detection, build_detection
-from assay.harness.detectors.run import score_all
+from assay.harness.detectors.run import DetectorRun
 from assay.harness.detectors.score import training_set
 from assay.harness.engine.processes import Rank
 from assay.harness.forward import ForwardPass
@@ -116,23 +116,23 @@ def test_features_are_the_networks(reference: Path) -> None:
     """Stored logits and features against a direct pass (exactly), and head(features) against logits (float32, 1e-5)."""
     detection = built(reference)
     test = detection.sets[TEST]
-    part = next(test.features.parts(test.stop))
-    images = torch.stack([test.dataset[index].image for index in range(8)])
-    forward = ForwardPass(detection.network, images, penultimate=True)
+    part = next(test.features.parts(len(test)))
+    images = torch.stack([test.images.dataset[index].image for index in range(8)])
+    forward = ForwardPass(detection.request.network, images, penultimate=True)
     assert torch.equal(part.logits[:8], forward.logits) and torch.equal(part.tap()[:8], forward.penultimate)
     torch.testing.assert_close(part.linear_head()(part.tap()), part.logits, rtol=1e-5, atol=1e-5)
-    assert part.labels.tolist() == [test.dataset[index].targets[0] for index in range(48)]
+    assert part.labels.tolist() == [test.images.dataset[index].targets[0] for index in range(48)]
 
 
 def test_scores_from_the_loop_equal_direct_calls(reference: Path) -> None:
     """ODIN, scored inside the shared pass, and ReAct, from stored features, against calls by hand; exactly."""
     detection = built(reference)
     test = detection.sets[TEST]
-    images = torch.stack([test.dataset[index].image for index in range(8)])
-    forward = ForwardPass(detection.network, images, input_graph=True)
+    images = torch.stack([test.images.dataset[index].image for index in range(8)])
+    forward = ForwardPass(detection.request.network, images, input_graph=True)
     assert test.table("odin").score[:8].tolist() == ODIN().score_images(forward, None, {}).tolist()  # type: ignore[arg-type]
     training, react = training_set(detection), ReAct(percentile=95)
-    features = next(test.features.parts(test.stop))
+    features = next(test.features.parts(len(test)))
     assert test.table("react").score.tolist() == react.score(features, react.fit(training)).tolist()
 
 
@@ -215,7 +215,7 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pyt
         (["metric=[pointing_game]"], "measures attributions"),
         (["method=[mahalanobis]", "method.mahalanobis.layers=[nowhere]"], "method.mahalanobis.layers"),
         (["ood.scenes_noise.name=scenes"], "two data sets are called scenes"),
-        (["cache=only"], "cache=only, but scores"),
+        (["cache=only"], "cache=only, but results of"),
     ],
 )
 def test_impossible_requests(overrides: list[str], says: str, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_network_that_does_not_end_in_a_linear_layer_has_no_head() -> None:
 def test_torchrun_ranks_only_share_the_passes(tmp_path: Path) -> None:
     """Rank 1 of 2 computes features and neither fits nor scores."""
     detection = built(tmp_path)
-    score_all(detection, Rank(1, 2))
+    DetectorRun(detection).compute(Rank(1, 2))
     assert detection.training is not None and detection.training.features.group("logits").shards()
     assert not (tmp_path / "store/fits").exists()
     assert isinstance(detection.sets[TEST].features, FeatureCell)

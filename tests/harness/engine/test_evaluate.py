@@ -16,12 +16,14 @@ import torch
 from assay.datasets.scenes import Scenes
 from assay.harness import launch
 from assay.harness.attribution.plan import build_job
+from assay.harness.attribution.run import AttributionRun
 from assay.harness.engine import evaluate as engine
 from assay.harness.engine.job import Job
+from assay.harness.engine.measure import _micro_batches
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
-from assay.harness.store import store
+from assay.harness.store.store import SAMPLES
 from assay.harness.types import Attribution, Sample
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -185,7 +187,9 @@ def job_of(results: Path, *overrides: str) -> Job:
     """A built job of 16 images in two shards, in this process."""
     torch.set_num_threads(1)
     base = ["limit=16", "compute.shard_size=8", "compute.device=cpu", "method=[gradient,center]"]
-    return build_job(compose_config([*base, f"results={results}", *overrides]), results / "store")
+    job = build_job(compose_config([*base, f"results={results}", *overrides]), results / "store")
+    AttributionRun(job).prepare()
+    return job
 
 
 def test_adding_a_metric_recomputes_no_other_column(tmp_path: Path) -> None:
@@ -230,7 +234,7 @@ def test_micro_batches_by_hand() -> None:
         Sample(str(n), torch.zeros(3, side, side), tuple(range(count)), (side, side))
         for n, (count, side) in enumerate(zip(counts, sides, strict=True))
     ]
-    assert list(engine._micro_batches(samples, 2)) == [[1, 3], [0, 2], [4]]
+    assert list(_micro_batches(samples, 2)) == [[1, 3], [0, 2], [4]]
 
 
 def test_a_method_alone_or_in_company_gives_the_same_bits(tmp_path: Path) -> None:
@@ -259,7 +263,8 @@ def test_one_failing_method_does_not_lose_the_others(tmp_path: Path, monkeypatch
     monkeypatch.setattr(type(broken.attributor), "attribute", nan)
     outcome = engine.evaluate(job)
     assert "not finite for test-000000#" in outcome.failures["gradient"]
-    assert "not finite" in store.read_json(broken.group("pointing_game").failed)["why"]
+    failure = broken.group("pointing_game").failure()
+    assert failure is not None and "not finite" in failure.why
     other = next(cell for cell in job.cells if cell.name == "center")
     assert other.group("pointing_game").missing(job.shards) == []
     assert broken.group("pointing_game").shards() == []
@@ -331,12 +336,12 @@ def test_cache_modes(mode: str, tmp_path: Path) -> None:
     )
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
     if mode == "refresh":
-        metrics = [path for path in before if path.parent.name != store.SAMPLES]
+        metrics = [path for path in before if path.parent.name != SAMPLES]
         assert "2 shards computed" in done.stdout and all(after[path] > before[path] for path in metrics)
     elif mode == "off":
         assert "3 shards computed" in done.stdout and after == before
     else:
-        assert done.returncode == 2 and "cache=only, but 1 of 3 shards are missing" in done.stderr and after == before
+        assert done.returncode == 2 and "cache=only, but results of gradcam, gradient, " in done.stderr and after == before
 
 
 def test_subset_seed_permutes_the_images(tmp_path: Path) -> None:
@@ -352,8 +357,8 @@ def test_target_policies(protocol: str, tmp_path: Path) -> None:
     """labels: every annotated class; predicted: those above 0.5 among them; top1: one pair an image."""
     job = job_of(tmp_path, "method=[center]", f"protocol.targets={protocol}")
     engine.evaluate(job)
-    frame = job.cells[0].group(store.SAMPLES).read(16)
-    annotated = {f"{s.id}#{c}" for s in (job.dataset[i] for i in range(16)) for c in s.targets}
+    frame = job.cells[0].group(SAMPLES).read(16)
+    annotated = {f"{s.id}#{c}" for s in (job.images.dataset[i] for i in range(16)) for c in s.targets}
     if protocol == "top1":
         assert frame["image_id"].is_unique and (frame["label"] == frame["top"]).all()
     else:

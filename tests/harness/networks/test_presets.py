@@ -10,12 +10,12 @@ from typing import NamedTuple
 import pytest
 import torch
 import torchvision.models  # noqa: F401  # now: importing it on the meta device fails (torch 2.6)
-from assay.harness.build import build, settings
+from assay.harness.build import build
 from assay.harness.config import CONF
 from assay.harness.network import Network
 from assay.harness.networks import loading as models
 from assay.harness.overrides import compose_config
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 HUB = {"timm", "huggingface"}  # tests/harness/test_hub_models.py
@@ -72,12 +72,12 @@ def test_the_target_layer_is_a_feature_map_that_leads_to_the_logits(name: str, m
     config = compose_config([f"model={name}", "model.weights=null"]).model
     expected = EXPECTED[name]
     with torch.device("meta"):
-        network = build(config, "model", name)
+        network = build(config)
         images = torch.empty(2, 3, expected.side, expected.side)
-    network.check_layer(config.target_layer)
-    logits, values = network.run(images, (config.target_layer,))
+    network.check_layer(config.notes["target_layer"])
+    logits, values = network.run(images, (config.notes["target_layer"],))
     assert logits.shape == (2, expected.classes)
-    assert values[config.target_layer].activation.shape == (2, *expected.shape)
+    assert values[config.notes["target_layer"]].activation.shape == (2, *expected.shape)
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - HUB))
@@ -94,15 +94,15 @@ def test_a_preset_says_on_which_side_of_the_activation_its_layer_lies(name: str)
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "densenet121"])
 def test_a_post_relu_layer_has_no_negative_values(name: str) -> None:
     config = compose_config([f"model={name}", "model.weights=null"]).model
-    network = build(config, "model", name)
-    layer = config.target_layer
+    network = build(config)
+    layer = config.notes["target_layer"]
     values = network.run(torch.randn(1, 3, 64, 64), (layer,))[1][layer].activation
     assert values.min() >= 0
     assert values.max() > 0
 
 
 def test_densenets_features_are_the_same_place_before_the_relu() -> None:
-    network = build(compose_config(["model=densenet121", "model.weights=null"]).model, "model", "densenet121")
+    network = build(compose_config(["model=densenet121", "model.weights=null"]).model)
     values = network.run(torch.randn(1, 3, 64, 64), ("features", "relu"))[1]
     assert values["features"].activation.min() < 0
     assert values["features"].activation.relu().equal(values["relu"].activation)
@@ -111,7 +111,7 @@ def test_densenets_features_are_the_same_place_before_the_relu() -> None:
 @pytest.mark.parametrize("name", ["vgg16_voc07", "cifar_resnet20"])
 def test_weights_are_looked_for_in_one_folder(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ASSAY_WEIGHTS", str(tmp_path))
-    config = OmegaConf.load(CONF / "model" / f"{name}.yaml")
-    assert isinstance(config, DictConfig)
-    weights = settings(config, "model")["weights"]
+    file = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"), resolve=True)
+    assert isinstance(file, dict)
+    weights = file["weights"]
     assert Path(weights).parent == tmp_path

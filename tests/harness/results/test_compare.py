@@ -9,7 +9,8 @@ import pytest
 from assay.harness import stats
 from assay.harness.config import ConfigError
 from assay.harness.results.compare import compare
-from assay.harness.store.store import CellStore, Shard, write_json
+from assay.harness.store.files import write_json
+from assay.harness.store.store import CellStore, Shard
 
 IMAGES = ["i0", "i0", "i1", "i2"]  # image 0 has two annotated classes
 SAMPLES = ["i0#3", "i0#5", "i1#3", "i2#0"]

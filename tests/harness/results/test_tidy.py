@@ -1,16 +1,20 @@
 """From the store's markers to tidy tables."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from assay.harness.results import tidy
 from assay.harness.results.tables import read_tidy
-from assay.harness.results.tidy import COLUMNS, ORDER, collect, results_table, runs_table
+from assay.harness.results.tidy import COLUMNS, ORDER, collect, put_record, results_table, runs_table, update
 from assay.harness.store.files import Lock, write_json
+from assay.harness.store.garbage import Garbage
 from assay.harness.store.identity import SCHEMA
-from assay.harness.store.store import CellStore
+from assay.harness.store.store import CellStore, Failure, Finished
 from assay.harness.types import ResultRow
 
 LABELS: dict[str, Any] = {
@@ -23,7 +27,7 @@ LABELS: dict[str, Any] = {
     "seed": 0,
     "precision": "float32",
 }
-IDENTITY = {"method": {"_target_": "x", "layer": "layer4"}, "protocol": {"targets": "labels"}}
+IDENTITY = {"schema": SCHEMA, "method": {"_target_": "x", "layer": "layer4"}, "protocol": {"targets": "labels"}}
 
 
 def cell(root: Path, key: str, metrics: dict[str, str], **labels: Any) -> CellStore:
@@ -35,9 +39,8 @@ def cell(root: Path, key: str, metrics: dict[str, str], **labels: Any) -> CellSt
 
 
 def finish(made: CellStore, metric: str, rows: list[ResultRow], stop: int = 4, split: str = "val") -> None:
-    """Write a DONE marker."""
-    value = {"run_id": f"run{stop}", "split": split, "rows": [asdict(row) for row in rows]}
-    write_json(made.group(metric).done(stop), value)
+    """Put result rows."""
+    made.group(metric).finish(stop, Finished(f"run{stop}", split, [asdict(row) for row in rows]))
 
 
 def row(stat: str = "mean", value: float | None = 0.5, **more: Any) -> ResultRow:
@@ -80,7 +83,7 @@ def test_failures_and_undefined_values_are_rows_without_a_value(tmp_path: Path) 
     made = cell(tmp_path, "cell1", {"key1": "pointing_game", "key2": "positive_ratio"})
     finish(made, "key1", [row().undefined("no difficult pair")])
     finish(made, "key2", [row()])
-    write_json(made.group("key2").failed, {"why": "ValueError: not finite\nmore", "traceback": "..."})
+    made.group("key2").fail(Failure("ValueError: not finite\nmore", "..."))
     table = results_table([made])
     assert list(table.columns) == COLUMNS
     assert table["status"].tolist() == ["failed:ValueError: not finite", "undefined:no difficult pair", "ok"]
@@ -152,14 +155,52 @@ def test_headlines_read_back_as_bools(tmp_path: Path) -> None:
     assert again["x_label"].tolist() == ["", "steps"]
 
 
-def test_rows_of_an_older_store_are_headlines(tmp_path: Path) -> None:
-    """Markers from before rows said so: they are shown, not lost, and their table is of bools."""
-    made = cell(tmp_path, "cell1", {"key1": "pointing_game"})
-    old = {name: value for name, value in asdict(row()).items() if name not in ("headline", "x_label")}
-    write_json(made.group("key1").done(4), {"run_id": "run4", "split": "val", "rows": [old]})
-    table = results_table([made])
-    assert table["headline"].dtype == bool and table["headline"].tolist() == [True]
-    assert table["x_label"].tolist() == [""]
+def test_cells_of_another_version_give_no_rows(tmp_path: Path) -> None:
+    """Their fields may mean something else."""
+    finish(cell(tmp_path / "store", "ours", {"k": "m"}), "k", [row()])
+    theirs = CellStore(tmp_path / "store", "theirs")
+    theirs.describe({"identity": IDENTITY | {"schema": SCHEMA - 1}, "labels": LABELS}, {"k": {"name": "m"}})
+    finish(theirs, "k", [row()])
+    assert collect(tmp_path)["cell_key"].tolist() == ["ours"]
+
+
+def test_an_update_leaves_the_bytes_of_a_rebuild_and_reads_what_changed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells added, changed, failed and removed one by one, with whole and broken numbers, x and none, seeds of any
+    length: after each step results.csv is, byte for byte, what a rebuild gives; and one cell is read."""
+    read: list[str] = []
+    rows_of = tidy.cell_rows
+    monkeypatch.setattr(tidy, "cell_rows", lambda each: read.append(each.key) or rows_of(each))
+    store = tmp_path / "store"
+    steps: list[Callable[[], None]] = []
+    for number, (seed, value, x) in enumerate([(10, 1.0, None), (9, 1 / 3, 2.0), (0, None, 10.0), (2, 1e-7, 9.5)]):
+        made = cell(store, f"cell{number}", {"k": "m"}, seed=seed)
+        steps.append(partial(finish, made, "k", [row("a", value, x=x), row("b", 2.0, higher_is_better=True)]))
+    first = CellStore(store, "cell0")
+    steps += [partial(finish, first, "k", [row("a", 0.25)]), lambda: first.group("k").fail(Failure("no"))]
+    steps += [first.group("k").forgive, Garbage(first.path, "m").remove]
+    for number, step in enumerate(steps):
+        step()
+        read.clear()
+        update(tmp_path)
+        assert len(read) <= 1 or not number
+        written = (tmp_path / "tidy" / "results.csv").read_bytes()
+        collect(tmp_path)
+        assert (tmp_path / "tidy" / "results.csv").read_bytes() == written
+    assert b"cell0" not in written and b"cell3" in written
+
+
+def test_records_are_taken_into_runs_once(tmp_path: Path) -> None:
+    """One by one, also after a rebuild and after one that computed nothing: the same rows as a rebuild gives."""
+    for number in range(4):
+        methods = {} if number == 1 else {"gradcam": {"method_wall_s": 0.1 * number, "status": "ok"}}
+        put_record(tmp_path, f"run{number % 2}", f"t{number}", {"host": "h", "methods": methods})
+        update(tmp_path)
+    written = (tmp_path / "tidy" / "runs.csv").read_bytes()
+    collect(tmp_path)
+    assert (tmp_path / "tidy" / "runs.csv").read_bytes() == written
+    assert len(pd.read_csv(tmp_path / "tidy" / "runs.csv")) == 3
 
 
 def test_collect_of_nothing(tmp_path: Path) -> None:
@@ -172,7 +213,9 @@ def test_collect_of_nothing(tmp_path: Path) -> None:
 def test_collect_lets_go_of_its_lock_on_failure(tmp_path: Path) -> None:
     """A broken marker is an error, not a lock that nobody can take."""
     made = cell(tmp_path / "store", "cell1", {"key1": "pointing_game"})
-    made.group("key1").done(4).write_text("{")
+    finish(made, "key1", [row()])
+    (marker,) = made.path.glob("key1/DONE-*")
+    marker.write_text("{")
     with pytest.raises(ValueError, match="Expecting"):
         collect(tmp_path)
     assert Lock(tmp_path / "tidy" / ".collect.lock").acquire()

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 from assay.harness.store import garbage
-from assay.harness.store.store import CellStore, write_atomically
+from assay.harness.store.files import write_atomically
+from assay.harness.store.identity import SCHEMA
+from assay.harness.store.store import CellStore
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A finished cell, an unfinished one, a score cell, features of two days ago, features in work, a fit."""
     for key in ("done", "open", "scores"):
-        CellStore(tmp_path, key).describe({"identity": {}, "labels": {"method": f"of {key}"}}, {})
+        CellStore(tmp_path, key).describe({"identity": {"schema": SCHEMA}, "labels": {"method": f"of {key}"}}, {})
     files = ["done/m/DONE-8.json", "open/m/0-8.parquet", "scores/score/0-8.parquet", "fits/f.safetensors"]
     files += ["features/old/logits/0-8.parquet", "features/busy/logits/0-8.parquet", "features/busy/locks/0-8.lock"]
     for name in files:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 import pytest
 from assay.harness.attribution.plan import build_job
+from assay.harness.config import CONF, ROOT, RunConfig
 from assay.harness.overrides import compose_config
 from assay.harness.store import identity
 from assay.harness.store.identity import canonical, cell_identity, content, data_identity, digest, metric_identity
-from omegaconf import DictConfig
 
 PARTS: dict[str, Any] = {
     "names": {"model": "resnet50", "dataset": "imagenet", "protocol": "standard", "method": "gradcam"},
@@ -94,6 +95,27 @@ def test_metric_keys() -> None:
     assert digest(metric_identity(dict(reversed(one.items())), 1)) == digest(keys[0])
 
 
+def test_moving_a_class_changes_no_key() -> None:
+    """Ours by its name wherever it lies, at any depth; a stranger's by its whole path: two may share a name."""
+    moved = PARTS["method"] | {"_target_": "assay.methods.attribution.elsewhere.GradCAM"}
+    assert key(method=moved) == key()
+    rules = [{"rule": {"_target_": f"assay.methods.{place}.ZBox"}} for place in ("one", "other")]
+    assert len({key(method=PARTS["method"] | {"rules": [rule]}) for rule in rules}) == 1
+    theirs = [PARTS["method"] | {"_target_": f"theirs.{place}.GradCAM"} for place in ("one", "other")]
+    assert len({key(), *(key(method=each) for each in theirs)}) == 3
+    data = PARTS["dataset"] | {"_target_": "assay.datasets.folders.ImageNet"}
+    assert key(dataset=data) == key()
+
+
+def test_no_two_classes_of_ours_share_a_name() -> None:
+    """Names stand for classes in keys: every class and function that a config names is the only one so called."""
+    pattern = re.compile(r"_target_: *(assay\.[\w.]+)")
+    targets = {match for file in CONF.rglob("*.yaml") for match in pattern.findall(file.read_text())}
+    names = [target.rpartition(".")[2] for target in targets]
+    assert len(names) > 60
+    assert sorted(names) == sorted(set(names))
+
+
 def test_canonical_json_is_stable() -> None:
     """Sorted keys, no spaces, ASCII; order of keys does not matter, order of lists and types do; nan is refused."""
     value = {"b": [1, 2.5, None, True], "a": {"é": "x"}}
@@ -111,9 +133,8 @@ def test_keys_do_not_depend_on_the_process() -> None:
     """The same key in a process with another hash seed, equal to what `sha256sum` says of the JSON."""
     assert digest({"model": "resnet50", "seed": 0}) == "1814ec9428bd52d24af2"
     code = "from assay.harness.store.identity import digest; print(digest({'seed': 0, 'model': 'resnet50'}))"
-    root = Path(identity.__file__).parent.parent
     for seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "1814ec9428bd52d24af2"
 
@@ -124,7 +145,7 @@ def test_keys_do_not_depend_on_the_process() -> None:
 BASE = ["model.weights=null", "dataset.size=4", "method=[gradcam]", "dry_run=true"]
 
 
-def keys_of(config: DictConfig, root: Path) -> tuple[str, str]:
+def keys_of(config: RunConfig, root: Path) -> tuple[str, str]:
     """Keys of the one cell and of its one metric."""
     (cell,) = build_job(config, root).cells
     return cell.store.key, cell.groups["pointing_game"]

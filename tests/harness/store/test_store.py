@@ -11,21 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from assay.harness.store import store
+from assay.harness.config import ROOT
+from assay.harness.store.files import Lock, read_json, remove_leftovers, write_atomically, write_json
+from assay.harness.store.identity import SCHEMA
+from assay.harness.store.journal import Journal
 from assay.harness.store.store import (
     CellStore,
+    Failure,
+    Finished,
     Group,
-    Lock,
+    Incomplete,
     Shard,
     cells,
-    read_json,
-    remove_leftovers,
+    outdated,
     shards_of,
-    write_atomically,
-    write_json,
 )
-
-ROOT = Path(store.__file__).parent.parent
 
 
 def columns(start: int, stop: int, per_image: int = 1) -> dict[str, np.ndarray]:
@@ -148,8 +148,8 @@ def test_clearing_forgets_results_and_failures_and_keeps_the_identity(tmp_path: 
     cell.describe({"labels": {}}, {"metric": {"name": "m"}})
     group = cell.group("metric")
     group.write(Shard(0, 2), columns(0, 2))
-    write_json(group.done(2), {"rows": []})
-    write_json(group.failed, {"why": "x"})
+    group.finish(2, Finished("run", "test", []))
+    group.fail(Failure("x"))
     group.clear(2)
     assert [path.name for path in group.path.iterdir()] == ["group.json"]
     group.clear(2)
@@ -158,13 +158,76 @@ def test_clearing_forgets_results_and_failures_and_keeps_the_identity(tmp_path: 
 def test_descriptions_are_written_once(tmp_path: Path) -> None:
     """A second call with the same key changes nothing; `samples` is no metric; cells are found by their file."""
     cell = CellStore(tmp_path, "abc")
-    cell.describe({"labels": {"method": "m"}}, {"samples": {}, "k2": {"name": "two"}, "k1": {"name": "one"}})
+    about = {"identity": {"schema": SCHEMA}, "labels": {"method": "m"}}
+    cell.describe(about, {"samples": {}, "k2": {"name": "two"}, "k1": {"name": "one"}})
     cell.describe({"labels": {"method": "other"}}, {"k1": {"name": "other"}})
-    assert cell.cell() == {"labels": {"method": "m"}}
+    assert cell.cell() == about
     assert cell.groups() == ["k1", "k2"]
-    assert read_json(cell.group("k1").path / "group.json") == {"name": "one"}
+    assert cell.group("k1").about() == {"name": "one"}
     (tmp_path / "stray").mkdir()
     assert [found.key for found in cells(tmp_path)] == ["abc"]
+
+
+def test_cells_of_another_version_are_told_apart(tmp_path: Path) -> None:
+    """They are not read as ours, and not lost from sight."""
+    for key, schema in (("ours", SCHEMA), ("theirs", SCHEMA - 1)):
+        CellStore(tmp_path, key).describe({"identity": {"schema": schema}, "labels": {}}, {})
+    assert [cell.key for cell in cells(tmp_path)] == ["ours"]
+    assert [cell.key for cell in outdated(tmp_path)] == ["theirs"]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2], ids=["first", "middle", "last"])
+def test_parts_of_a_table_with_a_gap_are_refused(group: Group, lost: int) -> None:
+    """Whichever shard is missing: rows of the others alone are no table of these images (a fit would take them)."""
+    shards = shards_of(12, 4)
+    for shard in shards:
+        group.write(shard, columns(*shard))
+    assert sum(len(part["position"]) for part in group.parts(12)) == 12
+    assert sum(len(part["position"]) for part in group.parts(9)) == 9
+    (group.path / f"{shards[lost]}.parquet").unlink()
+    with pytest.raises(Incomplete, match="missing"):
+        list(group.parts(12))
+
+
+def test_rows_are_written_once_and_noted(tmp_path: Path) -> None:
+    """The same rows again change no file; other rows, failures and their end each leave a note of the cell."""
+    cell, journal = CellStore(tmp_path, "cell"), Journal(tmp_path)
+    cell.describe({"identity": {"schema": SCHEMA}, "labels": {}}, {"metric": {"name": "m"}})
+    group = cell.group("metric")
+
+    def noted() -> set[str]:
+        names = journal.take()
+        journal.settle(names)
+        return names
+
+    group.finish(2, Finished("run", "test", [{"value": 1.0}]))
+    assert noted() == {"cell"} and group.stops() == [2]
+    group.finish(2, Finished("run", "test", [{"value": 1.0}]))
+    assert noted() == set()
+    changes: list[Callable[[], None]] = [
+        lambda: group.finish(2, Finished("run", "test", [{"value": 2.0}])),
+        lambda: group.fail(Failure("why", "trace")),
+        group.forgive,
+        lambda: group.withdraw(2),
+        lambda: group.clear(2),
+    ]
+    for change in changes:
+        change()
+        assert noted() == {"cell"}
+    group.forgive()
+    assert noted() == set()
+
+
+def test_a_note_that_was_taken_and_not_settled_is_taken_again(tmp_path: Path) -> None:
+    """Killed between reading and writing: nothing is forgotten; what changes meanwhile is noted anew."""
+    journal = Journal(tmp_path)
+    journal.note("a")
+    assert journal.take() == {"a"}
+    journal.note("a")
+    journal.note("b")
+    assert Journal(tmp_path).take() == {"a", "b"}
+    journal.settle({"a", "b"})
+    assert journal.take() == set()
 
 
 # Atomic files
@@ -252,7 +315,7 @@ def test_a_lock_is_exclusive_and_leaves_no_file(tmp_path: Path) -> None:
 
 def process(code: str, *arguments: Path | str) -> subprocess.Popen[str]:
     """Another Python that runs `code`, with locks at hand."""
-    start = "import sys, time\nfrom pathlib import Path\nfrom assay.harness.store.store import Lock\n"
+    start = "import sys, time\nfrom pathlib import Path\nfrom assay.harness.store.files import Lock\n"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", start + code, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -353,9 +353,9 @@ def test_golden_ablation_cam(name: str) -> None:
 def convergence(images: int, permutations: int, runs: int) -> float:
     """Mean cosine between runs of SHAP-CAM on the embedded VGG-like network."""
     config = compose_config(["model=scenes_vgg"])
-    network, scenes = build(config.model, "model", "scenes_vgg"), build(config.dataset, "dataset", "scenes")
+    network, scenes = build(config.model), build(config.dataset)
     batch = Batch.of([scenes[number] for number in range(images)])
-    method = ShapCAM(config.model.target_layer, permutations=permutations)
+    method = ShapCAM(config.model.notes["target_layer"], permutations=permutations)
     made = [attribute(method, network, batch.images, batch.targets, 0, 64, seed).coefficients for seed in range(runs)]
     pairs = [(a, b) for number, a in enumerate(made) for b in made[:number]]
     cosines = [torch.cosine_similarity(a.double(), b.double(), 1) for a, b in pairs if a is not None and b is not None]

@@ -35,11 +35,11 @@ def test_every_method_explains_every_preset(preset: str) -> None:
     weights = "model.network.weights" if preset.endswith("_coco") else "model.weights"
     choices = [f"model={preset}", f"{weights}=null", f"method=[{','.join(METHODS)}]"]
     config = compose_config(choices)
-    network = build(config.model, "model", preset)
+    network = build(config.model)
     cifar = 32 if preset.startswith("cifar") else 64
     images = random_images(1, SIDES.get(preset, cifar))
     for name in METHODS:
-        method = build(config.method[name], "method", name)
+        method = build(config.method[name])
         forward = forward_pass(network, images, method)
         targets = network.outputs_of(Targets(torch.tensor([0, 0]), torch.tensor([2, 4])), forward.logits)
         values = method.attribute(forward, targets, sample_rng(targets, 1)).values
@@ -67,4 +67,4 @@ def test_all_relevance_configs_are_known() -> None:
 def test_composites_by_override(override: str) -> None:
     """What docs/methods/relevance.md shows builds."""
     config = compose_config(["method=[lrp_epsilon]", override])
-    build(config.method.lrp_epsilon, "method", "lrp_epsilon")
+    build(config.method["lrp_epsilon"])

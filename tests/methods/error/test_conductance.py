@@ -185,7 +185,7 @@ def test_bad_rule_and_steps() -> None:
 @pytest.mark.parametrize("name", ["conductance_mlp", "features_mlp", "logits_mlp"])
 def test_the_config_builds_the_class(name: str) -> None:
     """conf/method/<name>.yaml: the class' defaults but for the inputs."""
-    built = build(compose_config([f"method=[{name}]"]).method[name], "method", name)
+    built = build(compose_config([f"method=[{name}]"]).method[name])
     assert replace(built, inputs=("conductance",)) == ErrorMLP()
     assert list(built.inputs) == [name.removesuffix("_mlp")]
 

@@ -83,7 +83,7 @@ def state_of(detector: Any, train: Features, size: int | None = None) -> dict[st
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_config_builds_the_class(name: str) -> None:
     """conf/method/<name>.yaml holds exactly the class' settings with its defaults; lists for sequences."""
-    built = build(compose_config([f"method=[{name}]"]).method[name], "method", name)
+    built = build(compose_config([f"method=[{name}]"]).method[name])
     plain = type(built)()
     for field in plain.__dataclass_fields__.keys() - {"VERSION"}:
         ours, theirs = (getattr(each, field) for each in (plain, built))

@@ -96,7 +96,7 @@ def features(network: Network, name: str) -> Features:
 @pytest.fixture(scope="session")
 def sets() -> Sets:
     overrides = ["model=cifar_densenet_bc100", f"model.weights={WEIGHTS}"]
-    network = build(compose_config(overrides).model, "model", "cifar_densenet_bc100")
+    network = build(compose_config(overrides).model)
     test, ood, train = (features(network, name) for name in ("original-test", "ood-textures-32", "original-train"))
     return Sets(test, ood, training_of(train, 512))
 

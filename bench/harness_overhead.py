@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 from assay.harness.attribution.plan import build_job
+from assay.harness.attribution.run import AttributionRun
 from assay.harness.engine.determinism import make_deterministic
 from assay.harness.engine.evaluate import evaluate
 from assay.harness.engine.job import Job
-from assay.harness.launch import summarise
 from assay.harness.networks.loading import IMAGENET_MEAN, IMAGENET_STD
 from assay.harness.overrides import compose_config
 from PIL import Image
@@ -64,11 +64,10 @@ def whole(job: Job) -> None:
     """Everything from an empty store to the rows of every metric."""
     for cell in job.cells:
         for name in cell.groups:
-            cell.group(name).clear(job.stop)
+            cell.group(name).clear(job.images.stop)
     outcome = evaluate(job)
     assert not outcome.failures, outcome.failures
-    for cell in job.cells:
-        summarise(job, cell)
+    AttributionRun(job).summarise()
 
 
 def bare_loop(module: nn.Module, files: Sequence[Path]) -> None:

@@ -16,9 +16,13 @@ ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 def build(choice: Choice) -> Any:
     """Instantiate a choice's class with its settings, after checking that it is allowed and that they fit.
 
+    What is made already is returned as it is.
+
     Raises:
         ConfigError: target not allowed or not importable, unknown or missing setting.
     """
+    if choice.made is not None:
+        return choice.made
     what = str(choice)
     if "_target_" not in choice.settings:
         raise ConfigError(f"{what} has no _target_: name the class that it builds")

@@ -86,7 +86,8 @@ class Choice:
     """One chosen file of conf/: what it is called, and the settings of the class that it names.
 
     settings: `_target_` and the constructor's arguments. notes: what other configs, tables or the harness read of the
-    file, and the constructor does not. limit: how many images of a data set the run takes (None: all).
+    file, and the constructor does not. limit: how many images of a data set the run takes (None: all). made: the
+    object itself, where somebody has it already.
     """
 
     group: str
@@ -94,6 +95,7 @@ class Choice:
     settings: dict[str, Any]
     notes: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    made: Any = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.group} {self.name}"

@@ -41,7 +41,7 @@ class Run(Protocol):
     def compute(self, rank: Rank) -> Outcome:
         """Compute what is missing, together with the other ranks; failures are in the store."""
 
-    def summarise(self, outcome: Outcome) -> Summary:
+    def summarise(self) -> Summary:
         """Put the result rows of all that is complete; by one process, when everything is computed."""
 
 
@@ -82,7 +82,7 @@ def run(config: RunConfig, overrides: list[str]) -> int:
         if rank.number > 0:
             return 0  # an exit code of 1 would end rank 0 before it has summarised
         outcome.unstable |= unstable
-        summary = made.summarise(outcome)
+        summary = made.summarise()
         finish(made.request, made.run_id, summary, outcome, overrides, started)
     for name, why in summary.failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)

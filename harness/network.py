@@ -4,7 +4,8 @@ How a layer is found and the graph cut there is in `harness.graph`; here network
 """
 
 import difflib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -218,3 +219,13 @@ class Network:
     def head(self, layer: str, constants: tuple[Any, ...]) -> Head:
         """The head from `layer`, for a batch whose crossing values are `constants`."""
         return Head(self._cut(layer), constants, self.passes)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Digest of a state dict's names, types, shapes and bytes: the same whatever file it came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -47,23 +47,11 @@ class AttributionCell(Cell):
         return FramedMaps.of(self.attribute(batch, forward), batch)
 
     def attribute(self, batch: Batch, forward: ForwardPass) -> Attribution:
-        """The method's maps [P,h,w] under the protocol's smoothing, at native resolution.
-
-        Raises:
-            ValueError: the method returned another shape, or values that are not finite.
-        """
-        rng = SampleRng.of(self.seed, self.name, batch)
-        made = self.attributor.attribute(forward, forward.network.outputs_of(batch.targets, forward.logits), rng)
-        values = made.values.float()
-        if values.ndim != 3 or len(values) != len(batch.pairs):
-            raise ValueError(
-                f"{self.name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]"
-            )
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"{self.name} returned values that are not finite for {_not_finite(batch, values)}")
-        if self.smooth:
-            values = gaussian_blur(values, self.smooth * max(values.shape[1:]))
-        return replace(made, values=values)
+        """The method's maps [P,h,w] under the protocol's smoothing, at native resolution."""
+        made = attributed(self.attributor, self.name, batch, forward, self.seed)
+        if not self.smooth:
+            return made
+        return replace(made, values=gaussian_blur(made.values, self.smooth * max(made.values.shape[1:])))
 
     def cost_of(self, group: str) -> str:
         """A metric's cost is shown beside the methods'."""
@@ -72,6 +60,22 @@ class AttributionCell(Cell):
     def columns(self, group: str, prepared: FramedMaps, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
         """What the metric measures."""
         return self.metrics[group].measure(batch, prepared, forward)
+
+
+def attributed(method: Attributor, name: str, batch: Batch, forward: ForwardPass, seed: int) -> Attribution:
+    """A method's maps [P,h,w] of a batch's pairs, at native resolution; `name` and `seed` decide what it draws.
+
+    Raises:
+        ValueError: the method returned another shape, or values that are not finite.
+    """
+    targets = forward.network.outputs_of(batch.targets, forward.logits)
+    made = method.attribute(forward, targets, SampleRng.of(seed, name, batch))
+    values = made.values.float()
+    if values.ndim != 3 or len(values) != len(batch.pairs):
+        raise ValueError(f"{name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} returned values that are not finite for {_not_finite(batch, values)}")
+    return replace(made, values=values)
 
 
 def _not_finite(batch: Batch, values: Tensor) -> str:

@@ -66,7 +66,7 @@ class AttributionRun:
         rebuild = partial(build_job, self.request.config, self.request.root)
         return compute(self.job, rank, rebuild, self.run_id)
 
-    def summarise(self, outcome: Outcome) -> Summary:
+    def summarise(self) -> Summary:
         """Rows of the metrics whose shards are all present."""
         for cell in self.job.cells:
             self._summarise(cell)

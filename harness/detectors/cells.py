@@ -44,7 +44,7 @@ class ScoreCell(ImageCell):
     def columns(self, group: str, prepared: None, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
         """Scores of a batch of images."""
         detector = cast(ImageDetector, self.detector)
-        scores = detector.score_images(forward, features_of(forward, self.features), self.state)
+        scores = detector.score_images(forward, features_of(forward, self.features.head), self.state)
         return {SCORE: checked_scores(self.name, scores, len(batch.samples))}
 
 

@@ -129,12 +129,12 @@ class FeatureCell(ImageCell):
             )
 
 
-def features_of(forward: ForwardPass, cell: FeatureCell) -> Features:
-    """The features of one forward pass, on its device, without labels."""
+def features_of(forward: ForwardPass, head: LinearHead | None) -> Features:
+    """The features of one forward pass, on its device, without labels; penultimate ones where there is a head."""
     unknown = torch.full((len(forward.images),), -1, device=forward.logits.device)
-    penultimate = None if cell.head is None else forward.penultimate
+    penultimate = None if head is None else forward.penultimate
     layers = {layer: pooled(forward.activation(layer)) for layer in forward.layers}
-    return Features(forward.scores, unknown, penultimate, layers, cell.head, cell.sigmoid)
+    return Features(forward.scores, unknown, penultimate, layers, head, forward.network.activation == "sigmoid")
 
 
 def _column(group: Group, name: str, stop: int) -> Iterator[np.ndarray]:

@@ -75,21 +75,19 @@ class DetectorRun:
         detection = self.detection
         outcomes = [Outcome(batch_size=self.request.config.compute.batch_size)]
         if detection.training is not None and (names := detection.unfitted()):
-            outcomes.append(_pass(detection, TRAIN, names, rank))
+            outcomes.append(pass_over(detection, TRAIN, names, rank))
             if rank.number == 0:
                 fit(detection, names, outcomes[0])
         for place in detection.sets:
             outcomes += _scored(detection, place, rank, outcomes[0])
         return merge(outcomes)
 
-    def summarise(self, outcome: Outcome) -> Summary:
-        """Rows of every metric on every detector's tables; pictures, when something was scored."""
+    def summarise(self) -> Summary:
+        """Rows of every metric on every detector's tables."""
         detection = self.detection
         groups = [group for name in detection.detectors for group in rows_of(detection, name, self.run_id)]
-        if outcome.costs:
-            _draw(detection, Path(self.request.config.results) / "runs" / self.run_id)
         splits = {each.images.split for each in detection.sets.values()} | {AVERAGE}
-        return Summary(groups, splits, failures(detection))
+        return Summary(groups, splits, failures(detection), partial(_draw, detection))
 
 
 def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> list[Outcome]:
@@ -99,13 +97,13 @@ def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> l
     plain = [name for name in names if not detection.detectors[name].needs().images]
     if not (names := names if rank.number == 0 else plain):
         return []
-    made = _pass(detection, place, names, rank)
+    made = pass_over(detection, place, names, rank)
     if rank.number == 0 and plain:
         score(detection, place, plain, outcome)
     return [made]
 
 
-def _pass(detection: Detection, place: str, names: list[str], rank: Rank) -> Outcome:
+def pass_over(detection: Detection, place: str, names: list[str], rank: Rank) -> Outcome:
     """One pass over a set's images, for the detectors `names`."""
     rebuild = partial(_rebuild, detection.request.config, detection.request.root, place, names)
     return compute(detection.job(place, names), rank, rebuild, place)

@@ -34,7 +34,7 @@ def training_set(detection: Detection) -> TrainingSet:
     def of_images(given: Tensor) -> Features:
         inputs, network = given.to(detection.request.device), detection.request.network
         forward = ForwardPass(network, inputs, features.layers, penultimate=features.head is not None)
-        return features_of(forward, features).cpu()
+        return features_of(forward, features.head).cpu()
 
     def parts() -> Iterator[Features]:
         return features.parts(images.stop)

@@ -1,7 +1,9 @@
 """What a process did and what it took: costs a method, failures, shards."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -40,11 +42,15 @@ class Outcome:
 
 
 class Summary(NamedTuple):
-    """What a run leaves: where its rows are, the parts of the data that they are about, and what failed, why."""
+    """What a run leaves: where its rows are, the parts of the data that they are about, and what failed, why.
+
+    draw: puts pictures into a folder.
+    """
 
     groups: list[Group]
     splits: set[str]
     failures: dict[str, str]
+    draw: Callable[[Path], None] | None = None
 
 
 class Clock:

@@ -29,6 +29,24 @@ def make_deterministic(threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+@contextmanager
+def deterministic(threads: int) -> Iterator[None]:
+    """`make_deterministic` inside the block; the caller's settings afterwards."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = [(cudnn, "benchmark"), (cudnn, "deterministic"), (cudnn, "allow_tf32"), (matmul, "allow_tf32")]
+    kept = [(where, name, getattr(where, name)) for where, name in flags]
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before_threads = torch.get_num_threads()
+    make_deterministic(threads)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+        torch.set_num_threads(before_threads)
+        for where, name, value in kept:
+            setattr(where, name, value)
+
+
 def keep_freed_memory() -> None:
     """Keep what is freed for the next tensors instead of returning it to the system (glibc).
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..network import Activation, Network
-from .weights import fingerprint, load_weights
+from ..network import Activation, Network, fingerprint
+from .weights import load_weights
 
 
 class Preprocessing(NamedTuple):

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..network import Activation, Network
+from ..network import Activation, Network, fingerprint
 from ..networks import caffe as caffe_networks
 from ..networks import cifar as cifar_networks
 from ..networks import scenes as small_networks
 from .class_maps import read_class_map
-from .weights import Convert, Module, _find_published, _is_file_name, fingerprint, load_weights
+from .weights import Convert, Module, _find_published, _is_file_name, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

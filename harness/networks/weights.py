@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -92,13 +92,3 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Digest of a state dict's names, types, shapes and bytes: the same whatever file it came from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        if not name.endswith("num_batches_tracked"):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
 from ..engine.costs import SHARED, Cost, Outcome, Summary
@@ -15,7 +13,7 @@ from ..engine.request import Request
 from ..heads import Passes
 from .environment import environment
 from .text import terminal_table
-from .tidy import put_record, results_table, update, write_csv
+from .tidy import own_rows, put_record, update, write_csv
 
 
 def finish(
@@ -30,7 +28,9 @@ def finish(
     folder = results / "runs" / run_id
     about = _record(request, outcome, summary, overrides, started)
     put_record(results, run_id, moment, {"split": " ".join(sorted(summary.splits)), **about})
-    rows = _own_rows(summary)
+    if outcome.costs and summary.draw is not None:
+        summary.draw(folder)
+    rows = own_rows(summary)
     write_csv(rows, folder / "results.csv")
     update(results)
     floors = [name for name, chosen in request.config.method.items() if chosen.notes.get("floor")]
@@ -40,14 +40,6 @@ def finish(
     seconds = time.time() - started
     print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / 'results.csv').absolute()}")
     print(f"all results: {(results / 'tidy' / 'results.csv').absolute()}")
-
-
-def _own_rows(summary: Summary) -> pd.DataFrame:
-    keys = {(group.cell.key, group.key) for group in summary.groups}
-    cells = {group.cell.path: group.cell for group in summary.groups}
-    frame = results_table([cells[path] for path in sorted(cells)])
-    ours = [pair in keys for pair in zip(frame.cell_key, frame.metric_key, strict=True)]
-    return frame[np.array(ours, dtype=bool) & frame.split.isin([*summary.splits, ""])]
 
 
 def _record(

@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ..engine.costs import Summary
 from ..store.files import Lock, read_json, write_atomically, write_json
 from ..store.identity import SCHEMA, canonical
 from ..store.journal import Journal
@@ -70,6 +72,15 @@ def results_table(cells: list[CellStore]) -> pd.DataFrame:
     """The tidy result table of some cells, in a fixed order."""
     frame = pd.DataFrame([row for cell in cells for row in cell_rows(cell)], columns=COLUMNS)
     return _ordered(frame.astype(dict.fromkeys(FLOATS, float)))  # an empty column and one of whole numbers, too
+
+
+def own_rows(summary: Summary) -> pd.DataFrame:
+    """The rows of one run; its cells may hold other runs' rows beside them."""
+    keys = {(group.cell.key, group.key) for group in summary.groups}
+    cells = {group.cell.path: group.cell for group in summary.groups}
+    frame = results_table([cells[path] for path in sorted(cells)])
+    ours = [pair in keys for pair in zip(frame.cell_key, frame.metric_key, strict=True)]
+    return frame[np.array(ours, dtype=bool) & frame.split.isin([*summary.splits, ""])]
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-
-from safetensors.torch import load_file, save
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .files import write_atomically
+
+if TYPE_CHECKING:  # who lists fits waits for no torch
+    from torch import Tensor
 
 
 class Fit:
@@ -19,12 +20,16 @@ class Fit:
         """Whether it was made."""
         return self.path.exists()
 
-    def read(self) -> dict[str, Tensor]:
+    def read(self) -> "dict[str, Tensor]":
         """Tensors by name, on the CPU."""
+        from safetensors.torch import load_file
+
         return load_file(self.path)
 
-    def write(self, state: dict[str, Tensor]) -> None:
+    def write(self, state: "dict[str, Tensor]") -> None:
         """Put it, whole or not at all."""
+        from safetensors.torch import save
+
         write_atomically(self.path, save({name: value.contiguous() for name, value in state.items()}))
 
     def remove(self) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from assay.harness.config import ROOT
+from assay.harness.network import fingerprint
 from assay.harness.networks.loading import scenes_network, torchvision_network
-from assay.harness.networks.weights import file_sha256, find_weights, fingerprint, load_weights
+from assay.harness.networks.weights import file_sha256, find_weights, load_weights
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn

@@ -26,7 +26,7 @@ READ = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class InMemory:
     """Images [N,3,H,W] in [0,1] with one class each, as a data set."""
 
@@ -47,7 +47,7 @@ class InMemory:
         return fingerprint({"images": self.images, "labels": torch.as_tensor(self.labels)})
 
 
-def data_of(given: Data) -> str | Dataset | InMemory:
+def data_of(given: Data) -> str | Dataset:
     """A data set's name, or the data set itself; (images, labels) become one.
 
     Raises:

@@ -7,8 +7,6 @@ import pandas as pd
 
 from .terminal import blocks, grid, printable, wrapped
 
-PLACE = ["model", "dataset", "split", "protocol"]  # of a comparison; the other columns are its table's
-
 
 def column_name(row: Any) -> str:
     """A result row's metric with what tells it apart from its neighbours; for an ood row, the set and the quantity."""
@@ -117,14 +115,25 @@ def _failures(results: pd.DataFrame) -> list[str]:
 
 
 def differences(compared: pd.DataFrame) -> str:
-    """Paired differences (of `results.compare`), a table a place."""
+    """Paired differences (of `results.compare`), a table a place; what is told from one data set is in one table."""
+    sets = compared["reference"] + " against other sets"
+    where = (compared["dataset"] + " " + compared["split"]).where(compared["reference"] == "", sets)
     parts = []
-    for place, rows in compared.groupby(PLACE, sort=False):
-        model, dataset, split, protocol = place
+    for place, rows in compared.groupby(["model", where, "protocol", "first", "second"], sort=False):
         cells = [
-            (row.metric, row.column, f"{row.difference:.3f}", f"[{row.ci_low:.3f}, {row.ci_high:.3f}]", str(row.n))
+            (row.metric, _quantity(row), f"{row.difference:.3f}", f"[{row.ci_low:.3f}, {row.ci_high:.3f}]", str(row.n))
             for row in rows.itertuples()
         ]
-        parts.append(wrapped(f"{model} on {dataset} {split}, protocol {protocol}"))
+        parts.append(wrapped(_place(*place)))
         parts.append(grid(["metric", "column", "difference", "interval", "n"], cells))
     return "\n".join(parts)
+
+
+def _quantity(row: Any) -> str:
+    return f"{row.dataset} {row.column}" if row.reference else str(row.column)
+
+
+def _place(model: str, where: str, protocol: str, first: str, second: str) -> str:
+    """What a table of differences is about, and settings that other results have otherwise."""
+    settings = [f"; {name} with {value}" for name, value in (("first", first), ("second", second)) if value]
+    return f"{model} on {where}, protocol {protocol}" + "".join(settings)

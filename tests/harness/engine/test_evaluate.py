@@ -341,7 +341,8 @@ def test_cache_modes(mode: str, tmp_path: Path) -> None:
     elif mode == "off":
         assert "3 shards computed" in done.stdout and after == before
     else:
-        assert done.returncode == 2 and "cache=only, but results of gradcam, gradient, " in done.stderr and after == before
+        assert done.returncode == 2 and after == before
+        assert "cache=only, but results of gradcam, gradient, " in done.stderr
 
 
 def test_subset_seed_permutes_the_images(tmp_path: Path) -> None:

@@ -75,10 +75,11 @@ def current_samples(rows: pd.DataFrame, store: Path) -> pd.DataFrame:
 def _sample_columns(row: dict[Any, Any], store: Path) -> Iterator[pd.DataFrame]:
     group = CellStore(store, row["cell_key"]).group(row["metric_key"])
     done = [stop for stop in group.stops() if (rows := group.finished(stop)) and rows.split == row["split"]]
-    if not done:
+    paired = group.about()["paired"]
+    if not done or not paired:  # rows about detectors have no columns of their own
         return
     table = group.read(done[0])
-    for column in group.about()["paired"]:
+    for column in paired:
         about = {name: row[name] for name in PART} | {"column": column}
         yield table[["sample_id"]].assign(**about, value=table[column].astype(float))[[*SAMPLE, "value"]]
 

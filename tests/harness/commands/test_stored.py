@@ -1,0 +1,173 @@
+"""What runs have left, in the terminal: nothing hidden, nothing wider than it, no torch needed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from assay.harness import launch
+from assay.harness.commands.program import call
+from assay.harness.overrides import compose_config
+from assay.harness.results.overview import images_of, overview
+from assay.harness.store.store import FEATURES, SAMPLES, SCORE, CellStore, Failure, Shard, cells
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = ["compute.device=cpu", "compute.processes=1", "dataset.size=12", "compute.shard_size=5"]
+MAPS = [*SMALL, "method=[gradcam,center]", "metric=[pointing_game,energy_pointing_game,positive_ratio]"]
+SCORES = [
+    *(*SMALL, "model=scenes_resnet", "dataset.objects=[1,1]", "dataset@train=scenes_train", "train.objects=[1,1]"),
+    *("train.size=50", "train.cue_share=0", "ood=[scenes_noise]", "ood.scenes_noise.size=7", "method=[msp,knn]"),
+    *("method.knn.k=3", "metric=[ood]"),
+]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of two methods on 12 images and two detectors on 12 and 7."""
+    results = tmp_path_factory.mktemp("results")
+    for overrides in (MAPS, SCORES):
+        assert launch.run(compose_config([*overrides, f"results={results}"]), []) == 0
+    return results
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 columns, whatever terminal the tests run in."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def said(capsys: Capture, *words: str) -> str:
+    """What a call prints, at most 80 columns wide where it is no path."""
+    assert call(words) == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines() if "/" not in line) <= 80
+    return text
+
+
+def test_status_shows_detectors_and_their_features(left: Path, capsys: Capture) -> None:
+    """Images of scores, of maps, and of features; averages have none."""
+    lines = [" ".join(line.split()) for line in said(capsys, "status", "--results", str(left)).splitlines()]
+    keys = {
+        (labels["dataset"], labels["method"]): cell.key[:8]
+        for cell in cells(left / "store")
+        for labels in [cell.cell()["labels"]]
+    }
+    assert f"{keys['scenes', 'knn']} knn 12" in lines
+    assert f"{keys['scenes_noise', 'knn']} knn 7 ood done" in lines
+    assert f"{keys['average', 'msp']} msp 0 ood done" in lines
+    start = lines.index(f"{keys['scenes', 'center']} center 12 energy_pointing_game done, pointing_game done,")
+    assert lines[start + 1] == "positive_ratio done"
+    assert lines.index("scenes_vgg on scenes") < start < len(lines)
+    assert "8 cells in" in lines[-2] and lines[-1] == "features of 3 data sets, 69 images; 1 fits"
+
+
+def test_status_of_what_is_open_failed_or_old(tmp_path: Path) -> None:
+    """A shard of scores without rows, a failed metric, rows about fewer images, a cell of another version."""
+    labels = {"model": "m", "dataset": "d", "kind": "ood"}
+    for key, schema in [("open", None), ("torn", None), ("old", 1)]:
+        identity = {"schema": schema or _schema()}
+        CellStore(tmp_path, key).describe({"identity": identity, "labels": {**labels, "method": f"of {key}"}}, {})
+    (tmp_path / FEATURES).mkdir()
+    torn = CellStore(tmp_path, "torn")
+    torn.describe({}, {"a": {"name": "ood"}, "b": {"name": "risk"}})
+    torn.group("a").fail(Failure("why"))
+    torn.group(SCORE).fail(Failure("why"))
+    text = overview(tmp_path)
+    assert "of torn   0        FAILED, ood FAILED, risk incomplete" in text
+    assert "of open   0" in text and "of old" not in text
+    assert "1 cells of another version of Assay" in text
+
+
+def _schema() -> int:
+    from assay.harness.store.identity import SCHEMA
+
+    return SCHEMA
+
+
+def test_images_of_overlapping_shards(tmp_path: Path) -> None:
+    """Shards of other sizes, resumed: each image counts once; a hole is a hole."""
+    group = CellStore(tmp_path, "cell").group(SAMPLES)
+    for shard in (Shard(0, 8), Shard(4, 8), Shard(6, 12), Shard(20, 25)):
+        group.write(shard, {})
+    assert images_of(group) == 12 + 5
+
+
+def test_compare_shows_every_difference(left: Path, capsys: Capture) -> None:
+    """A heading that says where, a line a paired column."""
+    text = said(capsys, "compare", "gradcam", "center", "--results", str(left))
+    assert "gradcam - center, 95 % intervals" in text
+    assert "scenes_vgg on scenes test, protocol standard" in text
+    rows = {tuple(line.split()[:2]): line.split()[2:] for line in text.splitlines() if "[" in line}
+    assert {metric for metric, _ in rows} >= {"pointing_game", "energy_pointing_game", "positive_ratio"}
+    difference, low, high, n = rows["pointing_game", "hit"]
+    assert float(low.strip("[,")) <= float(difference) <= float(high.strip("]")) and int(n) > 12
+
+
+def test_describe_a_cell(left: Path, capsys: Capture) -> None:
+    """By the beginning of its key: its identity; too short a one is a misspelt config."""
+    key = cells(left / "store")[0].key
+    assert call(["describe", key[:8], "--results", str(left)]) == 0
+    assert f'"{cells(left / "store")[0].cell()["labels"]["method"]}"' in capsys.readouterr().out
+    assert call(["describe", key[:2], "--results", str(left)]) == 2
+
+
+def test_gc_removes_nothing_unasked(left: Path, capsys: Capture) -> None:
+    """What would go is said; with --yes it goes. Older than tomorrow is nothing yet."""
+    root, place = left / "store", ["--results", str(left)]
+    before = sorted(path for path in root.rglob("*.parquet"))
+    text = said(capsys, "gc", "--features", *place)
+    assert text.count("would remove") == 4 and "4 found, 0 leftovers; nothing removed: add --yes" in text
+    assert "0 found" in said(capsys, "gc", "--older-than", "1", "--features", "--yes", *place)
+    assert sorted(root.rglob("*.parquet")) == before
+    future = time.time() + 3 * 86400
+    for path in (root / FEATURES).rglob("*"):
+        os.utime(path, (future, future))
+    assert "8 cells" in said(capsys, "status", *place)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it raises
+from assay.harness.commands.program import call
+for words in {calls!r}:
+    code = call(words)
+    print("CODE", *words[:1], code, flush=True)
+print("IMPORTED", *sorted({{"pandas", "matplotlib", "rich"}} & set(sys.modules)) if {quick!r} else "")
+"""
+
+
+def without_torch(calls: list[list[str]], where: Path, quick: bool = False) -> str:
+    """Calls in one process that cannot import torch: what it prints."""
+    code = WITHOUT_TORCH.format(calls=calls, quick=quick)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_reading_needs_no_torch(left: Path, tmp_path: Path) -> None:
+    """These only read what is stored: they import no torch and build nothing."""
+    place = ["--results", str(left)]
+    baseline = ["--baseline", str(tmp_path / "embedded.csv")]
+    calls = [
+        *(["status", *place], ["table", "rap_table1", "--format", "csv", *place], ["gc", *place]),
+        *(["check", *baseline, "--update", *place], ["check", *baseline, *place]),
+    ]
+    text = without_torch(calls, tmp_path)
+    codes = [line.split()[1:] for line in text.splitlines() if line.startswith("CODE")]
+    assert codes == [[words[0], "0"] for words in calls], text
+    assert "table,panel,row,column,method" in text
+
+
+def test_help_and_lists_import_nothing_slow(tmp_path: Path) -> None:
+    """No torch, pandas, matplotlib nor rich before something is asked for that needs them."""
+    calls = [["--help"], ["--version"], ["ls"], ["describe", "gradcam"], ["maps", "--help"], ["stats"]]
+    assert without_torch(calls, tmp_path, quick=True).splitlines()[-1].split() == ["IMPORTED"]

@@ -9,8 +9,8 @@ import pytest
 from assay.harness import stats
 from assay.harness.config import ConfigError
 from assay.harness.results.compare import compare
-from assay.harness.store.files import write_json
-from assay.harness.store.store import CellStore, Shard
+from assay.harness.store.identity import SCHEMA
+from assay.harness.store.store import CellStore, Finished, Shard
 
 IMAGES = ["i0", "i0", "i1", "i2"]  # image 0 has two annotated classes
 SAMPLES = ["i0#3", "i0#5", "i1#3", "i2#0"]
@@ -31,12 +31,15 @@ class Stored:
     order: tuple[int, ...] = (0, 1, 2, 3)
     stops: tuple[int, ...] = (3,)
     metric_key: str = "m1"
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> CellStore:
         """Put it into the store, rows in any order of samples."""
         cell, rows = CellStore(self.root, self.key), list(self.order)
         shared = {"model": "net", "dataset": "data", "protocol": "standard", "seed": 0, "precision": "float32"}
-        identity = {"model": {"fingerprint": "w"}, "dataset": {"fingerprint": self.data}}
+        shared["weights"] = "net@w"
+        identity = {"schema": SCHEMA, "model": {"fingerprint": "w"}, "dataset": {"fingerprint": self.data}}
+        identity |= {"method": {"_target_": self.method} | self.settings, "protocol": {"targets": "labels"}}
         described = {"samples": {}, self.metric_key: {"name": "toy", "paired": ["hit", "energy"]}}
         cell.describe({"identity": identity, "labels": shared | {"method": self.method} | self.labels}, described)
         who = {"position": POSITIONS[rows], "sample_id": np.array(SAMPLES, dtype=object)[rows]}
@@ -46,7 +49,7 @@ class Stored:
         cell.group(self.metric_key).write(Shard(0, 3), who | measured | {"only_a_column": POSITIONS[rows]})
         for stop in self.stops:
             split = "val" if stop == 3 else f"val[:{stop}]"
-            write_json(cell.group(self.metric_key).done(stop), {"run_id": "r", "split": split, "rows": []})
+            cell.group(self.metric_key).finish(stop, Finished("r", split, []))
         return cell
 
 

@@ -1,0 +1,47 @@
+"""Every pair of cells that two names mean, and the rows of their differences."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ...config import ConfigError
+from ...detection import AVERAGE
+from .attributions import attribution_rows
+from .candidates import called, known_cells
+from .detectors import detector_rows
+
+PLACE = ["model", "dataset", "split", "reference", "protocol"]
+NUMBERS = ["difference", "ci_low", "ci_high", "n"]
+SETTINGS = ["first", "second"]
+ORDER = ["model", "reference", "dataset", "split", "protocol", "metric", *SETTINGS]
+
+
+def compare(root: Path, first: str, second: str) -> pd.DataFrame:
+    """first - second on every (model, dataset, ...) that has both: what images they share is resampled for both alike.
+
+    Of attributions, the mean difference of each paired column; of detectors, the differences of AUROC and FPR95 on
+    each ood set and on their average, and of AUROC and AURC of wrong predictions.
+
+    Args:
+        root: the store.
+        first, second: method names, or beginnings of cell keys (to tell two settings of one method apart).
+
+    Returns:
+        model, dataset, split, reference (the in-distribution set of an ood row), protocol, metric, column, difference,
+        ci_low, ci_high, n, and `first`, `second`: settings that another cell of the same name has otherwise.
+    """
+    known = known_cells(root)
+    left, right = called(known, first), called(known, second)
+    rows = []
+    for a, b in ((a, b) for a in left for b in right if a.is_comparable(b)):
+        about = a.labels | {"first": a.unlike([*left, *right]), "second": b.unlike([*left, *right])}
+        rows += [about | row for row in (*attribution_rows(a, b), *detector_rows(a, b, known))]
+    if not rows:
+        raise ConfigError(f"{first} and {second} have no finished metric on the same model, data set and protocol")
+    frame = pd.DataFrame(rows, columns=[*PLACE, "metric", "column", *NUMBERS, *SETTINGS])
+    return frame.sort_values(ORDER, key=_last, kind="stable", ignore_index=True)
+
+
+def _last(column: pd.Series) -> pd.Series:
+    """The average behind the sets that it is of."""
+    return column.where(column != AVERAGE, "~") if column.name == "dataset" else column

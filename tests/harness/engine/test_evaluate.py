@@ -18,12 +18,13 @@ from assay.harness import launch
 from assay.harness.attribution.plan import build_job
 from assay.harness.attribution.run import AttributionRun
 from assay.harness.engine import evaluate as engine
+from assay.harness.engine.costs import Outcome
 from assay.harness.engine.job import Job
 from assay.harness.engine.measure import _micro_batches
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
-from assay.harness.store.store import SAMPLES
+from assay.harness.store.store import SAMPLES, Group
 from assay.harness.types import Attribution, Sample
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -349,7 +350,7 @@ def test_subset_seed_permutes_the_images(tmp_path: Path) -> None:
     """Another order of images is another cell, and the split column says which."""
     plain, shuffled = job_of(tmp_path), job_of(tmp_path, "subset_seed=3")
     assert plain.cells[0].store.key != shuffled.cells[0].store.key
-    assert (plain.split, shuffled.split) == ("test[:16]", "test[:16]@seed3")
+    assert (plain.images.split, shuffled.images.split) == ("test[:16]", "test[:16]@seed3")
     assert sorted(shuffled.order) == sorted(plain.order) and list(shuffled.order) != list(plain.order)
 
 
@@ -365,3 +366,13 @@ def test_target_policies(protocol: str, tmp_path: Path) -> None:
     else:
         assert set(frame["sample_id"]) <= annotated
         assert (set(frame["sample_id"]) == annotated) == (protocol == "labels") or frame["predicted"].all()
+
+
+def test_a_look_at_open_work_asks_each_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen shards of two methods, two groups each: four questions to the disk, not four a shard."""
+    job = job_of(tmp_path, "compute.shard_size=1", "metric=[pointing_game]")
+    asked: list[str] = []
+    failed = Group.has_failed
+    monkeypatch.setattr(Group, "has_failed", property(lambda self: asked.append(self.key) or failed.fget(self)))  # type: ignore[attr-defined]
+    assert len(engine._open_work(job, Outcome())) == 16
+    assert len(asked) == 4

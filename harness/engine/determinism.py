@@ -26,7 +26,7 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports the compiler, two seconds
 
 
 @contextmanager
@@ -35,13 +35,12 @@ def deterministic(threads: int) -> Iterator[None]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     flags = [(cudnn, "benchmark"), (cudnn, "deterministic"), (cudnn, "allow_tf32"), (matmul, "allow_tf32")]
     kept = [(where, name, getattr(where, name)) for where, name in flags]
-    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    before_threads = torch.get_num_threads()
+    before, before_threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
     make_deterministic(threads)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)
+        torch.set_deterministic_debug_mode(before)
         torch.set_num_threads(before_threads)
         for where, name, value in kept:
             setattr(where, name, value)

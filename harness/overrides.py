@@ -100,10 +100,16 @@ def _words(arguments: Sequence[str]) -> list[str]:
 def _parsed(arguments: Sequence[str]) -> list[Override]:
     words = _words(arguments)
     shell = {"-sc", "--shell-completion"} & set(arguments)
+    return [] if shell else [_parse(word) for word in words]
+
+
+def _parse(word: str) -> Override:
     try:
-        return [] if shell else list(OverridesParser.create().parse_overrides(words))
+        return OverridesParser.create().parse_override(word)
     except HydraException as error:
-        raise ConfigError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
+        key, _, value = word.partition("=")
+        hint = f"; if that is a text, quote it twice: '{key}=\"{value}\"'" if value and "[" not in value else ""
+        raise ConfigError(f"{word}: {str(error).splitlines()[0]}{hint}") from error
 
 
 def _check_composed(overrides: Sequence[Override], folders: Sequence[Path]) -> None:

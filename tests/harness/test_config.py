@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from assay.harness.config import (
     CONF,
     LIST_GROUPS,
@@ -395,3 +396,37 @@ def test_the_jobs_of_a_sweep(overrides: list[str], jobs: list[set[str]]) -> None
     assert all(wanted <= set(job) for wanted, job in zip(jobs, found, strict=True))
     for job in found:
         compose_config(job)
+
+
+@pytest.mark.parametrize("override", ["results=/x/run=1", "dataset.root=a b(c", "model.weights=x=y.pth"])
+def test_an_override_that_hydra_cannot_parse_is_named_with_the_quotes_that_mend_it(override: str) -> None:
+    """The word alone, not the whole command line; quoted as the message says, it composes."""
+    with pytest.raises(ConfigError) as caught:
+        compose_config(["limit=3", override, "dataset=imagenet"])
+    assert str(caught.value).startswith(f"{override}: ") and "limit=3" not in str(caught.value)
+    mended = re.search(r"quote it twice: '(.*)'$", str(caught.value))
+    assert mended is not None
+    config = compose_config(["limit=3", mended[1], "dataset=imagenet"])
+    assert override.partition("=")[2] in (
+        config.results,
+        *config.dataset.settings.values(),
+        *config.model.settings.values(),
+    )
+
+
+@pytest.mark.parametrize(("experiment", "delta"), [("ood_imagenet", 0.8), ("ood_imagenet_mobilenet", 0.6)])
+def test_lines_two_ways_have_the_same_settings(experiment: str, delta: float) -> None:
+    """Table S.4 compares contributions, nothing else: with CIFAR-10's 90/90/1.0 the second row was another method."""
+    methods = compose_config([f"experiment={experiment}", "method=[line,line_intgrad]"]).method
+    one, other = ({**methods[name].settings, "contributions": ""} for name in ("line", "line_intgrad"))
+    assert one == other and (one["p_activation"], one["p_weight"], one["delta"]) == (10, 10, delta)
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "table").glob("*.yaml")), ids=lambda path: path.stem)
+def test_fill_commands_quote_their_brackets(file: Path) -> None:
+    """As they stand in a shell: an unquoted [a,b] is a pattern there, and zsh refuses it."""
+    for panel in yaml.safe_load(file.read_text())["panels"]:
+        words = str(panel.get("fill", "")).split("'")
+        assert not any(
+            letter in plain for plain in words[::2] for letter in "[]{}" if "{" not in plain or letter in "[]"
+        )

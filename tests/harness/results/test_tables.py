@@ -112,10 +112,10 @@ def test_published_ood_figures_are_the_printed_ones(name: str, cell: str, value:
     "table, row, values",
     [
         (4, "lcr", [0.887, 0.815, 0.802, 0.841, 0.806]),
-        (4, "combined_nn", [0.933, 0.856, 0.856, 0.870, 0.861]),
+        (4, "unified_nn", [0.933, 0.856, 0.856, 0.870, 0.861]),
         (5, "conductance_mlp", [0.944, 0.873, 0.872, 0.820, 0.886]),
-        (5, "combined_nn", [0.957, 0.891, 0.894, 0.842, 0.960]),
-        (6, "combined_qda", [0.942, 0.874, 0.873, 0.852, 0.890]),
+        (5, "unified_nn", [0.957, 0.891, 0.894, 0.842, 0.960]),
+        (6, "unified_qda", [0.942, 0.874, 0.873, 0.852, 0.890]),
     ],
 )
 def test_published_error_figures_are_the_printed_ones(table: int, row: str, values: list[float]) -> None:

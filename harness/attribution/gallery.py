@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..config import ConfigError
 from ..engine.job import Job
 from ..engine.measure import share
 from ..forward import ForwardPass
@@ -28,7 +29,7 @@ def draw_gallery(job: Job, path: Path, count: int) -> int:
     """
     shown = [(_first_class(batch), forward) for batch, forward in islice(explained(job), count)]
     if not shown:
-        raise ValueError("no image has a class to be explained under this protocol: there is nothing to draw")
+        raise ConfigError("no image has a class to be explained under this protocol: there is nothing to draw")
     columns = 1 + len(job.cells)
     figure, axes = panels(columns * len(shown), columns, Size(1.7, 1.75))
     for row, (batch, forward) in enumerate(shown):

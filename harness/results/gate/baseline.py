@@ -75,11 +75,9 @@ def current_samples(rows: pd.DataFrame, store: Path) -> pd.DataFrame:
 def _sample_columns(row: dict[Any, Any], store: Path) -> Iterator[pd.DataFrame]:
     group = CellStore(store, row["cell_key"]).group(row["metric_key"])
     done = [stop for stop in group.stops() if (rows := group.finished(stop)) and rows.split == row["split"]]
-    paired = group.about()["paired"]
-    if not done or not paired:  # rows about detectors have no columns of their own
-        return
-    table = group.read(done[0])
-    for column in paired:
+    columns = group.about()["paired"] if done else []
+    table = group.read(done[0]) if columns else pd.DataFrame()  # rows about detectors have no columns of their own
+    for column in columns:
         about = {name: row[name] for name in PART} | {"column": column}
         yield table[["sample_id"]].assign(**about, value=table[column].astype(float))[[*SAMPLE, "value"]]
 

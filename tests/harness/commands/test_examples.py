@@ -1,0 +1,89 @@
+"""Every example of `--help`, the README and the how-to pages is run as it stands, on a few images."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from assay.harness import launch
+from assay.harness.commands.program import call, program
+from assay.harness.overrides import compose_config
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[3]
+Capture = pytest.CaptureFixture[str]
+PROGRAM = "python -m harness "
+FEW = ["limit=4", "compute.device=cpu", "compute.processes=1"]
+FEW_OF_EACH = [*FEW, "train.limit=60"]  # of experiments with a training set
+NEEDS_FILES = "..."  # an example that is to be filled in
+SLOW = {"train"}
+
+
+def in_code(text: str) -> set[str]:
+    """What follows the program's name on lines of their own, without remarks."""
+    return {line.split("  #")[0].strip() for line in re.findall(rf"^\s*{PROGRAM}(.*)$", text, re.M)}
+
+
+def in_table(text: str) -> set[str]:
+    """The first column of the README's table of commands."""
+    rows = text.split(f"| `{PROGRAM}...` | |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    return {command for row in rows for command in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
+
+
+def help_text() -> str:
+    """What `--help` prints."""
+    context = program.make_context("python -m harness", ["ls"])
+    return program.get_help(context)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted(
+    in_code(help_text()) | in_table(PAGES[0].read_text()) | {e for page in PAGES for e in in_code(page.read_text())}
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results of two methods, where the gate looks for them too, a baseline of them, and a photograph."""
+    folder = tmp_path_factory.mktemp("examples")
+    chosen = ["method=[gradcam,center]", "metric=[pointing_game]", f"results={folder / 'results'}"]
+    assert launch.run(compose_config([*FEW, *chosen]), []) == 0
+    (folder / "results/check").symlink_to(folder / "results")
+    baseline = folder / "results/baselines/embedded.csv"
+    assert call(["check", "--update", "--results", str(folder / "results"), "--baseline", str(baseline)]) == 0
+    Image.new("RGB", (80, 60), "teal").save(folder / "photo.jpg")
+    return folder
+
+
+def few(words: list[str]) -> list[str]:
+    """Overrides that keep an example small, where it composes a config."""
+    if not any(parameter.name == "words" for parameter in program.commands[words[0]].params):
+        return []
+    return FEW_OF_EACH if "experiment=ood_embedded" in words else FEW
+
+
+def marked(example: str) -> object:
+    """Slow ones are left out of the quick tests."""
+    return pytest.param(example, marks=[pytest.mark.slow] if example in SLOW else [])
+
+
+@pytest.mark.parametrize("example", [marked(each) for each in EXAMPLES if NEEDS_FILES not in each])
+def test_it_runs(
+    example: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 0, and it says something."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "80")
+    words = shlex.split(example)
+    assert call([*words, *few(words)]) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    if words[0] != "describe" and "--format" not in words:  # files, printed as they are
+        assert max((len(line) for line in lines if str(place) not in line), default=0) <= 80
+
+
+def test_the_examples_were_found() -> None:
+    """In the help, on the pages and in the table; each command has one."""
+    assert {"compare gradcam center", "check --update", "status"} <= set(EXAMPLES)
+    assert {example.split()[0] for example in EXAMPLES} == set(program.commands)
+    assert sum(NEEDS_FILES in example for example in EXAMPLES) == 1

@@ -14,22 +14,29 @@ from torch import Tensor, fx, nn
 
 from .graph import Cut, Traced, cut_at, trace, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
+from .outputs import Output, checked, reading
 
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "binary"]
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
 
 
 class Network:
     """A frozen classifier in eval mode with its input normalisation and its output activation.
 
+    The module itself is frozen, not a copy: it goes to eval mode, its parameters ask for no gradients any more, and it
+    moves where `to` says.
+
     Args:
         module: logits [B,C] from normalised images [B,3,H,W].
-        mean, std: per-channel normalisation of images in [0,1].
-        activation: softmax (one class an image) or sigmoid (several).
+        mean, std: per-channel normalisation of images in [0,1]; of one channel for a network of grey images.
+        activation: softmax (one class an image), sigmoid (several), or binary: one logit z, [B] or [B,1], is two
+            classes, the logits [-z, z] under a sigmoid.
         fingerprint: digest of the weights, part of a cell's identity.
         groups: outputs that count as one class, when the network is read as a classifier of other classes:
             class g scores the highest of its members' logits, and explaining it means explaining that member.
             A class without members can be neither predicted nor explained.
         input_size: (height, width) of the images that the weights were made for, where that is known.
+        output: which of a tuple's members or a mapping's entries are the logits, where the module returns several.
     """
 
     def __init__(
@@ -41,14 +48,16 @@ class Network:
         fingerprint: str = "",
         groups: Sequence[Sequence[int]] | None = None,
         input_size: tuple[int, int] | None = None,
+        output: Output | None = None,
     ) -> None:
-        if activation not in ("softmax", "sigmoid"):
-            raise ValueError(f"activation={activation!r}: choose softmax or sigmoid")
-        self.module = module.eval().requires_grad_(False)
+        if activation not in ("softmax", "sigmoid", "binary"):
+            raise ValueError(f"activation={activation!r}: choose softmax, sigmoid or binary")
+        is_binary = activation == "binary"
+        self.module = reading(module.eval().requires_grad_(False), output, is_binary)
         torch.backends.mha.set_fastpath_enabled(False)  # its fused path has no graph, and other last digits
         self._statistics = [torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std)]
         self.mean, self.std = (v.float() for v in self._statistics)
-        self.activation: Activation = activation
+        self.activation: Activation = "sigmoid" if is_binary else activation
         self.fingerprint = fingerprint
         self.groups, self.input_size = groups, input_size
         self.passes = Passes()
@@ -79,13 +88,17 @@ class Network:
         return mean, std
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images [B,3,H,W] in [0,1] -> normalised network input."""
-        return (images.to(self.mean) - self.mean) / self.std
+        """Images [B,3,H,W] in [0,1] -> normalised network input; grey ones [B,1,H,W] where the mean has one channel."""
+        pixels = images.to(self.mean)
+        if self.mean.shape[1] == 1 and pixels.shape[1] == 3:
+            pixels = (pixels * pixels.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+        return (pixels - self.mean) / self.std
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits [B,C] of normalised inputs, through the module itself."""
         self.passes.forward += len(inputs)
-        return self.module(inputs.clone())  # a first layer that writes in place must not reach our inputs
+        outputs = self.module(inputs.clone())  # a first layer that writes in place must not reach our inputs
+        return checked(outputs, type(self.module).__name__, len(inputs))
 
     @torch.no_grad()
     def infer(self, inputs: Tensor) -> Tensor:
@@ -209,7 +222,8 @@ class Network:
     def _verify(self, tapped: fx.GraphModule, image: Tensor) -> None:
         """Tracing loses writes through views and other names: better an error than another network's numbers."""
         with torch.no_grad():
-            expected, found = self.module(image.clone()), tapped(image.clone())[0]
+            expected = checked(self.module(image.clone()), type(self.module).__name__, len(image))
+            found = tapped(image.clone())[0]
         if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max()), equal_nan=True):
             raise ValueError(
                 f"{type(self.module).__name__} gives other logits when traced by torch.fx, probably because it writes "

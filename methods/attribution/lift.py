@@ -251,7 +251,8 @@ class LRPCAM(ChannelWeighting):
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
-        network = Network(_HeadModule(forward.head(self.layer)), (0.0,), (1.0,)).to(activation.device, activation.dtype)
+        channels, head = activation.shape[1], _HeadModule(forward.head(self.layer))
+        network = Network(head, (0.0,) * channels, (1.0,) * channels).to(activation.device, activation.dtype)
         tape, table = Tape.record(ForwardPass(network, activation)), RuleTable(Epsilon(self.epsilon))
 
         def relevance(one_hot: Tensor) -> Tensor:

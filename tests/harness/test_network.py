@@ -655,7 +655,7 @@ def test_activation_and_normalisation() -> None:
     assert torch.equal(sigmoid.probabilities(logits), logits.sigmoid())
     by_hand = torch.stack([(images[:, k] - MEAN[k]) / STD[k] for k in range(3)], 1)
     torch.testing.assert_close(softmax.normalise(images), by_hand, rtol=1e-6, atol=1e-6)
-    with pytest.raises(ValueError, match=r"activation='relu': choose softmax or sigmoid"):
+    with pytest.raises(ValueError, match=r"activation='relu': choose softmax, sigmoid or binary"):
         Network(module, MEAN, STD, "relu")  # type: ignore[arg-type]
 
 

@@ -1,0 +1,88 @@
+"""What a classifier's module returns, read as logits [B,C]: one of several outputs, one logit as two classes."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Output = int | str  # which of a tuple's members, or of a mapping's entries, are the logits
+
+
+class OutputError(TypeError):
+    """A module returns what cannot be read as logits [B,C]; the message says what it returns, and the mend."""
+
+
+def reading(module: nn.Module, output: Output | None, is_binary: bool) -> nn.Module:
+    """The module with its outputs read: the same layers, weights and names.
+
+    output: which of several outputs are the logits. is_binary: one logit z an image, [B] or [B,1], is [-z, z].
+    """
+    if output is None and not is_binary:
+        return module
+    kind = type(module)
+
+    def forward(self: nn.Module, images: Tensor) -> Tensor:
+        outputs = kind.forward(self, images)
+        logits = outputs if output is None else _picked(outputs, output, kind.__name__)
+        return _two_classes(logits) if is_binary else logits
+
+    made = copy.copy(module)  # shares all that it holds
+    made.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    return made
+
+
+def _two_classes(logits: Tensor) -> Tensor:
+    """A linear layer, for which methods have rules."""
+    return F.linear(logits.flatten().unsqueeze(1), logits.new_tensor([[-1.0], [1.0]]))
+
+
+def _picked(outputs: Any, output: Output, name: str) -> Any:
+    try:
+        return getattr(outputs, output) if _is_attribute(outputs, output) else outputs[output]
+    except (LookupError, TypeError) as error:
+        raise OutputError(f"output={output!r} is not in what {name} returns, {_described(outputs)}") from error
+
+
+def _is_attribute(outputs: Any, output: Output) -> bool:
+    return isinstance(output, str) and not isinstance(outputs, Mapping) and hasattr(outputs, output)
+
+
+def checked(outputs: Any, name: str, images: int) -> Tensor:
+    """The outputs, if they are logits [B,C] of B images.
+
+    Raises:
+        OutputError: something else.
+    """
+    if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == images:
+        return outputs
+    raise OutputError(f"{name} returns {_described(outputs)} for {images} images, not logits [B,C]: {_mend(outputs)}")
+
+
+def _described(outputs: Any) -> str:
+    """`a tuple of 2 ([4, 10], [4, 512])`, `a dict of logits [4, 10], features [4, 512]`, `[4, 10, 7, 7]`."""
+    if isinstance(outputs, Tensor):
+        return str(list(outputs.shape))
+    kind = type(outputs).__name__
+    if isinstance(outputs, Mapping):
+        return f"a {kind} of {', '.join(f'{name} {_shape(value)}' for name, value in outputs.items())}"
+    if isinstance(outputs, (tuple, list)):
+        return f"a {kind} of {len(outputs)} ({', '.join(map(_shape, outputs))})"
+    return f"a {kind}"
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _mend(outputs: Any) -> str:
+    if isinstance(outputs, Tensor) and outputs.ndim == 1:
+        return "one logit an image is two classes: activation=binary"
+    if isinstance(outputs, Tensor):
+        return "pool or flatten what it returns in a module of your own"
+    likely = "logits" if isinstance(outputs, Mapping) and "logits" in outputs else 0
+    if isinstance(outputs, Mapping) and likely == 0:
+        likely = next(iter(outputs), "logits")
+    where = "+model.output=... on the command line, `output: ...` in the model's config, Network(..., output=...)"
+    return f"say which output they are: output={likely} ({where})"

@@ -250,10 +250,20 @@ class Detector:
     def _put(self, samples: Group, scores: Group, stop: int, shift: float) -> None:
         names = np.array([f"i{number}" for number in range(stop)], dtype=object)
         who = {"position": np.arange(stop), "sample_id": names}
-        zeros = np.zeros(stop, np.int64)
-        samples.write(Shard(0, stop), who | {"image_id": names, "label": zeros, "predicted": zeros})
+        label = np.where(np.arange(stop) < 10, -1, 0)  # ten images without one
+        samples.write(Shard(0, stop), who | {"image_id": names, "label": label, "predicted": np.arange(stop) % 2})
         drawn = np.random.default_rng(len(self.method)).normal(shift, 1, stop)
         scores.write(Shard(0, stop), who | {"score": drawn})
+
+
+def judge_errors(root: Path, validation: dict[str, list[Any]]) -> None:
+    """Rows of a finished metric `error_detection` about every detector's test set."""
+    for cell in cells(root):
+        if cell.cell()["labels"]["dataset"] == "data":
+            about = {"schema": SCHEMA, "metric": {"_target_": "ErrorDetection"}, "compared": validation}
+            described = {"name": "error_detection", "paired": [], "kind": "error", "reference": "", "identity": about}
+            cell.describe({}, {digest(about): described})
+            cell.group(digest(about)).finish(40, Finished("r", "test", []))
 
 
 def quantities(frame: pd.DataFrame) -> list[str]:
@@ -266,6 +276,17 @@ def test_fitted_and_unfitted_detectors_compare(tmp_path: Path) -> None:
     Detector(tmp_path, "energy", tpr=0.9).write()
     Detector(tmp_path, "knn", training={"images": 60}, tpr=0.9).write()
     assert quantities(compare(tmp_path, "energy", "knn")) == ["auroc", "fpr90_id_pos", "fpr90_ood_pos"]
+
+
+def test_wrong_predictions_are_told_once_and_where_there_is_a_label(tmp_path: Path) -> None:
+    """30 of 40 images have a label, half of these are wrong; rows of runs with and without a validation set agree."""
+    Detector(tmp_path, "energy").write()
+    Detector(tmp_path, "msp").write()
+    judge_errors(tmp_path, {})
+    judge_errors(tmp_path, {"validation": ["elsewhere", 9]})
+    frame = compare(tmp_path, "energy", "msp")
+    errors = frame[frame["metric"] == "error_detection"]
+    assert errors[["column", "n"]].to_numpy().tolist() == [["auroc", 30], ["aurc", 30]]
 
 
 @pytest.mark.parametrize(

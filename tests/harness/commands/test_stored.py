@@ -64,6 +64,13 @@ def test_status_shows_detectors_and_their_features(left: Path, capsys: Capture) 
     assert "8 cells in" in lines[-2] and lines[-1] == "features of 3 data sets, 69 images; 1 fits"
 
 
+def test_a_run_marks_the_floors(left: Path, capsys: Capture) -> None:
+    """Those whose config says so; the note is no setting of theirs, and what is stored stays."""
+    assert launch.run(compose_config([*MAPS, f"results={left}"]), []) == 0
+    text = capsys.readouterr().out
+    assert "center (floor)" in text and "gradcam (" not in text and "0 shards computed" in text
+
+
 def test_status_of_what_is_open_failed_or_old(tmp_path: Path) -> None:
     """A shard of scores without rows, a failed metric, rows about fewer images, a cell of another version."""
     labels = {"model": "m", "dataset": "d", "kind": "ood"}

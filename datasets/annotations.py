@@ -10,7 +10,7 @@ import torch
 from assay.harness.frames import rasterise_boxes
 from torch import Tensor
 
-from .images import DataError
+from .decoding import DataError
 
 
 def union_area(boxes: Tensor, size: tuple[int, int]) -> int:

@@ -11,7 +11,9 @@ from assay.harness.types import Sample
 from torch import Tensor
 
 from .annotations import difficult_by_area
-from .images import DataError, Framed, Transform, class_indices, files_fingerprint, read_image, require_files
+from .decoding import DataError, read_image
+from .images import Framed, Transform
+from .listing import class_indices, files_fingerprint, require_files
 
 MASKS = ("none", "class", "foreground")
 

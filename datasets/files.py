@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .images import DataError, LabelledFiles, require_files
+from .decoding import DataError, Reading
+from .images import LabelledFiles
+from .listing import require_files
 
 
 class Files(LabelledFiles):
@@ -14,14 +16,23 @@ class Files(LabelledFiles):
         files: their paths.
         split: name of the split in tables.
         transform: settings of `datasets.images.Transform`.
+        orientation, unreadable: as of `datasets.folder.Folder`.
 
     Raises:
         DataError: no file is named, or one does not exist.
     """
 
-    def __init__(self, files: Sequence[str], split: str = "files", transform: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        split: str = "files",
+        transform: Mapping[str, Any] | None = None,
+        orientation: str = "upright",
+        unreadable: str = "refuse",
+    ) -> None:
         if not files:
             raise DataError("files=[]: name at least one image")
         paths = [Path(file).expanduser().absolute() for file in files]
         require_files(paths, "Give the path of an image.")
-        super().__init__(Path(paths[0].anchor), [(path, None) for path in paths], (), split, transform)
+        reading = Reading.of(orientation, unreadable)
+        super().__init__(Path(paths[0].anchor), [(path, None) for path in paths], (), split, transform, reading)

@@ -10,7 +10,9 @@ from assay.harness.types import Sample
 from torch import Tensor
 
 from .annotations import difficult_flags, read_voc_xml
-from .images import DataError, Transform, files_fingerprint, image_files, read_image
+from .decoding import DataError, read_image
+from .images import Transform
+from .listing import files_fingerprint, image_files, read_names, read_text
 
 CLASS_COUNT = 1000
 
@@ -81,8 +83,8 @@ class ImageNet:
         path = self.root / "classes.csv"
         if not path.is_file():
             return self.wnids
-        with path.open(newline="") as file:
-            names = {row["wnid"]: row["name"] for row in csv.DictReader(file)}
+        rows = csv.DictReader(read_text(path).splitlines())
+        names = {row["wnid"]: row["name"] for row in rows}
         return [names.get(wnid, wnid) for wnid in self.wnids]
 
     def __len__(self) -> int:
@@ -122,7 +124,7 @@ def read_wnids(path: Path) -> list[str]:
     """ImageNet's 1000 class identifiers from a text file, in the order of the network's outputs."""
     if not path.is_file():
         raise DataError(f"no list of ImageNet's wnids at {path.absolute()}: put the {CLASS_COUNT} there, one a line")
-    names = path.read_text().split()
+    names = read_names(path)
     if len(set(names)) != CLASS_COUNT:
         raise DataError(f"{path} lists {len(set(names))} wnids, ImageNet has {CLASS_COUNT}: put one a line")
     return sorted(names)

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .decoding import DataError
 from .imagenet import CLASS_COUNT, read_wnids
-from .images import DataError, Transform, files_fingerprint, require_files
+from .images import Transform
+from .listing import files_fingerprint, require_files
 
 HINT = (
     "Put the authors' file gtsegs_ijcv.mat (ImageNet auto-annotation with segmentation propagation, Guillaumin et "

@@ -1,22 +1,18 @@
 """Reading photographs and bringing them to a network's input size, boxes along with them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from assay.harness.types import Sample
 from PIL import Image
 from torch import Tensor
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file and what to do."""
+from .decoding import DataError, Reading, to_array
+from .listing import files_fingerprint
 
 
 class Framed(NamedTuple):
@@ -77,7 +73,7 @@ class Transform:
             raise ValueError(f"transform.resize={self.resize} is smaller than the crop of {self.size}")
 
     def __call__(self, image: Image.Image) -> Framed:
-        """Transform an RGB image."""
+        """Transform what `decode_image` gives."""
         if self.mode == "squash":
             return self._whole(image, (self.size, self.size))
         if self.mode == "shorter":
@@ -111,73 +107,8 @@ def shorter_side(size: tuple[int, int], target: int) -> tuple[int, int]:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB image -> float32 [3,h,w] in [0,1]."""
-    return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
-
-
-def read_image(path: Path) -> Image.Image:
-    """A file as RGB; DataError names a file that is no image."""
-    return decode_image(path, str(path))
-
-
-def decode_image(source: Path | IO[bytes], name: str) -> Image.Image:
-    """A file or its bytes as RGB; DataError calls what is no image by `name`."""
-    try:
-        with Image.open(source) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow's readers raise
-        raise DataError(f"{name} cannot be read as an image ({error}): replace or remove the file") from error
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Images below a folder, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-
-
-def require_files(files: Sequence[Path], hint: str) -> None:
-    """Raise unless all files exist; `hint` says where to get them."""
-    if missing := [path for path in files if not path.is_file()]:
-        more = f" and {len(missing) - 1} more of {len(files)}" if len(missing) > 1 else ""
-        raise DataError(f"no file {missing[0].absolute()}{more}. {hint}")
-
-
-def files_fingerprint(root: Path, files: Iterable[Path], contents: Iterable[Path] = ()) -> str:
-    """Digest of relative paths and sizes: changes when a file is added, removed or resized.
-
-    contents: files that enter with all their bytes, for annotations (an edit may keep their size).
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
-    for path in contents:
-        digest.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:20]
-
-
-def check_files(
-    root: Path, files: Sequence[Path], count: int | None, listing: str | None, published: str = "this set"
-) -> None:
-    """Raise unless there are `count` files whose `files_fingerprint` is `listing`; None checks nothing.
-
-    published: what the error calls the set that was expected.
-    """
-    if count is not None and len(files) != count:
-        raise DataError(
-            f"{len(files)} images at {root.absolute()}, {published} has {count}: unpack the archive again into an "
-            "empty folder; or expected_count=null for a part of it, whose figures compare with no one else's"
-        )
-    if listing is not None and (found := files_fingerprint(root, files)) != listing:
-        raise DataError(
-            f"names and sizes of the {len(files)} images at {root.absolute()} give {found}, not {listing}: they are "
-            f"not {published}, or lie in other folders below the root; or expected_listing=null"
-        )
-
-
-def class_indices(names: Iterable[str], classes: Sequence[str], option: str) -> frozenset[int]:
-    """Indices of classes by name; `option` names the setting in the error."""
-    if unknown := sorted(set(names) - set(classes)):
-        raise DataError(f"{option}: {', '.join(unknown)} unknown; classes are {', '.join(classes)}")
-    return frozenset(classes.index(name) for name in names)
+    """What `decode_image` gives -> float32 [3,h,w] in [0,1]."""
+    return torch.from_numpy(to_array(image)).permute(2, 0, 1).contiguous()
 
 
 class LabelledFiles:
@@ -187,8 +118,12 @@ class LabelledFiles:
         root: the samples are named by their path below it.
         files: path and label of each image.
         classes: names by index.
-        split: name of the split in tables.
+        split: name of the split in tables; how many unreadable files were skipped is added to it.
         transform: settings of `Transform`.
+        reading: which way up, and what becomes of unreadable files.
+
+    Raises:
+        DataError: a file cannot be read, and is not to be skipped; or none can.
     """
 
     def __init__(
@@ -198,16 +133,22 @@ class LabelledFiles:
         classes: Sequence[str],
         split: str,
         transform: Mapping[str, Any] | None,
+        reading: Reading = Reading(),  # noqa: B008  # immutable
     ) -> None:
-        self.root, self.files, self.classes, self.split = root, files, classes, split
+        self.root, self.classes, self.reading = root, classes, reading
         self.transform = Transform.of(transform)
+        kept = set(reading.readable([path for path, _ in files]))
+        self.files = [each for each in files if each[0] in kept]
+        self.split = reading.name(split, len(files) - len(self.files))
+        if files and not self.files:
+            raise DataError(f"none of {len(files)} images below {root} can be read")
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
         path, label = self.files[index]
-        framed = self.transform(read_image(path))
+        framed = self.transform(self.reading.image(path, [each for each, _ in self.files]))
         targets = () if label is None else (label,)
         return Sample(path.relative_to(self.root).as_posix(), framed.image, targets, framed.size0)
 

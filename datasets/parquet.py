@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from assay.harness.types import Sample
 
-from .images import DataError, Transform, decode_image, files_fingerprint
+from .decoding import DataError, decode_image
+from .images import Transform
+from .listing import files_fingerprint
 
 HINT = (
     "Put the parquet files of an image data set (columns image{bytes,path} and label) at <root>/<files>; then "
@@ -35,7 +37,9 @@ class RowGroup(NamedTuple):
 
 
 class Parquet:
-    """Encoded images with a label, no boxes; one row group is read at a time and a few are kept.
+    """Encoded images with a label, no boxes, upright as their EXIF says.
+
+    One row group is read at a time and a few are kept.
 
     Args:
         root: folder of the files.
@@ -89,7 +93,8 @@ class Parquet:
         name = f"{group.path.relative_to(self.root).with_suffix('').as_posix()}/{group.first + row:06d}"
         label = table[self.label_column][row].as_py() if self.has_labels else None
         encoded = _bytes_of(table[self.image_column][row].as_py(), name)
-        framed = self.transform(decode_image(BytesIO(encoded), f"{group.path}: row {group.first + row}"))
+        image = decode_image(BytesIO(encoded), f"{group.path}: row {group.first + row}", "upright")
+        framed = self.transform(image)
         return Sample(name, framed.image, self._targets(label, name), framed.size0)
 
     def _targets(self, label: int | None, name: str) -> tuple[int, ...]:

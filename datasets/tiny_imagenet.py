@@ -10,8 +10,10 @@ import torch
 from assay.harness.types import Sample
 
 from .annotations import difficult_flags
+from .decoding import DataError, read_image
 from .imagenet import read_wnids
-from .images import DataError, Transform, files_fingerprint, read_image, require_files
+from .images import Transform
+from .listing import files_fingerprint, read_names, read_text, require_files
 
 HINT = (
     "Put the official folder (Stanford CS231n) at <root>, so that <root>/wnids.txt, <root>/val/val_annotations.txt and "
@@ -56,7 +58,7 @@ class TinyImageNet:
         self.root, self.split = Path(root).expanduser(), split
         self.transform = Transform.of(transform)
         require_files([self.root / "wnids.txt", *_annotations(self.root, split)], HINT)
-        own = sorted((self.root / "wnids.txt").read_text().split())
+        own = sorted(read_names(self.root / "wnids.txt"))
         self.classes: Sequence[str] = read_wnids(self.root / imagenet_wnids) if imagenet_wnids else own
         self.entries = self._entries()
         require_files([entry.path for entry in self.entries], HINT)
@@ -67,7 +69,7 @@ class TinyImageNet:
         index_of = {wnid: index for index, wnid in enumerate(self.classes)}
         found = []
         for file in _annotations(self.root, self.split):
-            for number, line in enumerate(file.read_text().splitlines(), 1):
+            for number, line in enumerate(read_text(file).splitlines(), 1):
                 try:
                     name, *wnid, x0, y0, x1, y1 = line.split("\t")
                     label = index_of[wnid[0] if wnid else file.parent.name]

@@ -14,7 +14,9 @@ from assay.harness.types import Sample
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .images import DataError, LabelledFiles, Transform, check_files, image_files, require_files
+from .decoding import DataError
+from .images import LabelledFiles, Transform
+from .listing import check_files, image_files, read_names, require_files
 
 Settings = Mapping[str, Any] | None
 PLACES_LIST = (
@@ -130,7 +132,7 @@ def dtd(
     else:
         listed = base / "labels" / f"{split}{partition}.txt"
         require_files([listed], _or_download(hint))
-        files = [base / "images" / line for line in listed.read_text().split()]
+        files = [base / "images" / line for line in read_names(listed)]
         require_files(files, _or_download(hint))
     return LabelledFiles(base / "images", [(f, classes.index(f.parent.name)) for f in files], classes, split, transform)
 
@@ -176,7 +178,7 @@ def _listed(root: Path, listed: str, folder: str, transform: Settings, expected:
     require_files(
         [root / listed], f"It names the images to take, one a line; those of the CIFAR benchmarks: {PLACES_LIST}"
     )
-    files = [root / folder / Path(line).name for line in (root / listed).read_text().split()]
+    files = [root / folder / Path(line).name for line in read_names(root / listed)]
     check_files(root / folder, files, expected, None, f"the list {listed}")
     require_files(files, f"Put the images that {root / listed} names at {root / folder}")
     return LabelledFiles(root, [(path, None) for path in files], (), folder.split("_")[0], transform)

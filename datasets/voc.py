@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from .annotations import BoxedObject, difficult_flags, read_objects
-from .images import DataError, Framed, Transform, class_indices, files_fingerprint, read_image, require_files
+from .decoding import DataError, read_image
+from .images import Framed, Transform
+from .listing import class_indices, files_fingerprint, read_names, require_files
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -82,7 +84,7 @@ class VOC:
         """Names of the images, in the order of the list."""
         listed = self._lists() / f"{self.split}.txt"
         if listed.is_file():
-            return listed.read_text().split()
+            return read_names(listed)
         if available := sorted(path.stem for path in self._lists().glob("*.txt") if "_" not in path.stem):
             raise DataError(f"image_set={self.split!r} has no list {listed}; there are {', '.join(available)}. {HINT}")
         part = "Annotations" if self.mask == "none" else "SegmentationClass"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from assay.datasets.coco import COCO, decode
-from assay.datasets.images import DataError
+from assay.datasets.decoding import DataError
 from assay.harness.frames import rasterise_boxes
 from PIL import Image
 from pycocotools import mask as coco_mask

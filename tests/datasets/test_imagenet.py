@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from assay.datasets.annotations import read_voc_xml
+from assay.datasets.decoding import DataError
 from assay.datasets.imagenet import ImageNet, read_wnids
-from assay.datasets.images import DataError
 from PIL import Image
 
 WNIDS = [f"n{10000000 + 7 * i}" for i in range(1000)]

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from assay.datasets.decoding import DataError
 from assay.datasets.imagenet_seg import ImageNetSegmentation
-from assay.datasets.images import DataError
 
 
 def write(path: Path, pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -1,5 +1,6 @@
 """Transforms with their frames, and files that are no images."""
 
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -7,19 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from assay.datasets.images import (
-    DataError,
-    LabelledFiles,
-    Transform,
-    class_indices,
-    decode_image,
-    files_fingerprint,
-    image_files,
-    read_image,
-    require_files,
-    shorter_side,
-    to_tensor,
-)
+from assay.datasets.decoding import DataError, decode_image, read_image
+from assay.datasets.images import LabelledFiles, Transform, shorter_side, to_tensor
+from assay.datasets.listing import READING, class_indices, files_fingerprint, image_files, listing, require_files
 from assay.harness.frames import rasterise_boxes
 from PIL import Image
 from torch import Tensor
@@ -109,6 +100,15 @@ def test_contents_enter_the_fingerprint(tmp_path: Path) -> None:
     after = files_fingerprint(tmp_path, [path]), files_fingerprint(tmp_path, [], [path])
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+def test_how_files_are_read_enters_the_fingerprint(tmp_path: Path) -> None:
+    """Results of pixels read otherwise are not taken for these; a pinned listing holds across such versions."""
+    (tmp_path / "a.png").write_bytes(b"12345")
+    by_hand = hashlib.sha256(b"a.png 5\n").hexdigest()[:20]
+    assert listing(tmp_path, [tmp_path / "a.png"]) == by_hand
+    expected = hashlib.sha256(f"{by_hand} {READING}".encode()).hexdigest()[:20]
+    assert files_fingerprint(tmp_path, [tmp_path / "a.png"]) == expected
 
 
 def test_classes_by_name() -> None:

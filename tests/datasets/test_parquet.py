@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from assay.datasets.images import DataError
+from assay.datasets.decoding import DataError
 from assay.datasets.parquet import CACHED_GROUPS, Parquet
 from assay.harness.types import Sample
 from PIL import Image

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from assay.datasets.images import DataError
+from assay.datasets.decoding import DataError
 from assay.datasets.tiny_imagenet import TinyImageNet
 from PIL import Image
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 import torchvision.datasets as official
 from assay.datasets import torchvision_sets
-from assay.datasets.images import DataError
+from assay.datasets.decoding import DataError
 from assay.datasets.torchvision_sets import cifar10, cifar100, dtd, places365, svhn
 from PIL import Image
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from assay.datasets.images import DataError
+from assay.datasets.decoding import DataError
 from assay.datasets.voc import CLASSES, VOC, read_palette
 from assay.harness.frames import rasterise_boxes
 from assay.harness.types import Batch

@@ -27,9 +27,10 @@ def detector_rows(a: Candidate, b: Candidate, known: Known) -> list[dict[str, An
 def _rows(one: Judged, two: Judged) -> Iterator[dict[str, Any]]:
     found = _on_errors(one, two) if one.about["kind"] == ERROR else _on_sets(one, two)
     shared = {"split": one.split, "reference": one.about["reference"], "metric": one.about["name"]}
-    for statistic, difference in found.items():
-        if not np.isnan(difference.value):  # or no prediction is wrong, or none is right
-            yield shared | {"column": _column(statistic, one.setting("tpr", TPR))} | difference.numbers()
+    columns = {_column(statistic, one.setting("tpr", TPR)): difference for statistic, difference in found.items()}
+    for column, difference in columns.items():
+        if column not in one.undefined | two.undefined:
+            yield shared | {"column": column} | difference.numbers()
 
 
 def _column(statistic: str, tpr: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pandas as pd
 
-from ...store.store import SAMPLES, SCORE
+from ...store.store import SAMPLES, SCORE, Finished, Shard
 from ..tidy import joined
 from .candidates import Candidate, Known
 
@@ -25,6 +25,11 @@ class Scored(NamedTuple):
         """Whether the other has scores of the same images."""
         return self.stop == other.stop and self.cell.shares_images(other.cell)
 
+    def is_whole(self) -> bool:
+        """Whether all of them are there: they failed, or are about to be computed anew, where they are not."""
+        every = [Shard(0, self.stop)]
+        return not any(self.cell.store.group(name).missing(every) for name in (SAMPLES, SCORE))
+
     def table(self) -> pd.DataFrame:
         """sample_id, image_id, label, predicted, score; a row an image."""
         return joined(*(self.cell.store.group(name).read(self.stop) for name in (SAMPLES, SCORE)))
@@ -35,11 +40,13 @@ class Judged:
     """Result rows of one metric about a detector.
 
     about: the metric's name, kind, identity, and the `reference` of ood rows. split: of the images, or how many sets
-    the average is of. sets: the ood sets by name; none where wrong predictions are told.
+    the average is of. undefined: statistics that the rows call so. sets: the ood sets by name; none where wrong
+    predictions are told.
     """
 
     about: dict[str, Any]
     split: str
+    undefined: frozenset[str]
     test: Scored
     sets: dict[str, Scored]
 
@@ -56,16 +63,25 @@ class Judged:
 
 
 def judged(cell: Candidate, known: Known) -> Iterator[Judged]:
-    """All that is judged of a detector's cell, but for rows made from tables that are no longer there."""
+    """All that is judged of a detector's cell, but for rows made from tables that are not there."""
     for group in map(cell.store.group, cell.store.groups()):
         about = group.about()
-        for stop in group.stops() if about.get("kind") in (OOD, ERROR) else ():
-            test, sets = _tables(cell, about, stop)
-            if all(key in known for key, _ in (test, *sets.values())):
-                scored = {name: Scored(known[key], images) for name, (key, images) in sets.items()}
-                finished = group.finished(stop)
-                split = f"{len(sets)} sets" if "average" in cell.identity or not finished else finished.split
-                yield Judged(about, split, Scored(known[test[0]], test[1]), scored)
+        if about.get("kind") in (OOD, ERROR):
+            made = (_judgement(cell, about, stop, group.finished(stop), known) for stop in group.stops())
+            yield from filter(None, made)
+
+
+def _judgement(
+    cell: Candidate, about: dict[str, Any], stop: int, finished: Finished | None, known: Known
+) -> Judged | None:
+    test, sets = _tables(cell, about, stop)
+    if finished is None or not all(key in known for key, _ in (test, *sets.values())):
+        return None
+    split = f"{len(sets)} sets" if "average" in cell.identity else finished.split
+    undefined = frozenset(row["stat"] for row in finished.rows if row["value"] is None and row["subset"] == "all")
+    scored = {name: Scored(known[key], images) for name, (key, images) in sets.items()}
+    made = Judged(about, split, undefined, Scored(known[test[0]], test[1]), scored)
+    return made if all(each.is_whole() for each in (made.test, *scored.values())) else None
 
 
 def _tables(cell: Candidate, about: dict[str, Any], stop: int) -> tuple[list[Any], dict[str, list[Any]]]:

@@ -222,6 +222,7 @@ class Detector:
     images: dict[str, str] = field(default_factory=dict)  # data set -> its fingerprint
     stops: tuple[int, int] = (40, 30)
     tpr: float = 0.95
+    undefined: tuple[str, ...] = ()
 
     def write(self) -> None:
         """Put both cells into the store."""
@@ -232,7 +233,8 @@ class Detector:
         described = {"name": "ood", "paired": [], "kind": "ood", "reference": "data", "identity": about}
         key = f"ood-{self.tpr}-{self.stops[0]}"
         ood.describe({}, {key: described})
-        ood.group(key).finish(self.stops[1], Finished("r", "test", []))
+        rows = [{"stat": stat, "value": None if stat in self.undefined else 0.5, "subset": "all"} for stat in OOD]
+        ood.group(key).finish(self.stops[1], Finished("r", "test", rows))
 
     def _cell(self, dataset: str, stop: int) -> CellStore:
         labels = {"model": "net", "weights": "net@w", "dataset": dataset, "protocol": "detection", "kind": "ood"}
@@ -263,7 +265,8 @@ def judge_errors(root: Path, validation: dict[str, list[Any]]) -> None:
             about = {"schema": SCHEMA, "metric": {"_target_": "ErrorDetection"}, "compared": validation}
             described = {"name": "error_detection", "paired": [], "kind": "error", "reference": "", "identity": about}
             cell.describe({}, {digest(about): described})
-            cell.group(digest(about)).finish(40, Finished("r", "test", []))
+            rows = [{"stat": "auroc", "value": 0.5, "subset": "all"}]
+            cell.group(digest(about)).finish(40, Finished("r", "test", rows))
 
 
 def quantities(frame: pd.DataFrame) -> list[str]:
@@ -276,6 +279,14 @@ def test_fitted_and_unfitted_detectors_compare(tmp_path: Path) -> None:
     Detector(tmp_path, "energy", tpr=0.9).write()
     Detector(tmp_path, "knn", training={"images": 60}, tpr=0.9).write()
     assert quantities(compare(tmp_path, "energy", "knn")) == ["auroc", "fpr90_id_pos", "fpr90_ood_pos"]
+
+
+@pytest.mark.parametrize("which", ["energy", "msp"])
+def test_what_is_undefined_for_either_has_no_difference(tmp_path: Path, which: str) -> None:
+    """A rate that the rows call undefined, as where all scores are equal: the other quantities alone."""
+    for method in ("energy", "msp"):
+        Detector(tmp_path, method, undefined=("fpr95_id_pos",) if method == which else ()).write()
+    assert quantities(compare(tmp_path, "energy", "msp")) == ["auroc", "fpr95_ood_pos"]
 
 
 def test_wrong_predictions_are_told_once_and_where_there_is_a_label(tmp_path: Path) -> None:
@@ -320,6 +331,17 @@ def test_scores_that_are_gone_are_not_compared(tmp_path: Path) -> None:
     for cell in cells(tmp_path):
         if wanted.items() <= cell.cell()["labels"].items():
             shutil.rmtree(cell.path)
+    with pytest.raises(ConfigError, match="energy and msp have no finished metric"):
+        compare(tmp_path, "energy", "msp")
+
+
+def test_rows_of_failed_scores_are_not_compared(tmp_path: Path) -> None:
+    """A detector failed on a set: all rows are undefined, and there are no scores to read."""
+    Detector(tmp_path, "energy").write()
+    Detector(tmp_path, "msp", undefined=tuple(OOD)).write()
+    for cell in cells(tmp_path):
+        if cell.cell()["labels"]["method"] == "msp":
+            shutil.rmtree(cell.group("score").path)
     with pytest.raises(ConfigError, match="energy and msp have no finished metric"):
         compare(tmp_path, "energy", "msp")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from assay.harness.types import Sample
+from PIL import Image
 from torch import Tensor
 
 from .annotations import difficult_by_area
@@ -91,8 +92,7 @@ class COCO:
         picture = self.pictures[index]
         path = self.folder / picture.file_name
         image = read_image(path)
-        if (image.height, image.width) != picture.size:
-            raise DataError(f"{path} is {image.height}x{image.width}, the JSON says {picture.size}: use the original")
+        check_size(path, image, picture)
         framed = self.transform(image)
         boxes = _boxes_by_class(picture.instances, framed)
         masks = self._masks_by_class(picture, framed)
@@ -156,6 +156,16 @@ def read_instances(path: Path) -> tuple[list[str], list[Picture]]:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no COCO instances file ({type(error).__name__}: {error}). {HINT}") from error
     return [category["name"] for category in categories], pictures
+
+
+def check_size(path: Path, image: Image.Image, picture: Picture) -> None:
+    """Raise unless the file has the size that the JSON gives it: its boxes and segmentations are in those pixels."""
+    height, width = picture.size
+    if image.size != (width, height):
+        raise DataError(
+            f"{path} is {image.width}x{image.height} pixels (width x height), the JSON says {width}x{height}: use the "
+            "image that was annotated"
+        )
 
 
 def _boxes_by_class(instances: Sequence[Instance], framed: Framed) -> dict[int, Tensor]:

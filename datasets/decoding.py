@@ -76,7 +76,7 @@ def _deep(image: Image.Image) -> Image.Image:
 
 def to_array(image: Image.Image) -> NDArray[np.float32]:
     """What `decode_image` gives -> float32 [h,w,3] in [0,1]."""
-    values = np.array(image, dtype=np.float32) / 255
+    values = np.array(image, dtype=np.float32) / np.float32(255)
     return values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2)
 
 

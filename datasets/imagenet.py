@@ -92,9 +92,10 @@ class ImageNet:
 
     def __getitem__(self, index: int) -> Sample:
         path = self.files[index]
-        framed = self.transform(read_image(path))
+        image = read_image(path)
+        framed = self.transform(image)
         label = self.index_of[path.parent.name]
-        boxes = {c: framed.boxes(b) for c, b in self._boxes(path).items()}
+        boxes = {c: framed.boxes(b) for c, b in self._boxes(path, image.size).items()}
         boxes = {c: b for c, b in boxes.items() if len(b)}
         return Sample(
             f"{path.parent.name}/{path.stem}",
@@ -105,13 +106,13 @@ class ImageNet:
             difficult=difficult_flags(boxes, framed.size0),
         )
 
-    def _boxes(self, path: Path) -> dict[int, Tensor]:
+    def _boxes(self, path: Path, size: tuple[int, int]) -> dict[int, Tensor]:
         if self.annotations is None:
             return {}
         file = self.annotations / f"{path.stem}.xml"
         if not file.is_file():
             raise DataError(f"{path} has no annotation at {file}. {WHERE}")
-        return read_voc_xml(file, self.index_of, self.box_origin)
+        return read_voc_xml(file, self.index_of, self.box_origin, size)
 
     def fingerprint(self) -> str:
         """Names and sizes of images, contents of annotations, and the class list."""

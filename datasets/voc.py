@@ -107,7 +107,7 @@ class VOC:
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]
         image = read_image(self._file("JPEGImages", name))
-        framed, objects = self.transform(image), self._objects(name)
+        framed, objects = self.transform(image), self._objects(name, image.size)
         boxes = _boxes_by_class(objects, framed)
         clear = _boxes_by_class([each for each in objects if not each.difficult], framed)
         targets = tuple(sorted(clear.keys() - self.excluded))
@@ -115,9 +115,9 @@ class VOC:
         flags = difficult_flags(clear, framed.size0)
         return Sample(name, framed.image, targets, framed.size0, boxes=boxes, mask=mask, ignore=ignore, difficult=flags)
 
-    def _objects(self, name: str) -> list[BoxedObject]:
+    def _objects(self, name: str, size: tuple[int, int]) -> list[BoxedObject]:
         path = self._file("Annotations", name)
-        objects = read_objects(path, FIRST_PIXEL)
+        objects = read_objects(path, FIRST_PIXEL, size)
         if unknown := sorted({each.name for each in objects} - set(CLASSES)):
             raise DataError(f"{path}: {', '.join(unknown)} unknown; PASCAL VOC's classes are {', '.join(CLASSES)}")
         return objects

@@ -159,7 +159,7 @@ def test_a_corrupt_jpeg_is_named(tmp_path: Path, content: dict[str, Any]) -> Non
 
 def test_an_image_of_another_size_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     Image.new("RGB", (20, 15)).save(write(tmp_path, content) / "val2017" / "000000000005.jpg")
-    with pytest.raises(DataError, match="is 15x20, the JSON says"):
+    with pytest.raises(DataError, match=r"is 20x15 pixels \(width x height\), the JSON says 40x30"):
         load(tmp_path)[0]
 
 

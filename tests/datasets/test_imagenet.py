@@ -19,14 +19,15 @@ INDEX = {wnid: i for i, wnid in enumerate(WNIDS)}
 Box = tuple[str, int, int, int, int]  # name, xmin, ymin, xmax, ymax
 
 
-def xml(*boxes: Box) -> str:
-    """An annotation in ILSVRC's form."""
+def xml(*boxes: Box, size: tuple[int, int] = (120, 80)) -> str:
+    """An annotation in ILSVRC's form of an image of (width, height)."""
     objects = "".join(
         f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin>"
         f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
         for name, x0, y0, x1, y1 in boxes
     )
-    return f"<annotation><folder>val</folder><size><width>120</width><height>80</height></size>{objects}</annotation>"
+    about = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
+    return f"<annotation><folder>val</folder>{about}{objects}</annotation>"
 
 
 def jpeg(path: Path, size: tuple[int, int], seed: int) -> None:
@@ -48,7 +49,7 @@ def root(tmp_path: Path) -> Path:
         ("val_3", DOG, (120, 80), [(OTHER, 0, 0, 9, 9)]),
     ]:
         jpeg(tmp_path / "val" / wnid / f"{name}.JPEG", size, seed=len(name) + size[0])
-        (annotations / f"{name}.xml").write_text(xml(*boxes))
+        (annotations / f"{name}.xml").write_text(xml(*boxes, size=size))
     return tmp_path
 
 
@@ -81,8 +82,8 @@ def test_boxes_from_one(root: Path) -> None:
     """PASCAL counts from 1: (1, 1, 120, 80) is the whole image of 120x80, one pixel is one pixel."""
     path = root / "one.xml"
     path.write_text(xml((CAT, 1, 1, 120, 80), (CAT, 6, 7, 6, 7)))
-    assert read_voc_xml(path, INDEX, origin=1)[3].tolist() == [[0, 0, 120, 80], [5, 6, 6, 7]]
-    assert read_voc_xml(path, INDEX, origin=0)[3].tolist() == [[1, 1, 121, 81], [6, 7, 7, 8]]
+    assert read_voc_xml(path, INDEX, 1, (120, 80))[3].tolist() == [[0, 0, 120, 80], [5, 6, 6, 7]]
+    assert read_voc_xml(path, INDEX, 0, (120, 80))[3].tolist() == [[1, 1, 121, 81], [6, 7, 7, 8]]
     (root / "bbox" / "val" / "val_2.xml").write_text(path.read_text())
     assert dataset(root, box_origin=1)[1].boxes[3].tolist() == [[0, 0, 120, 80], [5, 6, 6, 7]]
     assert dataset(root, box_origin=0)[1].boxes[3].tolist() == [[1, 1, 120, 80], [6, 7, 7, 8]]  # clipped to the image
@@ -140,6 +141,33 @@ def test_other_folders_and_files_are_left_out(root: Path) -> None:
     jpeg(root / "val" / "extra" / "x.JPEG", (8, 8), 0)
     (root / "val" / CAT / "readme.txt").write_text("x")
     assert len(dataset(root)) == 3
+
+
+@pytest.mark.parametrize(
+    ("annotated", "expected"),
+    [
+        ((120, 80), [20, 10, 50, 30]),  # the file's own size
+        ((240, 160), [10, 5, 25, 15]),  # annotated at twice the size: half-open [20, 50) x [10, 30), halved
+        ((60, 40), [40, 20, 100, 60]),
+        ((0, 0), [20, 10, 50, 30]),  # as some tools write: no size
+        ((121, 80), [20 * 120 / 121, 10, 50 * 120 / 121, 30]),  # sides were rounded
+    ],
+)
+def test_boxes_of_an_image_annotated_at_another_size(
+    annotated: tuple[int, int], expected: list[float], root: Path
+) -> None:
+    """Scaled to the file: by hand, for a file of 120x80 and a box 20..49 x 10..29, both ends included."""
+    (root / "bbox" / "val" / "val_2.xml").write_text(xml((CAT, 20, 10, 49, 29), size=annotated))
+    assert dataset(root)[1].boxes[3].tolist() == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("annotated", [(80, 120), (120, 120), (500, 375)])
+def test_an_annotation_of_another_image_is_refused(annotated: tuple[int, int], root: Path) -> None:
+    """Turned, cropped, or somebody else's: both sizes are named."""
+    (root / "bbox" / "val" / "val_2.xml").write_text(xml((CAT, 20, 10, 49, 29), size=annotated))
+    width, height = annotated
+    with pytest.raises(DataError, match=rf"val_2\.xml: annotates an image of {width}x{height} .* file has 120x80"):
+        dataset(root)[1]
 
 
 def test_fingerprint(root: Path) -> None:

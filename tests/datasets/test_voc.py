@@ -276,3 +276,14 @@ def test_difficult_flags_are_the_published_ones() -> None:
     pairs = [(s, label) for s in (data[i] for i in range(len(data))) for label in s.targets]
     agreeing = sum(sample.difficult[label] == published[sample.id][label] for sample, label in pairs)
     assert (agreeing, len(pairs)) == (87, 87)  # the issue asks for 85
+
+
+def test_boxes_of_an_image_annotated_at_another_size(devkit: Path) -> None:
+    """XML of 80x60 for a file of 40x30: PASCAL's 21..50 x 11..30 are edges [20, 50) x [10, 30), halved."""
+    path = devkit / "Annotations" / "a.xml"
+    size = "<size><width>80</width><height>60</height><depth>3</depth></size>"
+    path.write_text(xml([("dog", (21, 11, 50, 30), False)]).replace("<object>", f"{size}<object>", 1))
+    assert load(devkit)[0].boxes[DOG].tolist() == [[10, 5, 25, 15]]
+    path.write_text(path.read_text().replace("<width>80", "<width>60"))
+    with pytest.raises(DataError, match=r"a\.xml: annotates an image of 60x60 pixels, and the file has 40x30"):
+        load(devkit)[0]

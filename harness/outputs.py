@@ -35,6 +35,8 @@ def reading(module: nn.Module, output: Output | None, is_binary: bool) -> nn.Mod
 
 def _two_classes(logits: Tensor) -> Tensor:
     """A linear layer, for which methods have rules."""
+    if isinstance(logits, (tuple, list, Mapping)):
+        raise OutputError(f"activation=binary takes one logit an image, not {_described(logits)}: {_mend(logits)}")
     return F.linear(logits.flatten().unsqueeze(1), logits.new_tensor([[-1.0], [1.0]]))
 
 

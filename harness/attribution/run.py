@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..engine.costs import Outcome, Summary
 from ..engine.job import Cell, Job
+from ..engine.probe import probe
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..results.tidy import joined
@@ -45,7 +46,11 @@ class AttributionRun:
     def describe(self) -> Iterator[str]:
         """One line a cell, then cautions."""
         yield from self.job.describe()
-        yield from (f"caution: {each}" for each in self.job.images.cautions(self.request.network))
+        yield from (f"caution: {each}" for each in self.cautions())
+
+    def cautions(self) -> Iterator[str]:
+        """What is odd about the images."""
+        yield from self.job.images.cautions(self.request.network)
 
     def missing(self) -> list[str]:
         """Methods of which something is not in the store."""
@@ -63,6 +68,8 @@ class AttributionRun:
 
     def compute(self, rank: Rank) -> Outcome:
         """Attribute and measure what is missing."""
+        if self.missing():
+            probe(self.request, self.job.images)
         rebuild = partial(build_job, self.request.config, self.request.root)
         return compute(self.job, rank, rebuild, self.run_id)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config import ConfigError, RunConfig
 from ..detection import AVERAGE, Detector, LinearHead
 from ..engine.job import Cell, Job
+from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
 from ..engine.targets import whole_images
 from ..network import Network
@@ -39,6 +40,11 @@ class Detection:
     def ood(self) -> dict[str, ImageSet]:
         """The sets that are to be told from the test set."""
         return {name: each for name, each in self.sets.items() if name not in (TEST, VALIDATION)}
+
+    def labelled(self) -> list[Images]:
+        """The sets whose labels are read, the test set first."""
+        places = [place for place in (TEST, VALIDATION) if place in self.sets]
+        return [self.sets[place].images for place in places] + ([self.training.images] if self.training else [])
 
     def everywhere(self) -> list[ImageSet]:
         """All image sets, that of the fits among them."""
@@ -106,7 +112,7 @@ def plan(request: Request) -> Detection:
         ConfigError: a detector without the training set that it is fitted on, a metric without its data sets.
     """
     config, detectors = request.config, request.methods
-    _check_detectors(config, request.network, detectors)
+    check_detectors(config, request.network, detectors)
     _check_sets(config)
     _check_metrics(config, request.metrics)
     places = {TEST: config.dataset, **({VALIDATION: config.validation} if config.validation else {}), **config.ood}
@@ -128,7 +134,8 @@ def plan(request: Request) -> Detection:
 
 def _head(request: Request, test: Images) -> LinearHead | None:
     """What the network ends in, found by a pass of the first image."""
-    head = linear_head(request.network, test.dataset[0].image.to(request.device))
+    with understood(request, test):
+        head = linear_head(request.network, test.dataset[0].image.to(request.device))
     for name, detector in request.methods.items():
         if detector.needs().penultimate and head is None:
             raise ConfigError(
@@ -177,10 +184,16 @@ def _cell(request: Request, chosen: ImageSet, name: str, detector: Detector, tra
     )
 
 
-def _check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
+def check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
+    """Raise ConfigError for a method that is no detector, or that lacks its training set or a layer."""
     for name, detector in detectors.items():
+        if not hasattr(detector, "score"):
+            raise ConfigError(f"method {name} makes maps and scores no images: choose a detector (msp, knn, ...)")
         if detector.needs().training and config.train is None:
-            raise ConfigError(f"method {name} is fitted on a training set: dataset@train=NAME (python -m harness ls)")
+            raise ConfigError(
+                f"method {name} is fitted on a training set: dataset@train=NAME (python -m harness ls dataset); "
+                "from Python train=NAME or train=(images, classes)"
+            )
         for layer in detector.needs().layers:
             try:
                 network.check_layer(layer)

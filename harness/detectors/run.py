@@ -9,6 +9,7 @@ from ..config import RunConfig
 from ..detection import AVERAGE
 from ..engine.costs import Outcome, Summary, merge
 from ..engine.job import Job
+from ..engine.probe import probe
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..store import identity
@@ -50,7 +51,11 @@ class DetectorRun:
             yield f"{place}: {each.images.name}, {len(each)} images, features of {min(kept, len(each))}"
             for name, cell in each.cells.items():
                 yield f"{cell.store.key}  {name:<22} {'to do' if each.incomplete(name) else 'done'}"
-        yield from (f"caution: {each}" for each in self.detection.cautions())
+        yield from (f"caution: {each}" for each in self.cautions())
+
+    def cautions(self) -> Iterator[str]:
+        """What the images forbid to conclude."""
+        yield from self.detection.cautions()
 
     def missing(self) -> list[str]:
         """Detectors without scores somewhere."""
@@ -73,6 +78,8 @@ class DetectorRun:
         Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's.
         """
         detection = self.detection
+        if detection.unseen():
+            probe(self.request, *detection.labelled())
         outcomes = [Outcome(batch_size=self.request.config.compute.batch_size)]
         if detection.training is not None and (names := detection.unfitted()):
             outcomes.append(pass_over(detection, TRAIN, names, rank))

@@ -11,6 +11,7 @@ from ..store.store import SAMPLES, Failure, Shard
 from ..types import Batch, Sample, columns_to_numpy
 from .costs import SHARED, Clock, Outcome
 from .job import Cell, Job
+from .probe import check_finite
 from .shards import Wanted
 
 Columns = dict[str, np.ndarray]
@@ -79,7 +80,7 @@ def share(job: Job, samples: list[Sample], cells: list[Cell], max_rows: int) -> 
     batch = Batch.of(samples, job.device)
     graph, penultimate = any(need.input_graph for need in needs), any(need.penultimate for need in needs)
     forward = ForwardPass(job.network, batch.images, layers, graph, max_rows, penultimate)
-    forward.logits  # noqa: B018  # the pass itself, on the clock of the caller
+    check_finite(job.config.model.name, forward.logits, batch.image_ids)  # the pass itself, on the caller's clock
     return job.targets(batch, forward), forward
 
 

@@ -59,7 +59,7 @@ class Request:
         """Build what the config names; `methods`, if they are built already."""
         device = pick_device(config.compute.device)
         methods = build_all(config.method) if methods is None else methods
-        network: Network = build(config.model).to(device, getattr(torch, config.precision))
+        network = _reading(config.model, build(config.model)).to(device, getattr(torch, config.precision))
         return cls(config, root, network, device, methods, build_all(config.metric))
 
     def labels(self, dataset: str, method: str, protocol: str, kind: str) -> dict[str, Any]:
@@ -77,6 +77,16 @@ class Request:
             "seed": self.config.seed,
             "precision": self.config.precision,
         }
+
+
+def _reading(chosen: Choice, network: Network) -> Network:
+    """The network, reading the `output` that its config names; numbers of another output are another network's."""
+    if (output := chosen.notes.get("output")) is None:
+        return network
+    mean, std = network.statistics
+    digest = f"{network.fingerprint}[{output}]"
+    made = (network.module, mean, std, network.activation, digest, network.groups, network.input_size)
+    return Network(*made, output=output)
 
 
 def shown_names(labels: dict[str, Any]) -> dict[str, str]:

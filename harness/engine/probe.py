@@ -1,0 +1,150 @@
+"""One look at a run's network before anything is computed: are its outputs logits, one row an image, of its classes?
+
+Each check is of a kind of network that people have and that would otherwise give wrong numbers without an error.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..config import ConfigError
+from ..network import Network
+from ..outputs import OutputError
+from ..types import Sample
+from .request import Images, Request
+
+LOOKED_AT = 4  # images, together and the first one alone
+SUSPICIOUS = 8  # numbers that are all between 0 and 1 by chance in no network
+
+
+def probe(request: Request, images: Images, *labelled: Images) -> None:
+    """Send the first images through the network, and the first of them twice alone; their passes are counted.
+
+    labelled: further sets whose classes are to be the network's.
+
+    Two results are the same when they differ by at most half of the digits, sqrt(eps) of the largest logit (3e-4 in
+    float32): rounding takes fewer digits, dropout and statistics of a batch more.
+
+    Raises:
+        ConfigError: outputs that are no logits [B,C], not finite, not the same twice, not the same for an image alone
+            as in its batch, probabilities, or fewer than the data's classes; channels that the network does not take.
+    """
+    network, samples = request.network, _first(images)
+    pixels = torch.stack([sample.image for sample in samples]).to(request.device)
+    several = pixels if len(samples) > 1 else torch.cat([pixels, 1 - pixels])  # an image needs a neighbour
+    inputs = network.normalise(several)
+    with torch.no_grad(), understood(request, images):
+        together, alone, again = network(inputs), network(inputs[:1]), network(inputs[:1])
+    name = request.config.model.name
+    check_finite(name, together[: len(samples)], [sample.id for sample in samples])
+    if not _same(alone, again):
+        raise ConfigError(
+            f"{name} gives the same image other logits the second time ({_apart(alone, again)}): dropout or noise "
+            "outside of training. Give dropout `training=self.training`, and draw nothing in eval mode"
+        )
+    if not _same(together[:1], alone):
+        raise ConfigError(_depends_on_batch(name, _apart(together[:1], alone)))
+    _check_logits(name, network, together)
+    for each in (images, *labelled):
+        _check_classes(request, each, network.scores(together).shape[1])
+
+
+def _first(images: Images) -> list[Sample]:
+    """The first image, and those of the next few that have its shape."""
+    samples = [images.dataset[int(index)] for index in images.order[: min(images.stop, LOOKED_AT)]]
+    return [sample for sample in samples if sample.image.shape == samples[0].image.shape]
+
+
+@contextmanager
+def understood(request: Request, images: Images) -> Iterator[None]:
+    """What a network cannot do with images, and what it returns that is no logits, as a ConfigError."""
+    name = request.config.model.name
+    try:
+        yield
+    except OutputError as error:
+        raise ConfigError(f"model {name}: {error}") from error
+    except ValueError as error:
+        if "more than 1 value per channel when training" not in str(error):
+            raise
+        raise ConfigError(_depends_on_batch(name, "an image alone has none")) from error
+    except RuntimeError as error:
+        if not (found := re.search(r"to have (\d+) channels, but got (\d+)", str(error))):
+            raise
+        raise ConfigError(
+            f"model {name} reads {found[1]} channels and gets {found[2]} of {images.name}: the network's mean and std "
+            f"have a number a channel (one of them: images are made grey), and here they have "
+            f"{len(request.network.statistics[0])}"
+        ) from error
+
+
+def _depends_on_batch(name: str, how: str) -> str:
+    return (
+        f"{name} gives an image other logits alone than in a batch ({how}): statistics of the batch, as of batch-norm "
+        "with track_running_stats=False, make numbers depend on the batch size. Give it running statistics, or "
+        "normalise each image by itself (GroupNorm, InstanceNorm)"
+    )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    tolerance = torch.finfo(one.dtype).eps ** 0.5 * float(one.abs().max())
+    return torch.allclose(one, other, rtol=0, atol=tolerance)
+
+
+def _apart(one: Tensor, other: Tensor) -> str:
+    return f"up to {float((one - other).abs().max()):.3g} at logits up to {float(one.abs().max()):.3g}"
+
+
+def check_finite(name: str, logits: Tensor, ids: Sequence[str]) -> None:
+    """Raise ConfigError unless the logits [B,C] of the images `ids` are numbers."""
+    if bool((is_finite := logits.isfinite().all(1)).all()):
+        return
+    bad = [each for each, fine in zip(ids, is_finite.tolist(), strict=True) if not fine]
+    raise ConfigError(
+        f"{name}: logits of {', '.join(bad[:5])} are not finite: look at these images, the weights, and the network's "
+        "mean and std (a standard deviation of 0?)"
+    )
+
+
+def _check_logits(name: str, network: Network, logits: Tensor) -> None:
+    """Refuse probabilities, and a softmax of one number; say where something looks like probabilities."""
+    if logits.shape[1] == 1 and network.activation == "softmax":
+        raise ConfigError(f"{name} has one output, whose softmax is always 1: activation=binary makes it two classes")
+    within = bool(((logits >= 0) & (logits <= 1)).all())
+    if logits.shape[1] > 1 and within and _are(logits.sum(1), 1):
+        raise ConfigError(
+            f"{name} returns probabilities (each row is in [0,1] and has the sum 1): a softmax inside the network, and "
+            f"{network.activation} is taken of it again. Take the softmax out of the module: methods explain, and "
+            "detectors read, the logits before it"
+        )
+    if within and logits.numel() >= SUSPICIOUS and network.activation == "sigmoid":
+        _say(f"all outputs of {name} are in [0,1]: a sigmoid inside the network is taken twice")
+    if logits.shape[1] > 1 and _are(logits.logsumexp(1), 0):
+        _say(
+            f"{name} returns logarithms of probabilities (log_softmax): probabilities are right, but energy is 0 for "
+            "every image, and methods explain log p"
+        )
+
+
+def _are(values: Tensor, number: float) -> bool:
+    return bool(((values - number).abs() < 1e-4).all())
+
+
+def _say(what: str) -> None:
+    print(f"caution: {what}", flush=True)
+
+
+def _check_classes(request: Request, images: Images, outputs: int) -> None:
+    """Raise ConfigError where the data has more classes than the network, unless its labels are not read."""
+    classes = images.dataset.classes
+    if len(classes) <= outputs or request.config.protocol.targets == "top1":
+        return
+    names = f"{', '.join(map(str, classes[:5]))}{', ...' if len(classes) > 5 else ''}"
+    two = ": one output is two classes with activation=binary" if outputs == 1 and len(classes) == 2 else ""
+    raise ConfigError(
+        f"{images.name} has {len(classes)} classes ({names}) and {request.config.model.name} {outputs} outputs{two}: "
+        "choose the network that was trained on these classes, or a part of the data (for a folder: its wnids list the "
+        "class folders in the order of the outputs)"
+    )

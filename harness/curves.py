@@ -11,6 +11,8 @@ Definitions, with s a score, N negatives and M positives:
   negatives at index round(.05 N), half to even, no interpolation; the share of positives with -s > t.
 - `fpr_ood_pos`: OpenOOD's FPR95. The highest threshold with a share of at least .95 of the positives at or above it;
   the share of negatives at or above it.
+- The recalls that these two thresholds reach (`recalls`): the shares of negatives with -s > t, of positives at or above
+  t. Equal scores at a threshold move them away from .95; where too far, the rate beside them is none (`no_rate`).
 - `auroc`: P(positive above negative) + P(equal) / 2.
 - `aupr_in`, `aupr_out`: area under precision over recall of the negatives (found by -s > t) and of the positives
   (s >= t) by trapezoids, from precision 0 at recall 0; `ap_in`, `ap_out` in steps (scikit-learn's average precision).
@@ -25,21 +27,18 @@ stand with images that were not seen: `roc_ends`, `risk_ends`.
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from .counts import COVERAGES, Counts, Statistics, curve_statistics, risk_statistics
 from .stats import LEVEL, Array, Estimate, unseen
 
 RESAMPLES = 1000
-COVERAGES = tuple(step / 10 for step in range(1, 11))
 PART = 60_000  # counts held at once: a part of the resamples that stays in the processor's cache
 ROUNDING = 1e-12  # all statistics lie in [0,1]
 ROOM = 100  # distinct scores of unseen images, on either side
 
-Counts = NDArray[np.int64]
-Statistics = dict[str, Array]  # name -> [r]
 Ends = dict[str, tuple[float, float]]  # name -> least and largest value
 
 
@@ -54,10 +53,38 @@ def acceptance_limit(scores: ArrayLike, tpr: float = 0.95) -> float:
     """The threshold of `fpr_id_pos`: what scores less is accepted, as a share of `tpr` of these scores [N] is.
 
     Raises:
-        ValueError: no scores, or one is not a number.
+        ValueError: no scores, one is not a number, or a share far from `tpr` is accepted (`no_rate`).
     """
-    falling = np.sort(_numbers(scores))[::-1]
+    values = _numbers(scores)
+    limit = _limit(values, tpr)
+    if why := no_rate(float((values < limit).mean()), len(values), tpr):
+        raise ValueError(f"no threshold accepts {100 * tpr:g} % of {len(values)} scores: {why}")
+    return limit
+
+
+def _limit(values: Array, tpr: float) -> float:
+    falling = np.sort(values)[::-1]
     return float(falling[min(int(np.rint(round(1 - tpr, 9) * len(falling))), len(falling) - 1)])
+
+
+def recalls(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95) -> dict[str, float]:
+    """What the thresholds of `fpr_id_pos` and `fpr_ood_pos` reach, where `tpr` is asked: of N and of M scores."""
+    first, second = _numbers(negatives), _numbers(positives)
+    rising = np.sort(second)
+    found = rising[len(rising) - int(np.ceil(round(tpr * len(rising), 6)))]
+    return {"fpr_id_pos": float((first < _limit(first, tpr)).mean()), "fpr_ood_pos": float((second >= found).mean())}
+
+
+def no_rate(recall: float, images: int, tpr: float = 0.95) -> str:
+    """Why a false positive rate says nothing when its threshold reaches this recall of so many images; "" if it does.
+
+    The recall may differ from `tpr` by as much as `tpr` gives away (90 to 100 % for 95 %), and by one image. Nothing
+    but equal scores brings it further; and a threshold that accepts no image has a rate of 0, whatever the scores.
+    """
+    if recall > 0 and abs(recall - tpr) <= 1 - tpr + 1 / images + ROUNDING:
+        return ""
+    cause = "the scores are equal there" if images > 1 else "it is the only image"
+    return f"the threshold reaches {100 * recall:.1f} % of {images} images, not {100 * tpr:g} %: {cause}"
 
 
 def roc_bootstrap(
@@ -198,87 +225,3 @@ def _resampled(levels: Counts, count: int, stream: int, resamples: int) -> Itera
         drawn = ranks[generator.integers(0, len(ranks), (made, len(ranks)), dtype=np.int32)]
         drawn += count * np.arange(made, dtype=np.int32)[:, None]
         yield np.bincount(drawn.ravel(), minlength=made * count).reshape(made, count).astype(np.float64)
-
-
-# Statistics of tables of counts
-
-
-def curve_statistics(negatives: Array, positives: Array, tpr: float = 0.95) -> Statistics:
-    """ROC and precision-recall statistics [r] of counts [r,K] by ascending score; nan in rows with an empty side."""
-    below, found = negatives.cumsum(1), positives.cumsum(1)
-    tables = Tables(negatives, positives, below, found, below[:, -1:], found[:, -1:], tpr)
-    n, m = tables.n[:, 0], tables.m[:, 0]
-    accepted = _share(below, below + found)  # precision of what scores at most as much as each distinct score
-    above = m[:, None] - found + positives
-    flagged = _share(above, above + n[:, None] - below + negatives)  # precision of what scores at least as much
-    steps_in, steps_out = _weighted(negatives, accepted), _weighted(positives, flagged)
-    made = {
-        "fpr_id_pos": _fpr_id_pos(tables),
-        "fpr_ood_pos": _fpr_ood_pos(tables),
-        "auroc": _share(_weighted(positives, below) - _weighted(positives, negatives) / 2, n * m),
-        "aupr_in": _share(steps_in + _weighted(negatives[:, 1:], accepted[:, :-1]), 2 * n),
-        "aupr_out": _share(steps_out + _weighted(positives[:, :-1], flagged[:, 1:]), 2 * m),
-        "ap_in": _share(steps_in, n),
-        "ap_out": _share(steps_out, m),
-        "detection_error": _share(n + np.minimum((found - below).min(1), 0), n + m),  # above a score, or below all
-    }
-    return {name: np.where(n * m > 0, values, np.nan) for name, values in made.items()}
-
-
-class Tables(NamedTuple):
-    """Counts [r,K], how many have at most each score [r,K], totals [r,1], and the share to be found."""
-
-    negatives: Array
-    positives: Array
-    below: Array
-    found: Array
-    n: Array
-    m: Array
-    tpr: float
-
-
-def _fpr_id_pos(t: Tables) -> Array:
-    accepted = t.n - np.rint(round(1 - t.tpr, 9) * t.n)  # rank of the threshold, from the lowest score
-    threshold = (t.below < accepted).sum(1, keepdims=True)
-    return _share(_at(t.found, threshold) - _at(t.positives, threshold), t.m)[:, 0]
-
-
-def _fpr_ood_pos(t: Tables) -> Array:
-    missed = t.m - np.ceil(np.round(t.tpr * t.m, 6))  # at most so many may score less than the threshold
-    threshold = (t.found <= missed).sum(1, keepdims=True)
-    return _share(t.n - _at(t.below, threshold) + _at(t.negatives, threshold), t.n)[:, 0]
-
-
-def risk_statistics(right: Array, wrong: Array) -> Statistics:
-    """`aurc`, `e_aurc` and `risk@<coverage>` for COVERAGES, [r], of counts [r,K] by ascending score."""
-    errors, covered = wrong.cumsum(1), (right + wrong).cumsum(1)
-    n, m = covered[:, -1:], errors[:, -1:]
-    ties = right + wrong
-    rate, before = _share(wrong, ties), covered - ties
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(n.max()) + 1))])
-    # The risk after i of a score's ties is (errors before + rate i) / (before + i); its sum over i in closed form.
-    spread = harmonic[covered.astype(np.int64)] - harmonic[before.astype(np.int64)]
-    aurc = (wrong + (errors - wrong - rate * before) * spread).sum(1) / n[:, 0]
-    best = m - (n - m) * (harmonic[n.astype(np.int64)] - harmonic[(n - m).astype(np.int64)])  # all errors last
-    made = {"aurc": aurc, "e_aurc": aurc - (best / n)[:, 0]}
-    for coverage in COVERAGES:
-        images = np.ceil(np.round(coverage * n, 6))
-        last = (covered < images).sum(1, keepdims=True)
-        missed = _at(errors, last) - _at(rate, last) * (_at(covered, last) - images)
-        made[f"risk@{coverage:g}"] = _share(missed, images)[:, 0]
-    return made
-
-
-def _at(table: Array, column: Counts) -> Array:
-    """The entry [r,1] of each row at its column [r,1]; the last one beyond the end."""
-    return np.take_along_axis(table, np.minimum(column, table.shape[1] - 1), 1)
-
-
-def _weighted(counts: Array, values: Array) -> Array:
-    """Sum over scores of counts x values, [r]."""
-    return np.einsum("rk,rk->r", counts, values)
-
-
-def _share(above: Array, below: Array) -> Array:
-    """above / below, 0 where below is 0."""
-    return above / np.where(below > 0, below, 1)

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from assay.harness import stats
-from assay.harness.curves import COVERAGES, RESAMPLES, Ends, Statistics, estimate, risk_bootstrap, risk_ends, roc_ends
+from assay.harness.counts import COVERAGES, Statistics
+from assay.harness.curves import RESAMPLES, Ends, estimate, risk_bootstrap, risk_ends, roc_ends
 from assay.harness.types import ResultRow
 from numpy.typing import NDArray
 

@@ -6,11 +6,22 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from assay.harness.curves import RESAMPLES, Ends, Statistics, estimate, roc_bootstrap, roc_ends, roc_statistics
+from assay.harness.counts import Statistics
+from assay.harness.curves import (
+    RESAMPLES,
+    Ends,
+    estimate,
+    no_rate,
+    recalls,
+    roc_bootstrap,
+    roc_ends,
+    roc_statistics,
+)
 from assay.harness.detection import AVERAGE
 from assay.harness.seeds import derive_seed
 from assay.harness.stats import Estimate
 from assay.harness.types import ResultRow
+from numpy.typing import NDArray
 
 
 class Convention(NamedTuple):
@@ -33,21 +44,38 @@ CONVENTIONS = (
     Convention("aupr_out", "ap_out", "average_precision", True),
     Convention("detection_error", "detection_error", "pooled", False),
 )
+FPRS = ("fpr_id_pos", "fpr_ood_pos")  # whose thresholds are to reach a recall
+
+
+class Reached(NamedTuple):
+    """The recall that a rate's threshold reaches, of how many images, and why the rate is none; "" if it is one."""
+
+    recall: float
+    n: int
+    why: str
 
 
 class Measured(NamedTuple):
-    """One OOD set: its statistics, their resamples and ends, the number of its images; or why there are none."""
+    """One OOD set: its statistics, their resamples and ends, the number of its images; or why there are none.
+
+    reached: of each false positive rate.
+    """
 
     values: dict[str, float]
     resampled: Statistics
     ends: Ends
     n: int
+    reached: dict[str, Reached]
     why: str = ""
 
     @classmethod
     def without(cls, n: int, why: str) -> "Measured":
         """No statistics."""
-        return cls({}, {}, {}, n, why)
+        return cls({}, {}, {}, n, {}, why)
+
+    def lacks(self, source: str) -> str:
+        """Why there is no such statistic; "" if there is."""
+        return self.why or (self.reached[source].why if source in self.reached else "")
 
 
 @dataclass(frozen=True)
@@ -56,6 +84,8 @@ class OODDetection:
 
     `fpr95_id_pos` is the FPR95 of LINe, DICE, ReAct and ODIN (in-distribution images are the positives), and
     `fpr95_ood_pos` that of OpenOOD: on one table of scores they can be .64 and .99. n counts the OOD images.
+    Beside each stands the recall that its threshold reaches (`tpr_at_fpr95_id_pos`, n counts its images); where equal
+    scores keep that far from `tpr`, the rate is undefined (`harness.curves.no_rate`).
     Intervals resample in-distribution and OOD images (percentile bootstrap); the average's resamples share the
     in-distribution images between the sets. Where no resample differs from another: `harness.curves.roc_ends`.
 
@@ -64,7 +94,7 @@ class OODDetection:
 
     tpr: float = 0.95
     resamples: int = RESAMPLES
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PARTNERS: ClassVar[Literal["ood"]] = "ood"
 
     def __post_init__(self) -> None:
@@ -85,16 +115,33 @@ class OODDetection:
             resampled = roc_bootstrap(*scores, (0, derive_seed(name)), self.tpr, self.resamples)
         except ValueError as error:
             return Measured.without(len(table), f"{len(test)} images against {len(table)}: {error}")
-        return Measured(values, resampled, roc_ends(*scores, self.tpr), len(table))
+        return Measured(values, resampled, roc_ends(*scores, self.tpr), len(table), self._reached(*scores))
+
+    def _reached(self, negatives: NDArray[np.float64], positives: NDArray[np.float64]) -> dict[str, Reached]:
+        images = dict(zip(FPRS, (len(negatives), len(positives)), strict=True))
+        found = recalls(negatives, positives, self.tpr)
+        return {name: Reached(r, images[name], no_rate(r, images[name], self.tpr)) for name, r in found.items()}
 
     def _rows(self, measured: Measured) -> Iterator[ResultRow]:
         for stat, source, variant, higher, headline in CONVENTIONS:
             name = stat.format(f"{100 * self.tpr:g}")
             row = ResultRow(variant, name, None, measured.n, higher_is_better=higher, headline=headline)
-            if measured.why:
-                yield row.undefined(measured.why)
+            if why := measured.lacks(source):
+                yield row.undefined(why)
             else:
                 yield replace(row, **_estimate(measured, source).fields())
+            if source in FPRS:
+                yield _recall_row(
+                    ResultRow(variant, f"tpr_at_{name}", None, measured.n, headline=False), measured, source
+                )
+
+
+def _recall_row(row: ResultRow, measured: Measured, source: str) -> ResultRow:
+    row = replace(row, higher_is_better=None, headline=False)
+    if measured.why:
+        return row.undefined(measured.why)
+    recall, n, _ = measured.reached[source]
+    return replace(row, value=recall, n=n)
 
 
 def _estimate(measured: Measured, source: str) -> Estimate:
@@ -113,7 +160,15 @@ def _average(sets: Mapping[str, Measured]) -> Measured:
     values = {source: float(np.mean([each.values[source] for each in sets.values()])) for source in sources}
     resampled = {source: np.mean([each.resampled[source] for each in sets.values()], axis=0) for source in sources}
     ends = {source: _mean_ends([each.ends[source] for each in sets.values()]) for source in sources}
-    return Measured(values, resampled, ends, n)
+    reached = {source: _mean_reached([each.reached[source] for each in sets.values()]) for source in FPRS}
+    return Measured(values, resampled, ends, n, reached)
+
+
+def _mean_reached(reached: Sequence[Reached]) -> Reached:
+    """The mean recall; no rate where one of the sets has none."""
+    whys = [each.why for each in reached if each.why]
+    recall, n = (float(np.mean([each[field] for each in reached])) for field in (0, 1))
+    return Reached(recall, round(n), "; ".join(dict.fromkeys(whys)))
 
 
 def _mean_ends(ends: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -39,6 +39,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.outputs",
             "harness.frames",
             "harness.stats",
+            "harness.counts",
             "harness.curves",
             "harness.detection",
             "harness.training",

@@ -18,6 +18,10 @@ from .run import DetectorRun, failures
 PLACE = "files"  # the user's images, as a set of conf/ood
 
 
+class NoThreshold(ValueError):
+    """No score of a detector leaves the share asked for of the in-distribution images below it."""
+
+
 class Judged(NamedTuple):
     """What detectors say, and why those that failed say nothing.
 
@@ -38,13 +42,20 @@ def judge(images: list[str], overrides: list[str], threshold: str) -> Judged:
 
     Raises:
         ConfigError: the threshold is neither.
+
+    A detector whose scores of in-distribution images are equal around the percentage has failed: it has no threshold.
     """
     _check(threshold)
     files = ",".join(f'"{Path(image).absolute()}"' for image in images)
     config = compose_config([*overrides, "metric=[error_detection]", f"ood=[{PLACE}]", f"ood.{PLACE}.files=[{files}]"])
     detection = _scored(config)
     failed = failures(detection)
-    said = [_verdicts(detection, name, threshold) for name in detection.detectors if name not in failed]
+    said = []
+    for name in [name for name in detection.detectors if name not in failed]:
+        try:
+            said.append(_verdicts(detection, name, threshold))
+        except NoThreshold as error:
+            failed[name] = str(error)
     return Judged(pd.concat(said, ignore_index=True) if said else pd.DataFrame(columns=["image"]), failed)
 
 
@@ -82,4 +93,7 @@ def _limit(scores: pd.Series, threshold: str) -> float:
     share = float(threshold[2:]) / 100
     if not 0 < share < 1:
         raise ConfigError(f"--threshold {threshold}: give a percentage between 0 and 100, as in id95")
-    return acceptance_limit(scores, share)
+    try:
+        return acceptance_limit(scores, share)
+    except ValueError as error:
+        raise NoThreshold(f"--threshold {threshold}: {error}; give a score, or another detector") from error

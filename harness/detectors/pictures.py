@@ -37,16 +37,24 @@ def draw_histograms(inside: pd.DataFrame, sets: Mapping[str, pd.DataFrame], path
                 axis.hist(kept, edges, density=True, alpha=0.55, color=colour, label=label)
         axis.set_title(name, fontsize=9)
         if len(accepted) and len(_scores(table)):
-            axis.axvline(
-                acceptance_limit(accepted), color=QUIET, linewidth=1, linestyle="--", label="95 % of in distribution"
-            )
-            rate = roc_statistics(accepted, _scores(table))["fpr_id_pos"]
-            axis.set_title(f"{name}: {100 * rate:.1f} % left of the line", fontsize=9)
+            _draw_limit(axis, name, accepted, _scores(table))
         axis.set_yticks([])
         axis.locator_params(axis="x", nbins=5)  # ODIN's scores have five digits
     _label(axes, "score (higher = more likely OOD)", "density")
     _legend_below(figure, axes, title)
     _save(figure, path)
+
+
+def _draw_limit(axis: Any, name: str, accepted: Array, others: Array) -> None:
+    """The line that leaves 95 % to its left, and the others' share there; no line through equal scores."""
+    try:
+        limit = acceptance_limit(accepted)
+    except ValueError:
+        axis.set_title(f"{name}: no line leaves 95 % to its left", fontsize=9)
+        return
+    axis.axvline(limit, color=QUIET, linewidth=1, linestyle="--", label="95 % of in distribution")
+    rate = roc_statistics(accepted, others)["fpr_id_pos"]
+    axis.set_title(f"{name}: {100 * rate:.1f} % left of the line", fontsize=9)
 
 
 def draw_roc(detectors: Mapping[str, tuple[pd.DataFrame, Mapping[str, pd.DataFrame]]], path: Path) -> None:

@@ -7,14 +7,13 @@ import itertools
 
 import numpy as np
 import pytest
+from assay.harness.counts import COVERAGES, curve_statistics, risk_statistics
 from assay.harness.curves import (
-    COVERAGES,
     acceptance_limit,
-    curve_statistics,
     estimate,
+    recalls,
     risk_bootstrap,
     risk_ends,
-    risk_statistics,
     roc_bootstrap,
     roc_ends,
     roc_statistics,
@@ -384,3 +383,19 @@ def test_the_acceptance_limit_is_the_rates_own(tpr: float) -> None:
     inside, outside = (np.round(generator.normal(centre, 1, n), 1) for centre, n in ((0, 210), (1, 130)))
     rate = (outside < acceptance_limit(inside, tpr)).mean()
     assert roc_statistics(inside, outside, tpr)["fpr_id_pos"] == pytest.approx(rate, abs=1e-15)
+
+
+@pytest.mark.parametrize(("scores", "says"), [([-1.0] * 200, "0.0 % of 200 images"), ([3.0], "it is the only image")])
+def test_an_acceptance_limit_that_accepts_nothing_is_refused(scores: list[float], says: str) -> None:
+    """Equal scores, or one image: what scores less than the highest is none of them, not 95 %."""
+    with pytest.raises(ValueError, match=says):
+        acceptance_limit(scores)
+
+
+def test_recalls_are_shares_by_definition() -> None:
+    """Of samples with ties: negatives below the limit; scikit-learn's first recall of at least .95; exactly."""
+    negatives, positives = two_samples(digits=1)
+    found = recalls(negatives, positives)
+    limit = np.sort(-negatives)[round(0.05 * len(negatives))]
+    _, share, _ = roc_curve(*labels(negatives, positives), drop_intermediate=False)
+    assert found == {"fpr_id_pos": (-negatives > limit).mean(), "fpr_ood_pos": share[share >= 0.95 - 1e-12][0]}

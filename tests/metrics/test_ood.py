@@ -1,5 +1,6 @@
 """Rows of OOD tables: conventions named, sets averaged, intervals that share the in-distribution images."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ def table(scores: ArrayLike) -> pd.DataFrame:
 def named(rows: list[ResultRow]) -> dict[tuple[str, str], ResultRow]:
     """Rows by stat and variant, each once."""
     found = {(row.stat, row.variant): row for row in rows}
-    assert len(found) == len(rows) == len(CONVENTIONS)
+    assert len(found) == len(rows) == len(CONVENTIONS) + 2  # a recall beside each rate
     return found
 
 
@@ -36,6 +37,11 @@ def shifted(shift: float, n: int = 400, seed: int = 0) -> pd.DataFrame:
     return table(np.random.default_rng(seed).normal(shift, 1, n))
 
 
+def measured(rows: Mapping[tuple[str, str], ResultRow]) -> list[ResultRow]:
+    """Those that have intervals: all but the recalls that the thresholds of the two rates reach."""
+    return [row for row in rows.values() if not row.stat.startswith("tpr_at")]
+
+
 QUICK = OODDetection(resamples=200)
 
 
@@ -43,7 +49,7 @@ def test_rows_by_hand() -> None:
     """In distribution 1 1 2 3, outside 2 3 3 4 (docs/metrics/ood.md); n counts the OOD images."""
     rows = named(QUICK.summarize(table([1, 1, 2, 3]), {"far": table([2, 3, 3, 4, 4])})["far"])
     assert rows["auroc", "ties=half"].value == pytest.approx((2.5 + 2 * 3.5 + 2 * 4) / 20)
-    assert {row.n for row in rows.values()} == {5}
+    assert {row.n for row in measured(rows)} == {5}
     rows = named(QUICK.summarize(table([1, 1, 2, 3]), {"far": table([2, 3, 3, 4])})["far"])
     expected = {
         ("fpr95_id_pos", "index,strict"): 1 / 4,
@@ -55,7 +61,9 @@ def test_rows_by_hand() -> None:
     }
     assert {key: rows[key].value for key in expected} == pytest.approx(expected)
     assert [rows[key].higher_is_better for key in expected] == [False, False, True, True, True, False]
-    assert {row.ci_method for row in rows.values()} == {"two_sample_bootstrap"}
+    assert {row.ci_method for row in measured(rows)} == {"two_sample_bootstrap"}
+    assert rows["tpr_at_fpr95_id_pos", "index,strict"].value == 3 / 4
+    assert rows["tpr_at_fpr95_ood_pos", "first_at_least"].value == 1
 
 
 def test_a_higher_score_is_out_of_distribution() -> None:
@@ -79,7 +87,7 @@ def test_the_average_is_the_unweighted_mean_over_sets() -> None:
     for key, row in average.items():
         values = [named(made[name])[key].value for name in sets]
         assert row.value == pytest.approx(np.mean(values))  # type: ignore[arg-type]
-        assert row.n == 320
+        assert row.n == 320 or row.stat.startswith("tpr_at")
 
 
 def test_the_average_shares_the_resampled_in_distribution_images() -> None:
@@ -105,7 +113,7 @@ def test_intervals_hold_the_value_and_shrink_with_the_images() -> None:
     widths = []
     for n in (200, 800):
         rows = named(OODDetection().summarize(shifted(0, n), {"x": shifted(1, n, 1)})["x"])
-        for row in rows.values():
+        for row in measured(rows):
             assert row.value is not None and row.ci_low is not None and row.ci_high is not None
             assert row.ci_low <= row.value <= row.ci_high
         widths.append(rows["auroc", "ties=half"].stderr)
@@ -143,16 +151,43 @@ def test_sets_that_are_told_apart_have_intervals_with_a_width() -> None:
     inside = shifted(0, 300)
     sets = {"far": shifted(99, 100, 1), "farther": shifted(999, 60, 2)}
     made = {name: named(rows) for name, rows in QUICK.summarize(inside, sets | {"near": shifted(1)}).items()}
-    for row in made["far"].values():
+    for row in measured(made["far"]):
         assert row.ci_method == "clopper_pearson"
         assert known(row.ci_low) <= known(row.value) <= known(row.ci_high)
         assert known(row.ci_high) - known(row.ci_low) > 0.005
     low = known(made["far"]["auroc", "ties=half"].ci_low)
     assert low == pytest.approx(0.025 ** (1 / 100), abs=1e-9)
-    assert {row.ci_method for row in [*made["near"].values(), *made["average"].values()]} == {"two_sample_bootstrap"}
+    assert {row.ci_method for row in [*measured(made["near"]), *measured(made["average"])]} == {"two_sample_bootstrap"}
     average = named(QUICK.summarize(inside, sets)["average"])["auroc", "ties=half"]
     assert (average.value, average.ci_high, average.ci_method) == (1, 1, "clopper_pearson")
     assert average.ci_low == pytest.approx((low + 0.025 ** (1 / 60)) / 2, abs=1e-9)
+
+
+def test_a_rate_of_equal_scores_is_none() -> None:
+    """All scores -1, as of a saturated softmax: the threshold accepts no image, so the .00 that the index rule gives
+    beside an AUROC of .5 is no rate, of no set and not on average. OpenOOD's convention flags all: 1 and 1."""
+    made = QUICK.summarize(table([-1.0] * 100), {"x": table([-1.0] * 100), "y": shifted(1)})
+    for name in ("x", "y", "average"):
+        rows = named(made[name])
+        rate, recall = rows["fpr95_id_pos", "index,strict"], rows["tpr_at_fpr95_id_pos", "index,strict"]
+        assert rate.value is None and "reaches 0.0 % of 100 images, not 95 %: the scores are equal" in rate.status
+        assert (recall.value, recall.n, recall.headline, recall.status) == (0, 100, False, "ok")
+    rows = named(made["x"])
+    assert rows["auroc", "ties=half"].value == 0.5
+    for stat in ("fpr95_ood_pos", "tpr_at_fpr95_ood_pos"):
+        assert rows[stat, "first_at_least"].value == 1
+
+
+@pytest.mark.parametrize(("tied", "recall"), [(1, 0.94), (6, 0.89), (7, None)])
+def test_a_few_equal_scores_at_the_threshold_are_named(tied: int, recall: float | None) -> None:
+    """100 images; the threshold, the sixth highest score, is shared by `tied`: .94 of them score less, .93, ... .89
+    (90 % but for the one image that the index rule gives away), and below that the rate is undefined."""
+    inside = np.arange(100.0)
+    inside[94 - tied + 1 : 95] = 94
+    rows = named(QUICK.summarize(table(inside), {"x": table([1000.0, 3, 4])})["x"])
+    rate, reached = rows["fpr95_id_pos", "index,strict"], rows["tpr_at_fpr95_id_pos", "index,strict"]
+    assert reached.value == (inside < 94).mean() == pytest.approx(recall or 0.88)
+    assert rate.value == (None if recall is None else pytest.approx(2 / 3))
 
 
 def test_settings_are_checked() -> None:

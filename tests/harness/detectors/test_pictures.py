@@ -82,3 +82,10 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
     draw_roc({}, tmp_path / "r.png")
     draw_risk_coverage({}, tmp_path / "c.png")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_equal_scores_have_no_line(tmp_path: Path) -> None:
+    """No score leaves 95 % of equal ones to its left: the picture is drawn, and its size is the usual one."""
+    for name, inside in (("equal", table([-1.0] * 200)), ("usual", table(normal(0)))):
+        draw_histograms(inside, {"x": table(normal(1))}, tmp_path / f"{name}.png", "title")
+    assert size(tmp_path / "equal.png")[0] == size(tmp_path / "usual.png")[0]

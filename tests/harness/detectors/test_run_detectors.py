@@ -22,6 +22,7 @@ from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.store.store import Failure, Group, Shard
 from assay.harness.types import Sample
+from assay.methods.ood.logits import MaxLogit
 from assay.methods.ood.odin import ODIN
 from assay.methods.ood.react import ReAct
 
@@ -264,6 +265,22 @@ def test_own_images_at_the_threshold_of_the_data(reference: Path) -> None:
     assert judge([picture], overrides, "1e9").verdicts.verdict.tolist() == ["in"]
     with pytest.raises(ConfigError, match="id95"):
         judge([picture], overrides, "high")
+
+
+def test_a_detector_without_a_threshold_judges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that are all equal: no score keeps 95 % of the data below it. The other detector's verdicts are there; the
+    first's rates are undefined beside the recall that is reached; a score given as the threshold does."""
+    monkeypatch.setattr(MaxLogit, "score", lambda _, features, __: -torch.ones(len(features)))
+    overrides = [*SMALL[:3], *SMALL[8:], "method=[energy,max_logit]", f"results={tmp_path}"]
+    picture = str(Path(__file__).resolve().parents[3] / "docs/pictures/gallery.png")
+    made = judge([picture], overrides, "id95")
+    assert set(made.verdicts.method) == {"energy"}
+    assert "id95: no threshold accepts 95 % of 48 scores" in made.failures["max_logit"]
+    assert set(judge([picture], overrides, "-1").verdicts.verdict) == {"out", "in"}
+    frame = run(tmp_path, "method=[max_logit]")
+    rates = frame[(frame.method == "max_logit") & (frame.stat == "fpr95_id_pos")]
+    assert rates.value.isna().all() and rates.status.str.contains("reaches 0.0 % of 48 images, not 95 %").all()
+    assert set(frame[frame.stat == "tpr_at_fpr95_id_pos"].value) == {0}
 
 
 def test_columns_do_not_depend_on_shards(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 ROWS = [
-    Row(MSP(), 66.00, 87.68),
+    Row(MSP("probability"), 66.00, 87.68),
     Row(MaxLogit(), 58.50, 87.41),
     Row(Energy(), 56.83, 87.36),
     Row(ReAct(clip=1.6), 44.17, 92.09),

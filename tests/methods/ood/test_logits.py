@@ -4,6 +4,7 @@ Tolerances are absolute: 1e-6 where a float32 result is compared with arithmetic
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from assay.harness.detection import Detector, Features
 from assay.methods.ood.logits import GEN, MSP, Energy, Entropy, Margin, MaxLogit
 from detection_toys import line_dice, logits_of, random_features, scores_of
+from sklearn.metrics import roc_auc_score
 
 # p = (1/2, 1/4, 1/4); (4/7, 2/7, 1/7); uniform
 TOY = logits_of([math.log(2), 0, 0], [math.log(4), math.log(2), 0], [1, 1, 1])
@@ -22,7 +24,8 @@ TOY = logits_of([math.log(2), 0, 0], [math.log(4), math.log(2), 0], [1, 1, 1])
 @pytest.mark.parametrize(
     ("detector", "expected"),
     [
-        (MSP(), [-1 / 2, -4 / 7, -1 / 3]),
+        (MSP(), [math.log(1 / 2), math.log(3 / 7), math.log(2 / 3)]),
+        (MSP("probability"), [-1 / 2, -4 / 7, -1 / 3]),
         (MaxLogit(), [-math.log(2), -math.log(4), -1]),
         (Entropy(), [1.5 * math.log(2), math.log(7) - 10 / 7 * math.log(2), math.log(3)]),
         (Margin(), [-1 / 4, -2 / 7, 0]),
@@ -41,7 +44,8 @@ def test_sigmoid_by_hand() -> None:
     """Logits (log 3, 0) are probabilities 3/4 and 1/2 of classes that do not exclude each other; the energy reads
     the logits as before."""
     toy = logits_of([math.log(3), 0], sigmoid=True)
-    assert scores_of(MSP(), toy).item() == pytest.approx(-3 / 4, abs=1e-6)
+    assert scores_of(MSP(), toy).item() == pytest.approx(math.log(1 / 4), abs=1e-6)
+    assert scores_of(MSP("probability"), toy).item() == pytest.approx(-3 / 4, abs=1e-6)
     assert scores_of(Margin(), toy).item() == pytest.approx(-1 / 4, abs=1e-6)
     each = 2 * math.log(2) - 3 / 4 * math.log(3), math.log(2)
     assert scores_of(Entropy(), toy).item() == pytest.approx(sum(each), abs=1e-6)
@@ -52,7 +56,7 @@ def test_sigmoid_by_hand() -> None:
 # Against the authors' code and pytorch-ood
 
 
-@pytest.mark.parametrize(("detector", "name"), [(MSP(), "msp"), (Energy(), "energy")])
+@pytest.mark.parametrize(("detector", "name"), [(MSP("probability"), "msp"), (Energy(), "energy")])
 def test_golden(detector: Detector, name: str) -> None:
     """tests/golden/line_dice.npz, whose scores are higher for ID; 1e-5."""
     features, arrays = line_dice()
@@ -64,7 +68,7 @@ def test_pytorch_ood() -> None:
     entropy by less than 1e-5; its GEN is the mean over the top M, and ours the sum, equal without tiny p."""
     ours = pytest.importorskip("pytorch_ood.detector")
     features = random_features()
-    pairs = [(MSP(), ours.MaxSoftmax), (MaxLogit(), ours.MaxLogit), (Energy(), ours.EnergyBased)]
+    pairs = [(MSP("probability"), ours.MaxSoftmax), (MaxLogit(), ours.MaxLogit), (Energy(), ours.EnergyBased)]
     for detector, oracle in pairs:
         assert torch.allclose(scores_of(detector, features), oracle.score(features.logits), atol=1e-12, rtol=0)
     assert torch.allclose(scores_of(Entropy(), features), ours.Entropy.score(features.logits), atol=1e-5, rtol=0)
@@ -75,6 +79,29 @@ def test_pytorch_ood() -> None:
 
 
 # Invariants
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_saturated_predictions_keep_their_order(sigmoid: bool) -> None:
+    """Logits (z, 0, 0) of 50 to 60 in distribution and 30 to 40 outside: log(1 - p) = log 2 - z (sigmoid: -z) to 1e-12
+    relative, scikit-learn's AUROC 1. In float32 every p is 1: .5."""
+    inside, outside = (
+        torch.stack([z, 0 * z, 0 * z], 1) for z in (torch.linspace(50, 60, 40), torch.linspace(30, 40, 40))
+    )
+    labels, logits = torch.arange(80) // 40, torch.cat([inside, outside])
+    features = Features(logits, torch.full((80,), -1), sigmoid=sigmoid)
+    scores = scores_of(MSP(), features)
+    expected = (0 if sigmoid else math.log(2)) - logits[:, 0].double()
+    assert torch.allclose(scores, expected, rtol=1e-12, atol=0)
+    assert roc_auc_score(labels, scores) == 1
+    assert roc_auc_score(labels, scores_of(MSP("probability"), features)) == 0.5
+
+
+def test_the_exact_form_orders_as_the_probability_does() -> None:
+    """log(1 - p) of p in float64, of 60 rows that do not saturate; 1e-12."""
+    features = random_features()
+    for each in (features, replace(features, sigmoid=True)):
+        assert torch.allclose(scores_of(MSP(), each), (1 - each.probabilities.amax(1)).log(), atol=1e-12, rtol=0)
 
 
 def test_gen_of_sure_predictions_is_not_rounded() -> None:
@@ -93,3 +120,5 @@ def test_more_classes_than_there_are() -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GEN(**settings)
+    with pytest.raises(ValueError, match="form='softmax': choose one of exact, probability"):
+        MSP("softmax")  # type: ignore[arg-type]

@@ -82,7 +82,9 @@ def test_without_a_step_at_temperature_one_it_is_msp(tiny: Known) -> None:
     assert not detector.needs().images
     forward = ForwardPass(tiny.network, tiny.images)
     features = Features(forward.logits, torch.full((4,), -1))
-    assert torch.allclose(detector.score(features, {}).float(), MSP().score(features, {}), atol=1e-6, rtol=0)
+    assert torch.allclose(
+        detector.score(features, {}).float(), MSP("probability").score(features, {}), atol=1e-6, rtol=0
+    )
     assert torch.equal(detector.score(features, {}), scores(detector, tiny.network, tiny.images))
 
 

@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from assay.harness.frames import rasterise_boxes
 from torch import Tensor
 
 from .decoding import DataError
+from .images import Framed
 
 
 def union_area(boxes: Tensor, size: tuple[int, int]) -> int:
@@ -36,11 +37,20 @@ def difficult_by_area(areas: Mapping[int, int], size: tuple[int, int]) -> dict[i
 
 
 class BoxedObject(NamedTuple):
-    """One object of an XML file; edges are x0, y0, x1, y1, half-open; difficult is PASCAL's flag."""
+    """One annotated object; edges are x0, y0, x1, y1, half-open; difficult is PASCAL's flag, or that it is a crowd."""
 
     name: str
     edges: list[float]
     difficult: bool
+
+
+def boxes_by_class(objects: Sequence[BoxedObject], index_of: Mapping[str, int], framed: Framed) -> dict[int, Tensor]:
+    """Boxes of each class in the frame, without those of zero area; classes in ascending order."""
+    found = defaultdict(list)
+    for each in objects:
+        found[index_of[each.name]].append(each.edges)
+    moved = {label: framed.boxes(torch.tensor(found[label])) for label in sorted(found)}
+    return {label: boxes for label, boxes in moved.items() if len(boxes)}
 
 
 def read_objects(

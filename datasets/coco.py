@@ -14,7 +14,7 @@ from torch import Tensor
 from .annotations import difficult_by_area
 from .decoding import DataError, read_image
 from .images import Framed, Transform
-from .listing import class_indices, files_fingerprint, require_files
+from .listing import class_indices, files_fingerprint, read_text, require_files
 
 MASKS = ("none", "class", "foreground")
 
@@ -25,7 +25,7 @@ HINT = (
 
 
 class Instance(NamedTuple):
-    """One annotation: class index, box as x, y, width, height, segmentation as in the JSON."""
+    """One annotation: class index, box as x, y, width, height, segmentation as in the JSON, if it has one."""
 
     label: int
     box: tuple[float, float, float, float]
@@ -78,7 +78,7 @@ class COCO:
         self.crowd_only_targets = crowd_only_targets
         self.transform = Transform.of(transform)
         require_files([self.annotations], HINT)
-        self.classes, self.pictures = read_instances(self.annotations)
+        self.classes, self.pictures = read_instances(self.annotations, HINT)
         self.excluded = class_indices(exclude_classes, self.classes, "exclude_classes")
         require_files(self._files(), HINT)
 
@@ -138,24 +138,36 @@ class COCO:
         return files_fingerprint(self.root, self._files(), [self.annotations])
 
 
-def read_instances(path: Path) -> tuple[list[str], list[Picture]]:
-    """Class names by index and the images of an instances JSON, sorted by image id."""
+def read_instances(path: Path, hint: str) -> tuple[list[str], list[Picture]]:
+    """Class names by index and the images of an instances JSON, sorted by image id.
+
+    Raises:
+        DataError: it is none; `hint` says what to put there.
+    """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_text(path))
         categories = sorted(content["categories"], key=lambda category: category["id"])
         index_of = {category["id"]: index for index, category in enumerate(categories)}
         instances = defaultdict(list)
         for each in content["annotations"]:
             crowd = bool(each.get("iscrowd", 0))
-            found = Instance(index_of[each["category_id"]], tuple(each["bbox"]), each["segmentation"], crowd)
+            found = Instance(_label(each, index_of), tuple(each["bbox"]), each.get("segmentation"), crowd)
             instances[each["image_id"]].append(found)
         pictures = [
             Picture(image["file_name"], (image["height"], image["width"]), instances[image["id"]])
             for image in sorted(content["images"], key=lambda image: image["id"])
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no COCO instances file ({type(error).__name__}: {error}). {HINT}") from error
+        raise DataError(f"{path} is no COCO instances file ({type(error).__name__}: {error}). {hint}") from error
     return [category["name"] for category in categories], pictures
+
+
+def _label(annotation: Mapping[str, Any], index_of: Mapping[int, int]) -> int:
+    category = annotation["category_id"]
+    if category not in index_of:
+        valid = ", ".join(map(str, index_of))
+        raise ValueError(f"annotation {annotation.get('id')} has category_id {category}, categories are {valid}")
+    return index_of[category]
 
 
 def check_size(path: Path, image: Image.Image, picture: Picture) -> None:
@@ -182,10 +194,12 @@ def decode(segmentation: Any, size: tuple[int, int]) -> Tensor:
     """Polygons, uncompressed or compressed RLE -> bool [H,W]. No polygon of three points or more: nothing.
 
     Raises:
-        ValueError: the RLE is of another size than the image.
+        ValueError: there is no segmentation, or an RLE of another size than the image.
     """
     from pycocotools import mask as coco_mask
 
+    if segmentation is None:
+        raise ValueError("there is none; for boxes alone use dataset=boxed_folder")
     if isinstance(segmentation, list):
         # pycocotools reads four numbers as a box; a polygon has at least three points.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]

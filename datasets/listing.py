@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def read_classes(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"no list of classes at {path.absolute()}: write one name a line, in the order of the outputs")
     names = read_names(path)
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{path} lists {', '.join(repeated)} more than once: each line is another class")
     return names
 

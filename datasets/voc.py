@@ -1,6 +1,5 @@
 """PASCAL VOC 2007 and 2012 in the official layout: boxes and, on request, segmentation masks."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from assay.harness.types import Sample
 from PIL import Image
 from torch import Tensor
 
-from .annotations import BoxedObject, difficult_flags, read_objects
+from .annotations import BoxedObject, boxes_by_class, difficult_flags, read_objects
 from .decoding import DataError, read_image
 from .images import Framed, Transform
 from .listing import class_indices, files_fingerprint, read_names, require_files
@@ -20,6 +19,7 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )  # alphabetical; class c is palette index c + 1 of the segmentations
+INDEX_OF = {name: index for index, name in enumerate(CLASSES)}
 IGNORED = 255  # palette index of borders and of PASCAL-difficult objects
 FIRST_PIXEL = 1  # the XML files count pixels from 1 and include both ends of a box
 MASKS = ("none", "class", "foreground")
@@ -108,8 +108,8 @@ class VOC:
         name = self.names[index]
         image = read_image(self._file("JPEGImages", name))
         framed, objects = self.transform(image), self._objects(name, image.size)
-        boxes = _boxes_by_class(objects, framed)
-        clear = _boxes_by_class([each for each in objects if not each.difficult], framed)
+        boxes = boxes_by_class(objects, INDEX_OF, framed)
+        clear = boxes_by_class([each for each in objects if not each.difficult], INDEX_OF, framed)
         targets = tuple(sorted(clear.keys() - self.excluded))
         mask, ignore = self._masks(name, image, framed, targets)
         flags = difficult_flags(clear, framed.size0)
@@ -139,15 +139,6 @@ class VOC:
         parts = ["JPEGImages", *(["SegmentationClass"] if self.mask != "none" else [])]
         files = [self._file(part, name) for name in self.names for part in parts]
         return files_fingerprint(self.root, files, [self._file("Annotations", name) for name in self.names])
-
-
-def _boxes_by_class(objects: Sequence[BoxedObject], framed: Framed) -> dict[int, Tensor]:
-    """Boxes of each class in the frame, without those of zero area; classes in ascending order."""
-    found = defaultdict(list)
-    for each in objects:
-        found[CLASSES.index(each.name)].append(each.edges)
-    moved = {label: framed.boxes(torch.tensor(found[label])) for label in sorted(found)}
-    return {label: boxes for label, boxes in moved.items() if len(boxes)}
 
 
 def read_palette(path: Path, size: tuple[int, int]) -> Tensor:

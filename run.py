@@ -4,8 +4,12 @@ Everything else (listing, planning, collecting, comparing) is `python -m harness
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules are loading: no traceback
 
 ROOT = str(Path(__file__).resolve().parent)
 sys.path.insert(0, ROOT)

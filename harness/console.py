@@ -1,5 +1,6 @@
 """`run.py` and `assay run`: the command line checked, then handed to Hydra. Imports no torch."""
 
+import signal
 import sys
 
 import hydra
@@ -28,6 +29,8 @@ def _job(config: DictConfig) -> None:
 
 def evaluate() -> None:
     """Evaluate what the command line asks for; ends the process with the worst job's exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of run.py, for the time of imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.argv[1:] = take_allow_flag(sys.argv[1:])
         check_overrides(sys.argv[1:])

@@ -1,6 +1,8 @@
 """What is asked for, built: the network on its device, methods and metrics by name, and images in their order."""
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from ..config import Choice, ConfigError, RunConfig
 from ..network import Network
 from ..store import identity
 from ..types import Dataset
+
+LOOKED_AT = 32  # images of a part of a data set, to see whether they are all of one class
 
 
 def pick_device(name: str) -> torch.device:
@@ -138,9 +142,28 @@ class Images:
         return self.name if self.split == self.dataset.split else f"{self.name} {self.split}"
 
     def cautions(self, network: Network) -> list[str]:
-        """What is odd about these images for a network: a size that is not the one of its training."""
+        """What is odd about these images: a size that is not the one of the network's training, one class alone."""
+        return [*self._of_another_size(network), *self._of_one_class()]
+
+    def _of_another_size(self, network: Network) -> Iterator[str]:
         wanted = network.input_size
         found = tuple(self.dataset[int(self.order[0])].image.shape[-2:]) if wanted else None
-        if found == wanted:
-            return []
-        return [f"{self.name}: images of {found} pixels; the network's weights were made for {wanted} (height, width)"]
+        if found != wanted:
+            yield (
+                f"{self.name}: images of {found} pixels; the network's weights were made for {wanted} (height, width)"
+            )
+
+    def _of_one_class(self) -> Iterator[str]:
+        """A part of a data set whose images, as many as are looked at, are of one class: files are often sorted so."""
+        if not 1 < self.stop < len(self.dataset) or len(self.dataset.classes) < 2:
+            return
+        looked = np.unique(np.linspace(0, self.stop - 1, LOOKED_AT).astype(int))
+        with suppress(ValueError, OSError):  # what cannot be read is the loop's to name
+            first = self.dataset[int(self.order[0])].targets
+            # from the last one on: in sorted files that is where another class would be
+            if len(first) == 1 and all(self.dataset[int(i)].targets == first for i in self.order[looked[::-1]]):
+                yield (
+                    f"{self.name} {self.split}: all {len(looked)} images that were looked at are of one class, "
+                    f"{self.dataset.classes[first[0]]}, of {len(self.dataset.classes)}: a data set sorted by class? "
+                    "subset_seed=0 draws from all of it"
+                )

@@ -12,7 +12,7 @@ from assay.harness.config import Choice, ConfigError
 from assay.harness.engine.request import Images, Request, image_order, pick_device
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
-from assay.harness.types import Attribution
+from assay.harness.types import Attribution, Sample
 from assay.methods.attribution.floors import Center
 
 SMALL = ["limit=6", "method=[center]", "compute.device=cpu", "compute.processes=1"]
@@ -75,6 +75,48 @@ def test_a_size_that_the_weights_were_not_made_for_is_said(tmp_path: Path) -> No
     assert images.cautions(other) == [
         "scenes: images of (64, 64) pixels; the network's weights were made for (224, 224) (height, width)"
     ]
+
+
+class Sorted:
+    """Three classes of forty images, one after the other; none looked at without need."""
+
+    classes, split = ("cat", "dog", "owl"), "test"
+
+    def __init__(self, unreadable: int = -1) -> None:
+        self.loaded: list[int] = []
+        self.unreadable = unreadable
+
+    def __len__(self) -> int:
+        return 120
+
+    def __getitem__(self, index: int) -> Sample:
+        self.loaded.append(index)
+        if index == self.unreadable:
+            raise ValueError("no image")
+        return Sample(str(index), torch.zeros(3, 4, 4), (index // 40,), (4, 4))
+
+    def fingerprint(self) -> str:
+        return "sorted"
+
+
+def test_a_limited_run_that_sees_one_class_says_so(tmp_path: Path) -> None:
+    """The first forty of a folder are all cats; with one dog, at random or with all images nothing is said."""
+    request, network = request_of(tmp_path), Network(torch.nn.Flatten(), [0.5], [1])
+
+    def said(limit: int | None, seed: int | None = None, unreadable: int = -1) -> list[str]:
+        chosen = Choice("dataset", "pets", {}, limit=limit, made=Sorted(unreadable))
+        return Images.of(request, chosen, seed).cautions(network)
+
+    assert said(40) == [
+        "pets test[:40]: all 32 images that were looked at are of one class, cat, of 3: a data set sorted by class? "
+        "subset_seed=0 draws from all of it"
+    ]
+    assert len(said(3)) == 1
+    assert said(41) == said(1) == said(None) == said(120) == said(40, seed=0) == []
+    assert said(40, unreadable=39) == []  # the loop names it, and what else cannot be read
+    few = Sorted()
+    Images.of(request, Choice("dataset", "pets", {}, limit=41, made=few), None).cautions(network)
+    assert few.loaded == [0, 40]
 
 
 def test_torchvisions_weights_know_their_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

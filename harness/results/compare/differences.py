@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import curves
+from ...counts import Statistics
 from ...stats import Array
 
 OOD_STATISTICS = ("auroc", "fpr_id_pos", "fpr_ood_pos")  # as `harness.curves` calls them
@@ -22,7 +23,7 @@ class Measured(NamedTuple):
     """Statistics of one detector: values, their resamples, and how far unseen images reach."""
 
     values: dict[str, float]
-    resampled: curves.Statistics
+    resampled: Statistics
     ends: curves.Ends
 
 

@@ -16,11 +16,17 @@ T = TypeVar("T")
 
 
 class Moments(NamedTuple):
-    """Sums over a training set, in float64: counts [C], sums [C,K] of each class, second [K,K] = sum of f f^T."""
+    """Moments of a training set, in float64: counts [C], sums [C,K] of each class, within [K,K].
+
+    within: the sum of (f - m)(f - m)^T over all images, m being the mean of the image's class. It is made of centred
+    rows alone (see `_add`): differences of uncentred sums lose a spread that is small beside the features' distance
+    from 0, and have negative eigenvalues. rounding: the step of the features' own type at 1.
+    """
 
     counts: Tensor
     sums: Tensor
-    second: Tensor
+    within: Tensor
+    rounding: float
 
     @property
     def total(self) -> float:
@@ -40,8 +46,38 @@ class Moments(NamedTuple):
     @property
     def tied_covariance(self) -> Tensor:
         """[K,K] of the features centred on their class' mean (divided by the number of images)."""
-        means = self.class_means
-        return (self.second - (means * self.counts[:, None]).T @ means) / self.total
+        return self.within / self.total
+
+    def second_about(self, origin: Tensor) -> Tensor:
+        """Mean of (f - o)(f - o)^T over all images: [K,K], a sum of such products, so no eigenvalue is negative."""
+        apart = self.class_means - origin
+        return (self.within + (apart * self.counts[:, None]).T @ apart) / self.total
+
+    def spectrum(self, moment: Tensor) -> "Spectrum":
+        """Eigenvalues of a moment of these features, with those that are nothing but rounding told apart.
+
+        They are what float64 leaves of a zero beside the largest (scikit-learn's and NumPy's cut), and what the
+        features' own type can: a unit that is constant but for its last digit has a variance of rounding^2 times its
+        mean square.
+        """
+        values, vectors = torch.linalg.eigh(moment)  # ascending
+        width, squares = len(values), float(self.second_about(torch.zeros_like(self.mean)).diagonal().max())
+        cut = width * max(torch.finfo(torch.float64).eps * float(values[-1]), self.rounding**2 * squares)
+        return Spectrum(values, vectors, int((values > cut).sum()))
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues [K], ascending, eigenvectors [K,K] in columns; the last `rank` are directions of the data."""
+
+    values: Tensor
+    vectors: Tensor
+    rank: int
+
+    @property
+    def inverse(self) -> Tensor:
+        """Pseudo-inverse [K,K]: 0 in the directions that are not the data's."""
+        kept = slice(len(self.values) - self.rank, None)
+        return (self.vectors[:, kept] / self.values[kept]) @ self.vectors[:, kept].T
 
 
 class TrainingSet:
@@ -91,7 +127,7 @@ class TrainingSet:
                 taps[None] = part.penultimate
             for name, values in taps.items():
                 if name not in made:
-                    made[name] = _no_moments(part.logits.shape[1], values.shape[1])
+                    made[name] = _no_moments(part.logits.shape[1], values)
                 _add(made[name], values, part.labels)
         return made
 
@@ -138,21 +174,31 @@ def _given(value: T | None, what: str) -> T:
     return value
 
 
-def _no_moments(classes: int, width: int) -> Moments:
+def _no_moments(classes: int, values: Tensor) -> Moments:
+    width = values.shape[1]
     return Moments(
         torch.zeros(classes, dtype=torch.float64),
         torch.zeros(classes, width, dtype=torch.float64),
         torch.zeros(width, width, dtype=torch.float64),
+        torch.finfo(values.dtype).eps,
     )
 
 
 def _add(moments: Moments, values: Tensor, labels: Tensor) -> None:
-    """Add a part's rows, in float64: a covariance is a small difference of these sums."""
+    """Merge a part (Chan, Golub and LeVeque 1983): its rows about its own class means, and these about those before."""
     known = labels >= 0
     values, labels = values[known].double(), labels[known]
-    moments.counts.index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
-    moments.sums.index_add_(0, labels, values)
-    moments.second.addmm_(values.T, values)
+    counts = torch.zeros_like(moments.counts).index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
+    sums = torch.zeros_like(moments.sums).index_add_(0, labels, values)
+    means = sums / counts.clamp(min=1)[:, None]
+    centred = values - means[labels]
+    moments.within.addmm_(centred.T, centred)
+    both = (moments.counts > 0) & (counts > 0)
+    apart = (moments.class_means - means)[both]
+    share = (moments.counts * counts / (moments.counts + counts).clamp(min=1))[both, None]
+    moments.within.addmm_((apart * share).T, apart)
+    moments.counts.add_(counts)
+    moments.sums.add_(sums)
 
 
 def _joined(parts: list[Features]) -> Features:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from assay.harness.curves import roc_statistics
+from assay.harness.curves import no_rate, recalls, roc_statistics
 from assay.harness.detection import DetectorNeeds, Features, State, fitted, pooled
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
@@ -20,6 +20,7 @@ from .odin import stepped
 
 ROWS = 16  # images that calibration sends through the network at once
 FOLDS = 5  # of the logistic regression's cross-validation
+ROUNDING = 1e-12  # of a squared distance, relative to the largest that a difference of its length can have
 
 
 class Gaussian(NamedTuple):
@@ -32,21 +33,34 @@ class Gaussian(NamedTuple):
     def of(cls, moments: Moments) -> "Gaussian":
         """Class means and the pseudo-inverse of the tied covariance (scikit-learn's, of class-centred features).
 
+        Directions in which the training set has no spread but rounding (`Moments.spectrum`) do not count.
+
         Raises:
-            ValueError: no class has two images, so that nothing is known of the spread around its mean.
+            ValueError: no class has two images, or all features are constant within classes, so that nothing is known
+                of the spread around a mean.
         """
         if float(moments.counts.max()) < 2:
             raise ValueError("no class has two training images: a covariance within classes needs a larger train set")
-        precision = torch.linalg.pinv(moments.tied_covariance, hermitian=True)
-        return cls(moments.class_means[moments.counts > 0], precision)
+        spectrum = moments.spectrum(moments.tied_covariance)
+        if not spectrum.rank:
+            raise ValueError("the training features are constant within each class: they have no covariance")
+        return cls(moments.class_means[moments.counts > 0], spectrum.inverse)
 
     def distance(self, values: Tensor) -> Tensor:
-        """Half the squared distance to the nearest class: [N,K] -> float64 [N], differentiable."""
+        """Half the squared distance to the nearest class: [N,K] -> float64 [N], differentiable.
+
+        Raises:
+            ValueError: a square is negative, beyond rounding: the precision is none.
+        """
         values, means, precision = values.double(), self.means.to(values.device), self.precision.to(values.device)
-        with torch.no_grad():  # up to a term that the classes share
-            squares = ((means @ precision) * means).sum(1) - 2 * values @ precision @ means.T
+        with torch.no_grad():  # up to a term that the classes share, about a mean: squares of large numbers are rough
+            near = means - means.mean(0)
+            squares = ((near @ precision) * near).sum(1) - 2 * (values - means.mean(0)) @ precision @ near.T
         difference = values - means[squares.argmin(1)]
-        return ((difference @ precision) * difference).sum(1) / 2
+        squared = ((difference @ precision) * difference).sum(1)
+        if bool((squared < -ROUNDING * difference.detach().square().sum(1) * precision.norm()).any()):
+            raise ValueError(f"a squared distance of {float(squared.min()):g}: the precision has negative eigenvalues")
+        return squared.clamp(min=0) / 2
 
 
 class Calibration(NamedTuple):
@@ -86,7 +100,7 @@ class Mahalanobis:
     calibration: Literal["none", "fgsm"] = "none"
     fgsm_eps: float = 0.05
     images: int = 500
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.calibration not in ("none", "fgsm"):
@@ -166,7 +180,7 @@ class Mahalanobis:
         # Every second image, for sets are often sorted by class.
         tried = [_regression(a[::2], b[::2]) for a, b in zip(inside, outside, strict=True)]
         rates = [
-            roc_statistics((a[1::2] @ found.weight).numpy(), (b[1::2] @ found.weight).numpy())["fpr_id_pos"]
+            _rate((a[1::2] @ found.weight).numpy(), (b[1::2] @ found.weight).numpy())
             for found, a, b in zip(tried, inside, outside, strict=True)
         ]
         best = int(np.argmin(rates))
@@ -219,6 +233,13 @@ def _labelled_rows(training: TrainingSet, count: int) -> tuple[NDArray[np.int64]
 
 def _chunks(count: int) -> Iterator[slice]:
     return (slice(start, start + ROWS) for start in range(0, count, ROWS))
+
+
+def _rate(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+    """FPR95; 1, the worst, of scores that are equal at the threshold."""
+    if no_rate(recalls(inside, outside)["fpr_id_pos"], len(inside)):
+        return 1.0
+    return roc_statistics(inside, outside)["fpr_id_pos"]
 
 
 def _regression(inside: Tensor, outside: Tensor) -> Calibration:

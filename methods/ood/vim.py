@@ -24,18 +24,29 @@ class ViM:
     """
 
     dimension: int | None = None
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> DetectorNeeds:
         """Penultimate features; their second moments in training."""
         return DetectorNeeds(penultimate=True, training=True)
 
     def fit(self, training: TrainingSet) -> State:
-        """origin: [D]. residual_space: [D,D-dimension], orthonormal columns. alpha: []. In float64."""
+        """origin: [D]. residual_space: [D,D-dimension], orthonormal columns. alpha: []. In float64.
+
+        Raises:
+            ValueError: the training features have no residual outside of so many dimensions.
+        """
         weight, bias = (values.double() for values in training.head)
         origin = -torch.linalg.pinv(weight) @ bias
-        _, vectors = torch.linalg.eigh(_second_moment(training, origin))  # ascending
-        state = {"origin": origin, "residual_space": vectors[:, : -self._dimension(len(origin))].contiguous()}
+        moments, dimension = training.moments(), self._dimension(len(origin))
+        spectrum = moments.spectrum(moments.second_about(origin))
+        if dimension >= spectrum.rank:
+            smaller = f"dimension from 1 to {spectrum.rank - 1}, " if spectrum.rank > 1 else ""
+            raise ValueError(
+                f"the training features have rank {spectrum.rank} of {len(origin)}, so dimension={dimension} leaves no "
+                f"residual: choose {smaller}a larger train set, or another detector"
+            )
+        state = {"origin": origin, "residual_space": spectrum.vectors[:, :-dimension].contiguous()}
         highest = residual = 0.0
         for part in training.parts():
             highest += float(part.logits.amax(1).double().sum())
@@ -53,13 +64,6 @@ class ViM:
         """[N] in float64."""
         origin, space, alpha = fitted(self, state, "origin", "residual_space", "alpha")
         return alpha * _residual(features.tap(), origin, space) + energy_score(features.logits.double())
-
-
-def _second_moment(training: TrainingSet, origin: Tensor) -> Tensor:
-    """Mean of (a - o)(a - o)^T from the sums alone: float64 [D,D]."""
-    moments = training.moments()
-    crossed = torch.outer(moments.mean, origin)
-    return moments.second / moments.total - crossed - crossed.T + torch.outer(origin, origin)
 
 
 def _residual(values: Tensor, origin: Tensor, residual_space: Tensor) -> Tensor:

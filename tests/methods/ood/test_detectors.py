@@ -38,6 +38,7 @@ DETECTORS: dict[str, Any] = {
     "knn": KNN(5),
 }
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("msp", {"form": "probability"}),
     ("gen", {"gamma": 0.2}),
     ("gen", {"top": 2}),
     ("odin", {"temperature": 10}),

@@ -17,6 +17,7 @@ from conftest import Known, assert_nothing_left, known, random_images
 from detection_toys import features_of, random_features, scores_of, training_of
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 LAYERS = ("features.3", "features.8")  # of tiny_vgg
@@ -85,6 +86,49 @@ def test_a_direction_without_variance() -> None:
     moved = features_of(torch.cat([test.tap(), torch.full((60, 1), 5.0)], 1), _widened(test.linear_head()))
     expected = scores_of(Mahalanobis(), test, training_of(train))
     assert torch.allclose(scores_of(Mahalanobis(), moved, training_of(constant)), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
+def test_few_images_far_from_zero(offset: float) -> None:
+    """20 training images of 3 classes and 24 features that lie at `offset`, as behind a shifted layer: the covariance
+    has rank 17, and the scores are scikit-learn's (EmpiricalCovariance on rows whose offset is taken away in
+    float64), 1e-6 relative; none is negative, and all OOD images are further out than all others: AUROC 1."""
+    base, axes = torch.Generator().manual_seed(0), torch.eye(24)
+    labels = torch.arange(20) % 3
+    steps = torch.randint(-64, 65, (20, 24), generator=base) / 64  # exact in float32, also at 1e4
+    train = offset + 4 * axes[labels] + steps
+    spread = steps.double() - torch.stack([steps[labels == c].double().mean(0) for c in range(3)])[labels]
+    away = torch.linalg.svd(spread).Vh[0].float()
+    inside = offset + (4 * axes[labels] + steps.roll(3, 0)).float()
+    outside = (offset + 4 * axes[labels] + 40 * away).float()
+    head = LinearHead(torch.zeros(3, 24), torch.zeros(3))
+    state = Mahalanobis().fit(training_of(features_of(train, head, labels), 7))
+    means = torch.stack([train[labels == c].double().mean(0) for c in range(3)])
+    oracle = EmpiricalCovariance(assume_centered=True).fit(spread.numpy())
+    assert np.linalg.matrix_rank(oracle.precision_, hermitian=True) == 17
+    scores = []
+    for values in (inside, outside):
+        each = [oracle.mahalanobis((values.double() - mean).numpy()) for mean in means]
+        scores.append(Mahalanobis().score(features_of(values, head), state))
+        assert torch.allclose(scores[-1], torch.from_numpy(np.min(each, 0)) / 2, rtol=1e-6)
+        assert bool((scores[-1] >= 0).all())
+    assert roc_auc_score(np.repeat([0, 1], 20), torch.cat(scores)) == 1
+
+
+def test_a_negative_distance_is_refused() -> None:
+    """A precision with a negative eigenvalue is none."""
+    gaussian = Gaussian(torch.zeros(1, 2).double(), torch.diag(torch.tensor([1.0, -1])).double())
+    assert gaussian.distance(torch.tensor([[2.0, 1]])).item() == 1.5
+    with pytest.raises(ValueError, match="a squared distance of -3: the precision has negative eigenvalues"):
+        gaussian.distance(torch.tensor([[2.0, 1], [1, 2]]))
+
+
+def test_features_without_spread_are_refused() -> None:
+    """Constant within each class: every distance would be zero."""
+    labels = torch.arange(12) % 3
+    head = LinearHead(torch.zeros(3, 3), torch.zeros(3))
+    with pytest.raises(ValueError, match="constant within each class"):
+        Mahalanobis().fit(training_of(features_of(0.1 * torch.eye(3)[labels], head, labels), 5))
 
 
 def _widened(head: LinearHead) -> LinearHead:

@@ -80,6 +80,34 @@ def test_bad_dimension(dimension: int) -> None:
         ViM(dimension).fit(training_of(random_features()))
 
 
+def test_naive_far_from_zero() -> None:
+    """Features and the origin at 1e6: the residual space is that of the rows centred on the origin, by a singular value
+    decomposition of them (projections agree to 1e-6); a difference of uncentred moments had lost all of it."""
+    train = random_features()
+    weight = torch.eye(12, dtype=torch.float64)
+    far = features_of(train.tap() + 1e6, LinearHead(weight, -1e6 * weight.sum(1)), train.labels)
+    space = torch.linalg.svd(train.tap()).Vh[4:].T
+    ours = ViM(4).fit(training_of(far, 7))["residual_space"]
+    assert torch.allclose(ours @ ours.T, space @ space.T, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dead", "images", "rank"), [(18, 60, 6), (0, 5, 5), (23, 60, 1)])
+def test_a_space_without_residual_is_refused(dead: int, images: int, rank: int) -> None:
+    """24 features of which 18 (or all but one) are always 0, or 5 images, and no bias: nothing lies outside of 12
+    dimensions, so alpha would divide by zero, or by rounding. The rank, and what to choose, are named."""
+    features = random_features(images, width=24)
+    values = torch.cat([features.tap()[:, : 24 - dead] + 0.1, torch.zeros(images, dead)], 1)
+    head = LinearHead(features.linear_head().weight, torch.zeros(5).double())
+    training = training_of(features_of(values, head, features.labels))
+    message = f"rank {rank} of 24, so dimension=12 leaves no residual: choose " + (
+        f"dimension from 1 to {rank - 1}, a larger" if rank > 1 else "a larger"
+    )
+    with pytest.raises(ValueError, match=message):
+        ViM().fit(training)
+    if rank > 1:
+        assert float(ViM(rank - 1).fit(training)["alpha"]) > 0
+
+
 def test_requires_fit() -> None:
     with pytest.raises(ValueError, match="requires fit: its state has no origin, residual_space, alpha"):
         ViM().score(random_features(), {})

@@ -7,6 +7,7 @@ explained, H x W the frame (see `harness.frames`), h x w a map's native resoluti
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -125,6 +126,16 @@ class Batch:
                 height, width = sample.ignore.shape
                 counted[row, :height, :width] &= ~sample.ignore.to(counted.device)
         return counted
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """The same images with pairs `start` to `stop` alone: the forward pass of the batch is that of its part."""
+        ends = accumulate(len(sample.targets) for sample in self.samples)
+        cut = [
+            replace(sample, targets=sample.targets[max(0, start - end) : max(0, stop - end)])
+            for sample, end in zip(self.samples, [0, *ends], strict=False)
+        ]
+        image, label = self.targets
+        return Batch(tuple(cut), self.images, Targets(image[start:stop], label[start:stop]))
 
     def of_class(self, label: int) -> "Batch":
         """The same pairs, annotated with one class in place of their own: where that class is in their images."""
@@ -265,6 +276,17 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """Short digest of everything that decides the samples."""
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise ValueError (no tensor: TypeError) unless these are floating-point numbers in [0,1]: not normalised."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images are a {type(images).__name__}: give a torch tensor, RGB in [0,1], not normalised")
+    if not images.is_floating_point():
+        raise ValueError(f"pixels are {images.dtype}: give floating-point numbers in [0,1] (image / 255)")
+    low, high = (images.min().item(), images.max().item()) if images.numel() else (0, 1)
+    if not (low >= 0 and high <= 1):  # so that NaN is none of them
+        raise ValueError(f"pixels from {low:g} to {high:g}: give RGB in [0,1], not normalised")
 
 
 def columns_to_numpy(columns: Iterable[tuple[str, Tensor]]) -> dict[str, np.ndarray]:

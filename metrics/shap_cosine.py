@@ -36,7 +36,7 @@ class ShapCosine:
     PAIRED: ClassVar[tuple[str, ...]] = ("cosine",)
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
     # The methods of a call share the forward pass, and so the reference's coefficients on it, by layer.
-    _known: "WeakKeyDictionary[ForwardPass, dict[str, Tensor]]" = field(
+    _known: "WeakKeyDictionary[ForwardPass, dict[tuple[str, ...], Tensor]]" = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
@@ -56,14 +56,15 @@ class ShapCosine:
     def _expected(self, layer: str, batch: Batch, forward: ForwardPass) -> Tensor:
         """The reference's coefficients [P,K]."""
         known = self._known.setdefault(forward, {})
-        if layer not in known:
+        wanted = (layer, *batch.sample_ids)
+        if wanted not in known:
             reference: Attributor = replace(self.reference, layer=layer)
             targets = forward.network.outputs_of(batch.targets, forward.logits)
             found: Attribution = reference.attribute(forward, targets, SampleRng.of(self.seed, STREAM, batch))
             if found.coefficients is None:
                 raise ValueError(f"reference {self.name} gives no coefficients: name a class-activation map")
-            known[layer] = found.coefficients
-        return known[layer]
+            known[wanted] = found.coefficients
+        return known[wanted]
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
         """Mean over pairs, median and undefined_pairs of each subset."""

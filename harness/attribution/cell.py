@@ -10,6 +10,7 @@ from ..forward import ForwardPass
 from ..frames import gaussian_blur
 from ..seeds import SampleRng
 from ..types import Attribution, Attributor, Batch, FramedMaps, Metric, Needs, columns_to_numpy
+from .parts import measured_in_parts, spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +43,10 @@ class AttributionCell(Cell):
         names = np.array([sample.id for sample, _ in batch.pairs], dtype=object)
         return {"image_id": names, **columns_to_numpy(columns.items())}
 
-    def prepare(self, batch: Batch, forward: ForwardPass) -> FramedMaps:
-        """The method's maps in the frames of the batch."""
-        return FramedMaps.of(self.attribute(batch, forward), batch)
+    def prepare(self, batch: Batch, forward: ForwardPass) -> FramedMaps | Attribution:
+        """The method's maps in the frames of the batch; at native resolution where they are too large to be held."""
+        made = self.attribute(batch, forward)
+        return made if len(list(spans(batch.frames))) > 1 else FramedMaps.of(made, batch)
 
     def attribute(self, batch: Batch, forward: ForwardPass) -> Attribution:
         """The method's maps [P,h,w] under the protocol's smoothing, at native resolution."""
@@ -57,8 +59,12 @@ class AttributionCell(Cell):
         """A metric's cost is shown beside the methods'."""
         return f"metric {group}"
 
-    def columns(self, group: str, prepared: FramedMaps, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
+    def columns(
+        self, group: str, prepared: FramedMaps | Attribution, batch: Batch, forward: ForwardPass
+    ) -> dict[str, Tensor]:
         """What the metric measures."""
+        if isinstance(prepared, Attribution):
+            return measured_in_parts(self.metrics[group], prepared, batch, forward)
         return self.metrics[group].measure(batch, prepared, forward)
 
 

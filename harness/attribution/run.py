@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..engine.costs import Outcome, Summary
 from ..engine.job import Cell, Job
-from ..engine.probe import probe
+from ..engine.probe import at_chance, probe
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..results.tidy import joined
@@ -80,7 +80,18 @@ class AttributionRun:
         every = [(cell, name) for cell in self.job.cells for name in cell.groups]
         groups = [cell.group(name) for cell, name in every if name != SAMPLES]
         failures = dict(chain.from_iterable(map(_failures, self.job.cells)))
-        return Summary(groups, {self.job.images.split}, failures)
+        return Summary(groups, {self.job.images.split}, failures, cautions=self._at_chance())
+
+    def _at_chance(self) -> tuple[str, ...]:
+        """Where the explained classes are the data's labels: whether predictions are better than guesses."""
+        tables = [cell.group(SAMPLES) for cell in self.job.cells if not cell.group(SAMPLES).missing(self.job.shards)]
+        if self.request.config.protocol.targets != "labels" or not tables:
+            return ()
+        images = self.job.images
+        table = tables[0].read(images.stop)
+        by_image = table.assign(right=table["label"] == table["top"]).groupby("image_id")["right"]
+        chance = by_image.size().mean() / max(1, len(images.dataset.classes))
+        return at_chance(images, by_image.any().to_numpy(), float(chance)) if len(table) else ()
 
     def _summarise(self, cell: Cell) -> None:
         samples: pd.DataFrame | None = None

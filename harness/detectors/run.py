@@ -9,11 +9,11 @@ from ..config import RunConfig
 from ..detection import AVERAGE
 from ..engine.costs import Outcome, Summary, merge
 from ..engine.job import Job
-from ..engine.probe import probe
+from ..engine.probe import at_chance, probe
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..store import identity
-from ..store.store import SAMPLES, SCORE
+from ..store.store import SAMPLES, SCORE, Failure
 from .pictures import draw_histograms, draw_risk_coverage, draw_roc
 from .plan import TEST, TRAIN, Detection, build_detection, plan
 from .rows import rows_of
@@ -62,7 +62,10 @@ class DetectorRun:
         return self.detection.incomplete()
 
     def prepare(self) -> None:
-        """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures."""
+        """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures.
+
+        What cannot score this network has failed from the start.
+        """
         refresh = self.request.config.cache == "refresh"
         for each in self.detection.everywhere():
             each.features.forget(len(each) if refresh else None)
@@ -71,6 +74,8 @@ class DetectorRun:
                 cell.forget(len(each) if refresh else None)
                 if refresh and cell.fit is not None:
                     cell.fit.remove()
+            for name in each.cells.keys() & self.detection.unable.keys():
+                each.cells[name].group(SCORE).fail(Failure(self.detection.unable[name]))
 
     def compute(self, rank: Rank) -> Outcome:
         """All missing scores: one pass a data set, fits before scores; a detector that fails does not stop the others.
@@ -94,7 +99,17 @@ class DetectorRun:
         detection = self.detection
         groups = [group for name in detection.detectors for group in rows_of(detection, name, self.run_id)]
         splits = {each.images.split for each in detection.sets.values()} | {AVERAGE}
-        return Summary(groups, splits, failures(detection), partial(_draw, detection))
+        return Summary(groups, splits, failures(detection), partial(_draw, detection), self._at_chance())
+
+    def _at_chance(self) -> tuple[str, ...]:
+        """Whether predictions on the test set are better than guesses."""
+        test = self.detection.sets[TEST]
+        scored = [name for name in test.cells if not test.incomplete(name)]
+        if not scored or not test.images.dataset.classes:
+            return ()
+        table = test.table(scored[0])
+        labelled = table[table["label"] >= 0]
+        return at_chance(test.images, ~labelled["is_error"].to_numpy(), 1 / len(test.images.dataset.classes))
 
 
 def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> list[Outcome]:

@@ -44,13 +44,14 @@ class Outcome:
 class Summary(NamedTuple):
     """What a run leaves: where its rows are, the parts of the data that they are about, and what failed, why.
 
-    draw: puts pictures into a folder.
+    draw: puts pictures into a folder. cautions: what the numbers themselves make doubtful.
     """
 
     groups: list[Group]
     splits: set[str]
     failures: dict[str, str]
     draw: Callable[[Path], None] | None = None
+    cautions: tuple[str, ...] = ()
 
 
 class Clock:

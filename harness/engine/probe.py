@@ -1,12 +1,14 @@
 """One look at a run's network before anything is computed: are its outputs logits, one row an image, of its classes?
 
-Each check is of a kind of network that people have and that would otherwise give wrong numbers without an error.
+Each check is of a kind of network that people have and that would otherwise give wrong numbers without an error. What
+no single batch shows, classes in another order, is looked for in the accuracy of all.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +18,8 @@ from ..outputs import OutputError
 from ..types import Sample
 from .request import Images, Request
 
-LOOKED_AT = 4  # images, together and the first one alone
+PROBED = 4  # images, together and the first one alone
+FEW = 20  # images whose accuracy says nothing
 SUSPICIOUS = 8  # numbers that are all between 0 and 1 by chance in no network
 
 
@@ -54,7 +57,7 @@ def probe(request: Request, images: Images, *labelled: Images) -> None:
 
 def _first(images: Images) -> list[Sample]:
     """The first image, and those of the next few that have its shape."""
-    samples = [images.dataset[int(index)] for index in images.order[: min(images.stop, LOOKED_AT)]]
+    samples = [images.dataset[int(index)] for index in images.order[: min(images.stop, PROBED)]]
     return [sample for sample in samples if sample.image.shape == samples[0].image.shape]
 
 
@@ -147,4 +150,23 @@ def _check_classes(request: Request, images: Images, outputs: int) -> None:
         f"{images.name} has {len(classes)} classes ({names}) and {request.config.model.name} {outputs} outputs{two}: "
         "choose the network that was trained on these classes, or a part of the data (for a folder: its wnids list the "
         "class folders in the order of the outputs)"
+    )
+
+
+def at_chance(images: Images, right: np.ndarray, chance: float) -> tuple[str, ...]:
+    """A caution where predictions are no better than guesses.
+
+    Args:
+        right: whether each image's highest class is among its labels, bool [N].
+        chance: the share of images for which a guess is.
+    """
+    noise = 2 * (chance * (1 - chance) / max(1, len(right))) ** 0.5  # two standard deviations of guesses
+    if len(right) < FEW or right.mean() > chance + noise:
+        return ()
+    classes = [str(each) for each in images.dataset.classes]
+    names = f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+    return (
+        f"{right.mean():.3f} of the {len(right)} images of {images.name} are classified right, and guesses would be "
+        f"{chance:.3f}: are the data's classes ({names}) in the order of the network's outputs? (For a folder: "
+        "dataset.order=number, or dataset.wnids=FILE)",
     )

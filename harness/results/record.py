@@ -35,6 +35,8 @@ def finish(
     update(results)
     floors = [name for name, chosen in request.config.method.items() if chosen.notes.get("floor")]
     print(terminal_table(rows, floors))
+    for caution in summary.cautions:
+        print(f"caution: {caution}")
     if outcome.unstable:
         print(f"caution: another run may differ in last bits; not deterministic: {', '.join(sorted(outcome.unstable))}")
     seconds = time.time() - started

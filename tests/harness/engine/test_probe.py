@@ -9,7 +9,7 @@ import pytest
 import torch
 from assay.harness import launch
 from assay.harness.config import Choice, ConfigError, RunConfig
-from assay.harness.engine.probe import LOOKED_AT
+from assay.harness.engine.probe import PROBED
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
@@ -143,7 +143,7 @@ def test_the_probe_costs_a_small_batch_and_two_images_once(count: int, tmp_path:
     """Counted in the network's passes; an image without neighbours gets one; the same command again sends nothing."""
     network, words = of_kind("plain"), ["method=[center]", "metric=[positive_ratio]"]
     run(network, tmp_path, words, Pictures(count=count))
-    probed = max(2, min(count, LOOKED_AT)) + 2
+    probed = max(2, min(count, PROBED)) + 2
     assert network.passes.forward == probed + count
     run(network, tmp_path, words, Pictures(count=count))
     assert network.passes.forward == probed + count
@@ -248,3 +248,38 @@ def test_a_network_whose_logits_hardly_differ_between_images_is_not_refused(tmp_
     with torch.no_grad():
         module[1].bias.fill_(1e6)  # type: ignore[index, union-attr, operator]
     run(Network(module, [0.5] * 3, [0.25] * 3, fingerprint="large"), tmp_path, ATTRIBUTION)
+
+
+class Colours(Pictures):
+    """Red, green and blue pictures, which the network tells apart; `order`: the data's number of each colour."""
+
+    def __init__(self, classes: Sequence[str], order: Sequence[int]) -> None:
+        super().__init__(classes, 60)
+        self.order = order
+        for index, image in enumerate(self.images):
+            image[index % 3] += 1
+        self.images /= 2
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(f"picture{index}", self.images[index], (self.order[index % 3],), (16, 16))
+
+
+class ByColour(nn.Module):
+    """The mean of each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+@WINGS
+def test_an_accuracy_of_guesses_is_said(wing: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Class folders 1, 2, 10 in the order of text give two classes of three each other's numbers: accuracy 1/3."""
+    network = Network(ByColour(), [0.5] * 3, [0.25] * 3, fingerprint="colour")
+    words = [word.replace("gradient", "center") for word in wing]
+    run(network, tmp_path / "text", words, Colours(("1", "10", "2"), (0, 2, 1)))
+    assert "caution: 0.333 of the 60 images of pictures are classified right, and guesses would be 0.333: " in (
+        shown := " ".join(capsys.readouterr().out.split())
+    )
+    assert "(1, 10, 2) in the order of the network's outputs" in shown
+    run(network, tmp_path / "number", words, Colours(("1", "2", "10"), (0, 1, 2)))
+    assert "classified right" not in capsys.readouterr().out

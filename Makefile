@@ -13,7 +13,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip install -q --disable-pip-version-check
 SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-CHECKED := build/typed/assay bench run.py
+CHECKED := build/typed/assay bench run.py tests
 
 # A stamp's name carries its file's checksum: an edit of the requirements, not a newer date, reinstalls.
 stamp = .venv/.$(1)-$(shell cksum < $(2) | cut -d ' ' -f 1)

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from .api import evaluate as evaluate
     from .api import explain as explain
     from .api import fit as fit
+    from .api import load as load
     from .api import samples as samples
     from .harness.detectors.scorer import Scorer as Scorer
     from .harness.network import Network as Network
 
 PUBLIC = {
-    "assay.api": ("evaluate", "explain", "fit", "samples", "Explanation"),
+    "assay.api": ("evaluate", "samples", "explain", "Explanation", "fit", "load"),
     "assay.harness.network": ("Network",),
     "assay.harness.detectors.scorer": ("Scorer",),
 }
@@ -39,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(name for names in PUBLIC.values() for name in names)
+    return sorted(["__version__", *(name for names in PUBLIC.values() for name in names)])

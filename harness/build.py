@@ -13,6 +13,7 @@ from .config import Choice, ConfigError, suggest
 ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", "assay.harness.networks.")
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
+
 def build(choice: Choice) -> Any:
     """Instantiate a choice's class with its settings, after checking that it is allowed and that they fit.
 
@@ -26,7 +27,7 @@ def build(choice: Choice) -> Any:
     what = str(choice)
     if "_target_" not in choice.settings:
         raise ConfigError(f"{what} has no _target_: name the class that it builds")
-    for node in _nodes(choice.settings):
+    for node in nodes(choice.settings):
         _check_allowed(node["_target_"], what)
         _check_signature(node, what)
     try:
@@ -38,7 +39,7 @@ def build(choice: Choice) -> Any:
         raise
 
 
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
     """Every mapping with a `_target_` in a nested config."""
     if isinstance(value, dict):
         if "_target_" in value:
@@ -46,7 +47,7 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
         value = list(value.values())
     if isinstance(value, list):
         for element in value:
-            yield from _nodes(element)
+            yield from nodes(element)
 
 
 def _allowed_prefixes() -> tuple[str, ...]:

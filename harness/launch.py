@@ -32,6 +32,9 @@ class Run(Protocol):
     def describe(self) -> Iterator[str]:
         """The plan, a line a cell, and cautions."""
 
+    def cautions(self) -> Iterator[str]:
+        """What the images forbid to conclude."""
+
     def missing(self) -> list[str]:
         """Methods of which something is not in the store."""
 
@@ -74,7 +77,7 @@ def run(config: RunConfig, overrides: list[str]) -> int:
             print(*made.describe(), sep="\n", flush=True)
         if config.dry_run:
             return 0
-        _refuse_to_compute(made)
+        refuse_to_compute(made)
         if rank.number == 0:
             made.prepare()
         with watched() as unstable:
@@ -107,7 +110,7 @@ def _store(config: RunConfig) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _refuse_to_compute(made: Run) -> None:
+def refuse_to_compute(made: Run) -> None:
     """`cache=only`: nothing may be missing."""
     if made.request.config.cache == "only" and (missing := made.missing()):
         raise ConfigError(

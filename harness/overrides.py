@@ -42,13 +42,14 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
     return [CONF, *([added] if added else [])]
 
 
-def compose_config(overrides: Sequence[str]) -> RunConfig:
+def compose_config(overrides: Sequence[str], unchecked: Sequence[str] = ()) -> RunConfig:
     """A run's config from overrides, outside of `hydra.main`, with the same errors.
 
-    `--config-dir FOLDER` may stand among them.
+    `--config-dir FOLDER` may stand among them. unchecked: overrides of a program, before those of a user: for keys that
+    no file has, and faster, as what the files compose to is not looked at.
     """
     check_overrides(overrides)
-    return read_config(_compose([*_search(config_folders(overrides)[1:]), *_words(overrides)]))
+    return read_config(_compose([*_search(config_folders(overrides)[1:]), *unchecked, *_words(overrides)]))
 
 
 def _search(folders: Sequence[Path]) -> list[str]:

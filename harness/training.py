@@ -1,6 +1,6 @@
 """The in-distribution training set as detectors see it, in bounded memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
@@ -141,7 +141,7 @@ class TrainingSet:
             inside = chosen[(chosen >= start) & (chosen < start + len(part))] - start
             kept.append(part.rows(torch.from_numpy(inside)))
             start += len(part)
-        return _joined(kept)
+        return joined(kept)
 
     def draw(self, rows: int) -> np.ndarray:
         """Row numbers of a uniform sample without repetition, ascending; all rows, if there are no more."""
@@ -201,7 +201,8 @@ def _add(moments: Moments, values: Tensor, labels: Tensor) -> None:
     moments.sums.add_(sums)
 
 
-def _joined(parts: list[Features]) -> Features:
+def joined(parts: Sequence[Features]) -> Features:
+    """Rows of several parts one behind the other; at least one part."""
     first = parts[0]
     if len(parts) == 1:
         return first

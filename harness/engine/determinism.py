@@ -4,13 +4,16 @@ import ctypes
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 UNSTABLE = re.compile(r"(\S+) does not have a deterministic implementation|(\S+) is not deterministic")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+DEVICES = ("cpu", "cuda")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -25,25 +28,52 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.mha.set_fastpath_enabled(False)  # as `Network` does, for networks that were made before
+    os.environ.setdefault(WORKSPACE, ":4096:8")
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports the compiler, two seconds
 
 
 @contextmanager
-def deterministic(threads: int) -> Iterator[None]:
-    """`make_deterministic` inside the block; the caller's settings afterwards."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    flags = [(cudnn, "benchmark"), (cudnn, "deterministic"), (cudnn, "allow_tf32"), (matmul, "allow_tf32")]
-    kept = [(where, name, getattr(where, name)) for where, name in flags]
-    before, before_threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
-    make_deterministic(threads)
+def deterministic(threads: int = 1) -> Iterator[None]:
+    """`make_deterministic` inside the block, with gradients and without autocast; the caller's settings afterwards.
+
+    What the block draws from torch's generators is given back, too; that freed memory is kept stays.
+    """
+    undo, initialised = list(_undo()), torch.cuda.is_initialized()
     try:
-        yield
+        with torch.random.fork_rng([torch.cuda.current_device()] if initialised else []), torch.inference_mode(False):
+            make_deterministic(threads)
+            for device in DEVICES:
+                torch.set_autocast_enabled(device, False)
+            with torch.enable_grad():
+                yield
     finally:
-        torch.set_deterministic_debug_mode(before)
-        torch.set_num_threads(before_threads)
-        for where, name, value in kept:
-            setattr(where, name, value)
+        for each in undo:
+            each()
+
+
+def _undo() -> Iterator[Callable[[], Any]]:
+    """Calls that put every setting back to what it is now."""
+    mha = torch.backends.mha
+    yield partial(torch.set_num_threads, torch.get_num_threads())
+    yield partial(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
+    yield partial(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+    yield from (partial(torch.set_autocast_enabled, each, torch.is_autocast_enabled(each)) for each in DEVICES)
+    yield from (partial(setattr, where, name, getattr(where, name)) for where, name in _flags())
+    if WORKSPACE not in os.environ:
+        yield partial(os.environ.pop, WORKSPACE, None)
+
+
+def _flags() -> list[tuple[Any, str]]:
+    """Attributes of torch's backends that `make_deterministic` sets."""
+    cudnn: Any = torch.backends.cudnn  # whose newer names have no types
+    matmul = torch.backends.cuda.matmul
+    flags: list[tuple[Any, str]] = [(cudnn, "benchmark"), (cudnn, "deterministic")]
+    try:
+        cudnn.allow_tf32, matmul.allow_tf32  # noqa: B018
+    except RuntimeError:  # the caller has set precisions by the newer names, after which these cannot be read
+        return [*flags, *((where, "fp32_precision") for where in (cudnn.conv, cudnn.rnn, matmul))]
+    return [*flags, (cudnn, "allow_tf32"), (matmul, "allow_tf32")]
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,18 @@ def _with_labels(batch: Batch, labels: list[tuple[int, ...]]) -> Batch:
     return Batch.of(samples, batch.images.device)
 
 
+def _check_classes(batch: Batch, forward: ForwardPass) -> None:
+    """Raise ValueError for a class that the network does not have."""
+    classes = forward.scores.shape[1]
+    for sample, label in batch.pairs:
+        if not 0 <= label < classes:
+            raise ValueError(
+                f"sample {sample.id!r} is of class {label}, and the network has classes 0 to {classes - 1}"
+            )
+
+
 def _annotated(batch: Batch, forward: ForwardPass) -> Batch:
+    _check_classes(batch, forward)
     explains = forward.network.explains
     if all(explains(label) for _, label in batch.pairs):
         return batch
@@ -24,6 +35,7 @@ def _top1(batch: Batch, forward: ForwardPass) -> Batch:
 
 
 def _annotated_and_predicted(batch: Batch, forward: ForwardPass) -> Batch:
+    _check_classes(batch, forward)
     pairs = zip(batch.samples, forward.network.predicts(forward.logits).tolist(), strict=True)
     return _with_labels(batch, [tuple(c for c in sample.targets if chosen[c]) for sample, chosen in pairs])
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forks
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,17 +35,14 @@ ALONE = ("compute.processes=1", "compute.device=cpu")
 METRICS = "metric=[pointing_game,energy_pointing_game]"
 
 
-def command(results: Path, *overrides: str) -> list[str]:
-    """A run on the embedded benchmark: 40 images in 5 shards unless told otherwise."""
-    settings = ["compute.device=cpu", "limit=40", "compute.shard_size=8", f"results={results}", METHODS, *FAST, METRICS]
-    return [sys.executable, str(ROOT / "run.py"), *settings, *overrides]
+def words(results: Path, *overrides: str) -> list[str]:
+    """A run on the embedded benchmark: 40 images in 5 shards, in one process unless told otherwise."""
+    return [*ALONE, "limit=40", "compute.shard_size=8", f"results={results}", METHODS, *FAST, METRICS, *overrides]
 
 
 def run(results: Path, *overrides: str) -> str:
     """Run to the end in a process of its own; its standard output."""
-    done = subprocess.run(command(results, *overrides), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return forks.run(*words(results, *overrides)).output()
 
 
 def tables(results: Path) -> dict[str, pd.DataFrame]:
@@ -64,13 +62,14 @@ def assert_bit_equal(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process, no loader workers: what every other way of computing is compared with."""
+    """`python run.py`, one process, no loader workers: what every other way of computing is compared with."""
     results = tmp_path_factory.mktemp("reference")
-    run(results, "compute.processes=1", "compute.workers=0")
+    command = [sys.executable, str(ROOT / "run.py"), *words(results, "compute.workers=0")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return results
 
 
-@pytest.mark.parametrize("way", [["compute.processes=1", "compute.workers=2"], ["compute.processes=3"]])
+@pytest.mark.parametrize("way", [["compute.workers=2"], ["compute.processes=3"]])
 def test_workers_and_processes_do_not_change_a_bit(way: list[str], reference: Path, tmp_path: Path) -> None:
     """Loader workers 0/2 and processes 1/3, exactly: micro-batches and thread counts are the same."""
     run(tmp_path, *way)
@@ -79,18 +78,10 @@ def test_workers_and_processes_do_not_change_a_bit(way: list[str], reference: Pa
 
 def test_torchrun_ranks_share_the_shards(reference: Path, tmp_path: Path) -> None:
     """Three ranks (as torchrun starts them: RANK and WORLD_SIZE), exactly equal to one process."""
-    ranks = [
-        subprocess.Popen(
-            command(tmp_path),
-            cwd=ROOT,
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "3"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(3)
-    ]
-    errors = [process.communicate()[1].decode() for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0, 0], errors
+    settings = words(tmp_path, "compute.processes=auto")  # one under torchrun
+    places = [{"RANK": str(rank), "WORLD_SIZE": "3"} for rank in range(3)]
+    ranks = [forks.start(*settings, environment=place) for place in places]
+    assert [process.wait() for process in ranks] == [0, 0, 0], [process.errors() for process in ranks]
     assert_bit_equal(reference, tmp_path)
 
 
@@ -100,27 +91,23 @@ def test_ten_kills_and_a_resume_do_not_change_a_bit(tmp_path: Path) -> None:
     Forty shards of two images, so that every kill finds work under way; exactly equal to an undisturbed run.
     """
     slow = ["limit=80", "compute.shard_size=2", "compute.processes=2", "method.integrated_gradients.steps=24"]
-    arguments = command(tmp_path / "killed", *slow, "method=[integrated_gradients,gradcam]")
-    arguments.remove("method.smoothgrad.samples=3")
+    settings = words(tmp_path / "killed", *slow, "method=[integrated_gradients,gradcam]")
+    settings.remove("method.smoothgrad.samples=3")
     generator = random.Random(0)
     kills = 0
     for _ in range(10):
-        kills += _killed_at_a_random_moment(arguments, tmp_path / "killed", generator)
+        kills += _killed_at_a_random_moment(settings, tmp_path / "killed", generator)
     assert kills == 10
-    resumed = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    fresh = [a.replace(str(tmp_path / "killed"), str(tmp_path / "fresh")) for a in arguments]
-    assert subprocess.run(fresh, cwd=ROOT, capture_output=True).returncode == 0
+    forks.run(*settings)
+    forks.run(*settings, f"results={tmp_path / 'fresh'}")
     assert_bit_equal(tmp_path / "fresh", tmp_path / "killed")
 
 
-def _killed_at_a_random_moment(arguments: list[str], results: Path, generator: random.Random) -> bool:
+def _killed_at_a_random_moment(settings: list[str], results: Path, generator: random.Random) -> bool:
     """Start a run, let it write one to three more files, kill it; whether it died of the kill."""
     files = lambda: len(list((results / "store").rglob("*.parquet")))  # noqa: E731
     enough = files() + generator.randint(1, 3)
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = forks.start(*settings, session=True)
     while process.poll() is None and files() < enough:
         time.sleep(0.002)
     time.sleep(generator.uniform(0, 0.02))
@@ -131,13 +118,10 @@ def _killed_at_a_random_moment(arguments: list[str], results: Path, generator: r
 
 def test_two_processes_on_one_cell_share_it(reference: Path, tmp_path: Path) -> None:
     """Two independent runs of the same command: every shard computed once, by one or the other."""
-    both = [
-        subprocess.Popen(command(tmp_path, "compute.processes=1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    printed = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    counts = [int(re.search(r"^(\d+) shards computed", text, re.MULTILINE)[1]) for text in printed]  # type: ignore[index]
+    both = [forks.start(*words(tmp_path)) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    found = [re.search(r"^(\d+) shards computed", process.output(), re.MULTILINE) for process in both]
+    counts = [int(match[1]) for match in found if match]
     assert sum(counts) == 5
     assert_bit_equal(reference, tmp_path)
 
@@ -326,24 +310,20 @@ def test_memory_shortage_halves_the_batch(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("mode", ["refresh", "off", "only"])
 def test_cache_modes(mode: str, tmp_path: Path) -> None:
     """refresh computes all anew, off leaves the store alone, only refuses to compute."""
-    run(tmp_path, "limit=16", "compute.processes=1")
+    run(tmp_path, "limit=16")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
     more = [] if mode == "refresh" else ["limit=24"]
-    done = subprocess.run(
-        command(tmp_path, "limit=16", "compute.processes=1", f"cache={mode}", *more),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = forks.start(*words(tmp_path, "limit=16", f"cache={mode}", *more))
+    code = done.wait()
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
     if mode == "refresh":
         metrics = [path for path in before if path.parent.name != SAMPLES]
-        assert "2 shards computed" in done.stdout and all(after[path] > before[path] for path in metrics)
+        assert "2 shards computed" in done.output() and all(after[path] > before[path] for path in metrics)
     elif mode == "off":
-        assert "3 shards computed" in done.stdout and after == before
+        assert "3 shards computed" in done.output() and after == before
     else:
-        assert done.returncode == 2 and after == before
-        assert "cache=only, but results of gradcam, gradient, " in done.stderr
+        assert code == 2 and after == before
+        assert "cache=only, but results of gradcam, gradient, " in done.errors()
 
 
 def test_subset_seed_permutes_the_images(tmp_path: Path) -> None:
@@ -351,7 +331,8 @@ def test_subset_seed_permutes_the_images(tmp_path: Path) -> None:
     plain, shuffled = job_of(tmp_path), job_of(tmp_path, "subset_seed=3")
     assert plain.cells[0].store.key != shuffled.cells[0].store.key
     assert (plain.images.split, shuffled.images.split) == ("test[:16]", "test[:16]@seed3")
-    assert sorted(shuffled.order) == sorted(plain.order) and list(shuffled.order) != list(plain.order)
+    one, other = list(plain.images.order), list(shuffled.images.order)
+    assert sorted(one) == sorted(other) and one != other
 
 
 @pytest.mark.parametrize("protocol", ["labels", "predicted", "top1"])

@@ -60,6 +60,7 @@ class Network:
         self.activation: Activation = "sigmoid" if is_binary else activation
         self.fingerprint = fingerprint
         self.groups, self.input_size = groups, input_size
+        self.notes: list[str] = []  # what the loading of weights decided by itself
         self.passes = Passes()
         self._takes_channels_last = True
         self._cuts: dict[str, Cut] = {}

@@ -46,6 +46,7 @@ class AttributionRun:
     def describe(self) -> Iterator[str]:
         """One line a cell, then cautions."""
         yield from self.job.describe()
+        yield from (f"weights: {each}" for each in self.request.network.notes)
         yield from (f"caution: {each}" for each in self.cautions())
 
     def cautions(self) -> Iterator[str]:

@@ -90,7 +90,9 @@ def _reading(chosen: Choice, network: Network) -> Network:
     mean, std = network.statistics
     digest = f"{network.fingerprint}[{output}]"
     made = (network.module, mean, std, network.activation, digest, network.groups, network.input_size)
-    return Network(*made, output=output)
+    read = Network(*made, output=output)
+    read.notes += network.notes
+    return read
 
 
 def shown_names(labels: dict[str, Any]) -> dict[str, str]:

@@ -144,8 +144,3 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet56": lambda classes: CifarResNet(56, classes),
     "densenet_bc100": lambda classes: CifarDenseNetBC(100, 12, classes),
 }
-
-
-def published_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State-dict names without the `module.` that a checkpoint saved under DataParallel puts before each."""
-    return {name.removeprefix("module."): value for name, value in state.items()}

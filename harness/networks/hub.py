@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network import Activation, Network, fingerprint
-from .weights import load_weights
+from .weights import build_for
 
 
 class Preprocessing(NamedTuple):
@@ -46,6 +46,7 @@ def timm_network(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     activation: Activation = "softmax",
+    classes: int | None = None,
 ) -> HubNetwork:
     """Any timm classifier by name; normalisation and size are those of timm's own configuration.
 
@@ -54,19 +55,29 @@ def timm_network(
         weights: `pretrained` (downloaded), a .safetensors or .pth file, or null for a seeded random network.
         sha256: checked against the file when given.
         mean, std: instead of timm's.
+        classes: outputs; null: as many as the file's last layer, without a file timm's own number.
     """
     timm = _imported("timm")
     if not timm.is_model(architecture):
         near = ", ".join(timm.list_models(f"*{architecture.split('.')[0][:6]}*")[:10]) or "see timm.list_models()"
         raise ValueError(f"architecture={architecture!r} is not in timm {timm.__version__}; near: {near}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = _downloaded(architecture, timm.create_model, architecture, pretrained=weights == "pretrained")
-    if weights not in (None, "pretrained"):
-        load_weights(module, weights, sha256)
+    if classes is not None and weights == "pretrained":
+        raise ValueError(f"classes={classes}: pretrained weights have their own classes; give a file, or weights=null")
+
+    def made(count: int | None) -> Any:
+        settings = {} if count is None else {"num_classes": count}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            is_pretrained = weights == "pretrained"
+            return _downloaded(architecture, timm.create_model, architecture, pretrained=is_pretrained, **settings)
+
+    is_file = weights not in (None, "pretrained")
+    module, notes = build_for(made, str(weights), sha256, classes=classes) if is_file else (made(classes), [])
     config = timm.data.resolve_model_data_config(module)
     preprocessing = _preprocessing(mean or config["mean"], std or config["std"], config["input_size"][-2:])
-    return HubNetwork(module, preprocessing, activation, fingerprint(module.state_dict()))
+    network = HubNetwork(module, preprocessing, activation, fingerprint(module.state_dict()))
+    network.notes += notes
+    return network
 
 
 def hf_network(

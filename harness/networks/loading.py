@@ -12,7 +12,7 @@ from ..networks import caffe as caffe_networks
 from ..networks import cifar as cifar_networks
 from ..networks import scenes as small_networks
 from .class_maps import read_class_map
-from .weights import Convert, Module, _find_published, _is_file_name, load_weights
+from .weights import Convert, Module, _find_published, _is_file_name, build_for, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,6 +37,7 @@ def torchvision_network(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     activation: Activation = "softmax",
+    classes: int | None = None,
 ) -> Network:
     """Any torchvision classifier by name.
 
@@ -45,16 +46,28 @@ def torchvision_network(
         weights: a local .safetensors / .pth file, the name of a torchvision weights enum entry
             (downloaded on first use), or null for a seeded random network.
         sha256: checked against the file when given.
+        classes: outputs; null: as many as the file's last layer, without a file 1000.
     """
     models = _torchvision_models()
     known = models.list_models(module=models)
     if architecture not in known:
         raise ValueError(f"architecture={architecture!r} is not in torchvision; choose one of {', '.join(known)}")
     size = _published_size(models, architecture)
-    if weights is None or _is_file_name(weights):
-        module = _seeded(lambda: models.get_model(architecture, weights=None, **_published_form(architecture)))
+
+    def made(count: int | None) -> nn.Module:
+        settings = _published_form(architecture) | ({} if count is None else {"num_classes": count})
+        return _seeded(lambda: models.get_model(architecture, weights=None, **settings))
+
+    if weights is None:
+        return _network(made(classes), None, sha256, mean, std, activation)
+    if _is_file_name(weights):
         convert = _without_auxiliary_heads if architecture == "googlenet" else dict
-        return _network(module, weights, sha256, mean, std, activation, convert, size if weights else None)
+        module, notes = build_for(made, weights, sha256, convert, classes)
+        return _noted(_network(module, None, None, mean, std, activation, input_size=size), notes)
+    if classes is not None:
+        raise ValueError(
+            f"classes={classes}: the published weights {weights} have their own classes; give a file, or weights=null"
+        )
     entries = [entry.name for entry in models.get_model_weights(architecture)]
     if weights not in ("DEFAULT", *entries):
         raise ValueError(
@@ -85,7 +98,7 @@ def cifar_network(
     if architecture not in known:
         raise ValueError(f"architecture={architecture!r}: choose one of {', '.join(known)}")
     module = _seeded(lambda: known[architecture](classes))
-    return _network(module, weights, sha256, mean, std, "softmax", cifar_networks.published_names)
+    return _network(module, weights, sha256, mean, std, "softmax")
 
 
 def caffe_network(
@@ -129,7 +142,8 @@ def class_groups(network: Network, class_map: str, classes: Sequence[str]) -> Ne
     groups = read_class_map(class_map, classes)
     identity = hashlib.sha256(f"{network.fingerprint} {groups}".encode()).hexdigest()
     mean, std = network.statistics
-    return Network(network.module, mean, std, network.activation, identity, groups, network.input_size)
+    made = Network(network.module, mean, std, network.activation, identity, groups, network.input_size)
+    return _noted(made, network.notes)
 
 
 def _download(models: Any, architecture: str, weights: str) -> nn.Module:
@@ -190,6 +204,11 @@ def _network(
     convert: Convert = dict,
     input_size: tuple[int, int] | None = None,
 ) -> Network:
-    if weights is not None:
-        load_weights(module, weights, sha256, convert)
-    return Network(module, mean, std, activation, fingerprint(module.state_dict()), input_size=input_size)
+    notes = [] if weights is None else load_weights(module, weights, sha256, convert)
+    made = Network(module, mean, std, activation, fingerprint(module.state_dict()), input_size=input_size)
+    return _noted(made, notes)
+
+
+def _noted(network: Network, notes: Sequence[str]) -> Network:
+    network.notes += notes
+    return network

@@ -15,6 +15,9 @@ OURS = "assay."  # where a class of ours is imported from
 # Where a file lies does not change what is in it: weights and data enter by their fingerprints.
 PLACES = frozenset({"weights", "sha256", "class_map", "root", "download"})
 
+# Settings of networks and methods that are younger than keys: null says what was so before them.
+LATER = frozenset({"classes", "layout"})
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
@@ -43,6 +46,14 @@ def named(settings: Any) -> Any:
     return [named(value) for value in settings] if isinstance(settings, list) else settings
 
 
+def set_later(settings: Any) -> Any:
+    """Settings without those of LATER that are null, at any depth: their keys are those of before."""
+    if isinstance(settings, dict):
+        kept = {key: value for key, value in settings.items() if value is not None or key not in LATER}
+        return {key: set_later(value) for key, value in kept.items()}
+    return [set_later(value) for value in settings] if isinstance(settings, list) else settings
+
+
 def _class(target: str) -> str:
     return target.rpartition(".")[2] if target.startswith(OURS) else target
 
@@ -59,7 +70,7 @@ def data_identity(
     """
     return {
         "schema": SCHEMA,
-        "model": content(named(model)) | {"fingerprint": weights},
+        "model": content(named(set_later(model))) | {"fingerprint": weights},
         "dataset": content(named(dataset)) | {"fingerprint": data, "order": order},
         "precision": precision,
     }
@@ -85,7 +96,12 @@ def cell_identity(
         training: what the method is fitted on, if it is: the `data_identity` (`data`), and how many `images` of it.
     """
     fitted = {} if training is None else {"training": training}
-    made = {"names": names, "protocol": protocol, "method": named(method) | {"version": version}, "seed": seed}
+    made = {
+        "names": names,
+        "protocol": protocol,
+        "method": named(set_later(method)) | {"version": version},
+        "seed": seed,
+    }
     return {**data, **made, **fitted}
 
 

@@ -27,11 +27,13 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in that knows one model, `toy`; the dict keeps the settings that it was created with."""
     seen: dict[str, Any] = {}
 
-    def create_model(name: str, pretrained: bool) -> nn.Module:
+    def create_model(name: str, pretrained: bool, num_classes: int = 2) -> nn.Module:
         seen.update(name=name, pretrained=pretrained)
         if pretrained and seen.get("offline"):
             raise OSError("no route to host")
-        return ToyModule()
+        module = ToyModule()
+        module.fc = nn.Linear(4, num_classes, bias=False) if num_classes != 2 else module.fc
+        return module
 
     config = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 1, 2)}
     module = SimpleNamespace(
@@ -109,6 +111,21 @@ def test_timm_with_a_file_downloads_nothing(timm: dict[str, Any], tmp_path: Path
     assert not timm["pretrained"]
     assert network.module.get_parameter("fc.weight").equal(state["fc.weight"])
     assert network.fingerprint != timm_network("toy", None).fingerprint
+
+
+def test_timm_takes_the_classes_of_a_file(timm: dict[str, Any], tmp_path: Path) -> None:
+    """A fine-tuned head of three; said. Asked for beside pretrained weights: refused."""
+    state = ToyModule().state_dict() | {"fc.weight": torch.arange(12.0).view(3, 4)}
+    save_file({f"module.{name}": value for name, value in state.items()}, tmp_path / "three.safetensors")
+    network = timm_network("toy", str(tmp_path / "three.safetensors"))
+    assert network.module.get_parameter("fc.weight").equal(state["fc.weight"])
+    assert network.notes == [
+        "the prefix 'module.' is taken off all names in three.safetensors",
+        "3 classes, as the last layer in three.safetensors has",
+    ]
+    assert timm_network("toy", None, classes=5)(torch.zeros(1, 3, 1, 2)).shape == (1, 5)
+    with pytest.raises(ValueError, match="classes=5: pretrained weights have their own classes"):
+        timm_network("toy", classes=5)
 
 
 def test_timms_unknown_name_and_failed_download(timm: dict[str, Any]) -> None:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from assay.harness.config import ROOT
+from assay.harness.launch import build_run
 from assay.harness.network import fingerprint
 from assay.harness.networks.loading import scenes_network, torchvision_network
 from assay.harness.networks.weights import file_sha256, find_weights, load_weights
+from assay.harness.overrides import compose_config
+from assay.harness.store.identity import data_identity
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -185,6 +188,100 @@ def test_unknown_names_list_the_valid_ones() -> None:
         torchvision_network("resnet5", None)
     with pytest.raises(ValueError, match=r"weights='BEST' of alexnet: .*DEFAULT, IMAGENET1K_V1, or null"):
         torchvision_network("alexnet", "BEST")
+
+
+# Files as training scripts leave them
+
+
+def finetuned(architecture: str, classes: int) -> nn.Module:
+    """A torchvision network with another last layer, in eval mode."""
+    from torchvision import models
+
+    torch.manual_seed(4)
+    return models.get_model(architecture, weights=None, num_classes=classes).eval()
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_1", "mobilenet_v2"])
+def test_the_file_says_how_many_classes_there_are(tmp_path: Path, architecture: str) -> None:
+    """A fine-tuned network of three: its logits, bit-equal, and the plan says where the number comes from."""
+    module, inputs = finetuned(architecture, 3), torch.randn(2, 3, 64, 64)
+    torch.save(module.state_dict(), tmp_path / "three.pth")
+    network = torchvision_network(architecture, str(tmp_path / "three.pth"))
+    assert torch.equal(network(inputs), module(inputs))
+    assert network.notes == ["3 classes, as the last layer in three.pth has"]
+    given = torchvision_network(architecture, str(tmp_path / "three.pth"), classes=3)
+    assert (given.fingerprint, given.notes) == (network.fingerprint, [])
+
+
+def test_a_file_with_the_usual_classes_decides_nothing(tmp_path: Path) -> None:
+    torch.save(finetuned("squeezenet1_1", 1000).state_dict(), tmp_path / "usual.pth")
+    assert torchvision_network("squeezenet1_1", str(tmp_path / "usual.pth")).notes == []
+
+
+def test_another_shape_than_the_last_layers_is_refused(tmp_path: Path) -> None:
+    """Another block or a wider network is no fine-tuned ResNet-18; nor has a file the classes that it does not have."""
+    torch.save(finetuned("resnet18", 3).state_dict(), tmp_path / "three.pth")
+    with pytest.raises(ValueError, match=r"(?s)three.pth does not fit .*model.classes"):
+        torchvision_network("resnet18", str(tmp_path / "three.pth"), classes=4)
+    state = finetuned("resnet18", 3).state_dict()
+    torch.save(state | {"layer1.0.conv1.weight": torch.zeros(64, 32, 3, 3)}, tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match=r"wide.pth does not fit"):
+        torchvision_network("resnet18", str(tmp_path / "wide.pth"))
+
+
+def test_classes_without_a_file() -> None:
+    """Of a random network as many as asked for; published weights have their own."""
+    assert torchvision_network("squeezenet1_1", None, classes=5)(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    with pytest.raises(ValueError, match="classes=5: the published weights DEFAULT have their own classes"):
+        torchvision_network("squeezenet1_1", classes=5)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("entry", [None, "state_dict", "model_state_dict", "model", "net"])
+def test_what_wrappers_leave_in_a_file_is_taken_off_and_said(tmp_path: Path, prefix: str, entry: str | None) -> None:
+    """DataParallel, torch.compile, Lightning and both, under the keys of training scripts: the same network, exactly."""
+    state = {f"{prefix}{name}": value for name, value in scenes_state().items()}
+    torch.save(state if entry is None else {entry: state, "epoch": 3, "optimizer": {}}, tmp_path / "left.pth")
+    network = scenes_network("ScenesResNet", str(tmp_path / "left.pth"))
+    assert network.fingerprint == fingerprint(scenes_state())
+    said = " ".join(network.notes)
+    parts = [part + "." for part in prefix.split(".") if part]
+    assert len(network.notes) == len(parts) + (entry is not None)
+    assert all(f"the prefix {part!r} is taken off all names in left.pth" in said for part in parts)
+    assert entry is None or f"read from the entry {entry!r} of left.pth" in said
+
+
+def test_two_state_dicts_in_a_file_are_not_chosen_from(tmp_path: Path) -> None:
+    """A network and its moving average are two networks."""
+    torch.save({"model": scenes_state(), "net": scenes_state()}, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match=r"two.pth holds no state dict .*; it has several: model, net"):
+        scenes_network("ScenesResNet", str(tmp_path / "two.pth"))
+
+
+def test_names_that_are_the_modules_own_keep_their_prefix(tmp_path: Path) -> None:
+    """A module whose parts lie in `model` is no wrapper."""
+    own = nn.Sequential()
+    own.add_module("model", nn.Linear(2, 3))
+    state = {name: value + 1 for name, value in own.state_dict().items()}
+    torch.save(state, tmp_path / "own.pth")
+    assert load_weights(own, str(tmp_path / "own.pth")) == []
+    assert torch.equal(own.get_parameter("model.weight"), state["model.weight"])
+
+
+def test_the_plan_says_what_was_decided(tmp_path: Path) -> None:
+    """In both wings' plans, a line each; `classes: null` leaves keys as they were before there was such a setting."""
+    torch.save({"model": finetuned("squeezenet1_1", 11).state_dict()}, tmp_path / "eleven.pth")
+    words = ["model=squeezenet1_1", f"model.weights={tmp_path / 'eleven.pth'}", "compute.device=cpu"]
+    for wing in (["method=[center]", "metric=[pointing_game]"], ["method=[msp]", "metric=[error_detection]"]):
+        described = list(build_run(compose_config([*words, *wing]), tmp_path).describe())
+        assert "weights: read from the entry 'model' of eleven.pth" in described
+        assert "weights: 11 classes, as the last layer in eleven.pth has" in described
+    settings = compose_config(words).model.settings
+    assert settings["classes"] is None
+    common: dict[str, Any] = {"weights": "w", "dataset": {}, "data": "d", "order": None, "precision": "float32"}
+    before = data_identity(model={k: v for k, v in settings.items() if k != "classes"}, **common)
+    assert data_identity(model=settings, **common) == before
+    assert data_identity(model=settings | {"classes": 11}, **common) != before
 
 
 def _weights_entry(monkeypatch: pytest.MonkeyPatch, architecture: str, state: dict[str, Tensor]) -> None:

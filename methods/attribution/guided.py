@@ -1,41 +1,58 @@
 """Guided backpropagation and the deconvnet: the gradient with another backward rule at every ReLU."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .gradient import Reduce, reduce_channels
-
-RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6}
-
-
-def _is_relu(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """A rectifier; `hardtanh` is one when its lower bound is 0 (as in ReLU6)."""
-    if function in (F.hardtanh, F.hardtanh_):
-        return (args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)) == 0
-    return function in RELUS
+from .relevance.operations import Made, UnsupportedOp, flat, on_path, spelling
 
 
-def _is_inplace(function: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether the call writes into its argument (F.relu hands `inplace` on as a keyword, however it was given)."""
-    return bool(kwargs.get("inplace")) or function.__name__.endswith("_")
+class _Bounds(NamedTuple):
+    """What a call keeps its argument between: min(max(x, floor), ceiling), None for no bound."""
+
+    floor: Any = None
+    ceiling: Any = None
+
+    @property
+    def is_rectifier(self) -> bool:
+        """A rectifier is 0 below 0, and something else above."""
+        return _is_zero(self.floor) and not _is_zero(self.ceiling)
 
 
-def _ceiling(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Where the rectifier saturates: infinity for a plain ReLU."""
-    if function in (F.hardtanh, F.hardtanh_):
-        return float(args[2] if len(args) > 2 else kwargs.get("max_val", 1.0))
-    return 6.0 if function is F.relu6 else math.inf
+def _is_zero(bound: Any) -> bool:
+    """Of a number or a tensor of bounds."""
+    return bound is not None and bool((torch.as_tensor(bound) == 0).all())
+
+
+def _constant(a: Any, b: Any) -> Any:
+    """The one of two values that is not on the path, None where both are (a maxout)."""
+    return None if on_path(a) and on_path(b) else b if on_path(a) else a
+
+
+BOUNDED: dict[str, Callable[..., _Bounds]] = {
+    "relu": lambda input, inplace=False: _Bounds(0),
+    "relu6": lambda input, inplace=False: _Bounds(0, 6),
+    "hardtanh": lambda input, min_val=-1.0, max_val=1.0, inplace=False: _Bounds(min_val, max_val),
+    **dict.fromkeys(("clamp", "clip"), lambda input, min=None, max=None: _Bounds(min, max)),
+    "clamp_min": lambda input, min: _Bounds(min),
+    "clamp_max": lambda input, max: _Bounds(None, max),
+    "maximum": lambda input, other: _Bounds(_constant(input, other)),
+    "minimum": lambda input, other: _Bounds(None, _constant(input, other)),
+    "_threshold": lambda input, threshold, value, inplace=False: _Bounds(value if threshold == value else None),
+}
+# What rectifiers are made of in other words: a choice by the sign, a modulus, (x > 0) x.
+DISGUISES = frozenset({"where", "masked_fill", "masked_scatter", "__setitem__", "abs", "absolute", "fmax", "fmin"})
 
 
 class _ReluRule(torch.autograd.Function):
@@ -43,9 +60,9 @@ class _ReluRule(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], ceiling: float, output: Tensor, x: Tensor, inplace: bool
+        ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], ceiling: Any, output: Tensor, x: Tensor, inplace: bool
     ) -> Tensor:
-        ctx.rule, ctx.ceiling = rule, ceiling
+        ctx.rule, ctx.ceiling = rule, math.inf if ceiling is None else ceiling
         ctx.save_for_backward(output)
         if not inplace:
             return output
@@ -55,27 +72,73 @@ class _ReluRule(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, Tensor, None]:
         (output,) = ctx.saved_tensors
-        active = output > 0 if ctx.ceiling == math.inf else (output > 0) & (output < ctx.ceiling)
-        return None, None, None, ctx.rule(gradients[0], active), None
+        return None, None, None, ctx.rule(gradients[0], (output > 0) & (output < ctx.ceiling)), None
 
 
 class _ReluMode(TorchFunctionMode):
-    """Sees each ReLU that any module or functional code calls; counts them."""
+    """Sees each ReLU that any module or functional code calls; counts them.
 
-    def __init__(self, rule: Callable[[Tensor, Tensor], Tensor]) -> None:
+    What may be a rectifier in other words, or is made out of sight, is refused by name (UnsupportedOp).
+    """
+
+    def __init__(self, rule: Callable[[Tensor, Tensor], Tensor], method: str) -> None:
         super().__init__()
-        self.rule, self.seen = rule, 0
+        self.rule, self.method, self.seen = rule, method, 0
+        self.made = Made(f"{method} gives its rule to calls of relu, relu6, hardtanh, clamp and maximum; use gradient")
+        self._signs: Any = WeakTensorKeyDictionary()  # values off the path that are computed from what is on it
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if not _is_relu(func, args, kwargs):
+        values = [value for value in flat((*args, *kwargs.values())) if isinstance(value, Tensor)]
+        carried = [value for value in values if on_path(value)]
+        if not torch.is_grad_enabled() or not (carried or any(value in self._signs for value in values)):
             return func(*args, **kwargs)
+        self.made.check(carried)
+        name, inplace = spelling(func, kwargs)
+        bounds = BOUNDED[name](*args, **kwargs) if carried and name in BOUNDED else _Bounds()
+        if bounds.is_rectifier:
+            output = self._rectified(func, bounds.ceiling, inplace, args, kwargs)
+        else:
+            self._refuse_disguises(name, bounds, carried, values)
+            output = func(*args, **kwargs)
+        self._remember([output, *(args[:1] if inplace else ())])
+        return output
+
+    def _rectified(self, func: Any, ceiling: Any, inplace: bool, args: Any, kwargs: Any) -> Tensor:
         self.seen += 1
-        inplace, ceiling = _is_inplace(func, kwargs), _ceiling(func, args, kwargs)
-        x, *rest = args or (kwargs.pop("input"),)
+        x, change = self._argument(func, args, kwargs)
         with torch.no_grad():
-            output = func(x.detach().clone() if inplace else x.detach(), *rest, **kwargs)
-        return _ReluRule.apply(self.rule, ceiling, output, x, inplace)
+            output = change(x.detach().clone() if inplace else x.detach())
+        rectified: Tensor = _ReluRule.apply(self.rule, ceiling, output, x, inplace)
+        return rectified
+
+    def _argument(self, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What is rectified, and the call as a function of it."""
+        at = next((k for k, value in enumerate(args) if on_path(value)), None)
+        if at is not None:
+            return args[at], lambda x: func(*args[:at], x, *args[at + 1 :], **kwargs)
+        name = next(name for name, value in kwargs.items() if on_path(value))
+        return kwargs[name], lambda x: func(*args, **{**kwargs, name: x})
+
+    def _refuse_disguises(
+        self, name: str, bounds: _Bounds, carried: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> None:
+        """Raise UnsupportedOp for what may be a rectifier."""
+        by_sign = name == "mul" and any(value in self._signs and _is_mask(value) for value in values)
+        if carried and (name in DISGUISES or by_sign or _is_zero(bounds.ceiling) or name == "_threshold"):
+            raise UnsupportedOp(name, "may be a rectifier that is no ReLU call", self.made.mend)
+
+    def _remember(self, outputs: Iterable[Any]) -> None:
+        found = [value for value in flat(outputs) if isinstance(value, Tensor)]
+        self.made.add([value for value in found if on_path(value)])
+        for value in found:
+            if not on_path(value):
+                self._signs[value] = True
+
+
+def _is_mask(value: Tensor) -> bool:
+    """Zeros and ones."""
+    return bool(((value == 0) | (value == 1)).all())
 
 
 def _positive(gradient: Tensor, active: Tensor) -> Tensor:
@@ -85,7 +148,7 @@ def _positive(gradient: Tensor, active: Tensor) -> Tensor:
 def _rectified_gradient(
     forward: ForwardPass, targets: Targets, rule: Callable[[Tensor, Tensor], Tensor], name: str
 ) -> Tensor:
-    with _ReluMode(rule) as mode:
+    with _ReluMode(rule, name) as mode:
         gradient = forward.network.gradient(forward.inputs, targets)[0]
     if mode.seen == 0:
         raise ValueError(f"{name} changes the backward pass of ReLUs, and this network has none: use gradient")
@@ -97,7 +160,7 @@ class GuidedBackprop:
     """At each ReLU only positive gradients at active units pass (Springenberg et al. 2015)."""
 
     reduce: Reduce = "max_abs"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has other ReLUs."""
@@ -116,7 +179,7 @@ class Deconvnet:
     """At each ReLU only positive gradients pass, active unit or not (Zeiler and Fergus 2014)."""
 
     reduce: Reduce = "max_abs"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has other ReLUs."""

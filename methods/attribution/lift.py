@@ -244,7 +244,7 @@ class LRPCAM(ChannelWeighting):
     """
 
     epsilon: float = 1e-6
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_not_negative("epsilon", self.epsilon)
@@ -253,7 +253,8 @@ class LRPCAM(ChannelWeighting):
         """alpha [P,K]."""
         channels, head = activation.shape[1], _HeadModule(forward.head(self.layer))
         network = Network(head, (0.0,) * channels, (1.0,) * channels).to(activation.device, activation.dtype)
-        tape, table = Tape.record(ForwardPass(network, activation)), RuleTable(Epsilon(self.epsilon))
+        tape = Tape.record(ForwardPass(network, activation))
+        table = RuleTable(Epsilon(self.epsilon), method="LRP-CAM")
 
         def relevance(one_hot: Tensor) -> Tensor:
             forward.network.passes.head += len(one_hot)

@@ -8,7 +8,7 @@ pull, and no table at all gives the ordinary gradient. Nothing is patched or hoo
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -25,14 +25,35 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers import spatial
 from ..relevance import rules
-from .operations import READERS, STRUCTURAL, Operation, Reading, UnsupportedOp, on_path, pure, spelling
-from .rules import AffineRule, MapRule, ScaleRule, SumRule
+from .alarm import Peak, check_size, expected_size, largest
+from .constants import Call, Constants, along, replaced, upright
+from .operations import (
+    COMMUTING,
+    MAXIMA,
+    READERS,
+    STRUCTURAL,
+    Made,
+    Operation,
+    Reading,
+    UnsupportedOp,
+    flat,
+    on_path,
+    pure,
+    spelling,
+)
+from .rewriting import REWRITTEN
+from .rules import Affine, AffineRule, MapRule, ScaleRule, ShiftRule, SumRule
 
 BatchNorm = Literal["fold", "pass", "pass_nonzero"]
 BATCH_NORM: dict[str, ScaleRule] = {
     "fold": rules.through,
     "pass": rules.through,
     "pass_nonzero": rules.through_nonzero,
+}
+SHIFT: dict[str, ShiftRule] = {  # of methods that leave biases out
+    "fold": rules.shift_takes_nothing,
+    "pass": rules.shift_takes_nothing,
+    "pass_nonzero": rules.shift_takes_nothing_nonzero,
 }
 
 
@@ -42,14 +63,25 @@ def check_batch_norm(choice: str) -> None:
         raise ValueError(f"batch_norm={choice!r}: choose one of {', '.join(BATCH_NORM)}")
 
 
+Start = Literal["logit", "one"]
+
+
+def check_start(choice: str) -> None:
+    """Raise ValueError unless it is a known start of relevance."""
+    if choice not in ("logit", "one"):
+        raise ValueError(f"start={choice!r}: choose logit (the class' own, with its sign) or one")
+
+
 @dataclass(frozen=True)
 class RuleTable:
     """Which rule each operation takes.
 
     affine: convolutions and fully connected layers. first: those that read the input. last: the last one called.
     named: module path patterns (`features.1?`, `layer4.*`) -> rule, before all others. pool: average pools and means.
-    maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms. add: sums of two activations.
+    maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms that follow an affine layer. shift: other
+    batch-norms and constants, where they cannot be merged into the next affine layer. add: sums of two activations.
     gradient_after_last: what follows the last affine layer (SqueezeNet's ReLU and pool) takes its ordinary gradient.
+    method: whose table it is, for messages.
     """
 
     affine: AffineRule
@@ -60,8 +92,10 @@ class RuleTable:
     maximum: MapRule = rules.gradient
     activation: MapRule = rules.identity
     norm: ScaleRule = rules.through
+    shift: ShiftRule = rules.shift_keeps
     add: SumRule = rules.proportional
     gradient_after_last: bool = False
+    method: str = "this method"
 
     def of_affine(self, operation: Operation, is_last: bool) -> AffineRule:
         """The rule of one convolution or fully connected layer."""
@@ -109,8 +143,15 @@ def _activation(table: RuleTable, op: Operation, relevance: Tensor, is_last: boo
     return (table.activation(op.inputs[0], op.function, relevance),)
 
 
-def _scale(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
-    return (rules.identity(op.inputs[0], op.function, relevance),)
+def _shift(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
+    if op.shift is None:
+        return (rules.identity(op.inputs[0], op.function, relevance),)
+    assert op.factor is not None
+    return (table.shift(op.inputs[0], op.factor, op.shift, relevance),)
+
+
+def _winner(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
+    return rules.vjp(op.function, op.inputs, relevance)
 
 
 def _add(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
@@ -131,7 +172,9 @@ HANDLERS: dict[str, Callable[[RuleTable, Operation, Tensor, bool], Relevances]] 
     "pool": _pool,
     "maximum": _maximum,
     "activation": _activation,
-    "scale": _scale,
+    "shift": _shift,
+    "statistics": _shift,
+    "winner": _winner,
     "add": _add,
     "gated": _gated,
     "gate": _gate,
@@ -144,6 +187,7 @@ class _State:
     def __init__(self) -> None:
         self.table: RuleTable | None = None
         self.affine_layers: list[str] = []  # module paths in the order of calls
+        self.peaks: list[Peak] = []  # of the running pull
         self._depth: Any = WeakTensorKeyDictionary()  # affine layers between the input and a tensor
 
     def depth_of(self, value: Tensor) -> int:
@@ -157,6 +201,8 @@ class _State:
         if table is None or (table.gradient_after_last and self._is_after_last(operation)):
             return rules.vjp(operation.function, operation.inputs, relevance)
         is_last = operation.number == len(self.affine_layers)
+        if operation.affine is not None:
+            self.peaks.append(Peak(f"the output of layer {operation.affine.layer!r}", largest(relevance)))
         return HANDLERS[operation.kind](table, operation, relevance, is_last)
 
     def _is_after_last(self, operation: Operation) -> bool:
@@ -192,7 +238,7 @@ class RelevanceMode(TorchFunctionMode):
 
     In-place operations return new tensors; whoever reads the old one afterwards is given the new one.
 
-    layers: of each parameter, by id, the module path. fold: merge a batch-norm into the layer before it.
+    layers: of each parameter, by id, the module path. fold: merge batch-norms and constants into the layer before them.
     """
 
     def __init__(self, state: _State, layers: Mapping[int, str], fold: bool) -> None:
@@ -200,8 +246,10 @@ class RelevanceMode(TorchFunctionMode):
         self.state, self.layers, self.fold = state, layers, fold
         self._written: Any = WeakTensorKeyDictionary()  # tensor -> what an in-place operation made of it
         self._producers: Any = WeakTensorKeyDictionary()  # output of an affine layer -> _Producer
-        self._folded: Any = WeakTensorKeyDictionary()  # outputs of affine layers that a batch-norm was merged into
+        self._constants: Any = WeakTensorKeyDictionary()  # output of a constant factor and shift -> Constants
+        self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
+        self.made = Made()
 
     def latest(self, value: Any) -> Any:
         """The value, or what in-place operations have made of it since; tensors inside lists and tuples too."""
@@ -216,68 +264,162 @@ class RelevanceMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args = self.latest(tuple(args))
         kwargs = {name: self.latest(value) for name, value in (kwargs or {}).items()}
-        carried = [value for value in _flat((*args, *kwargs.values())) if on_path(value)]
+        carried = [value for value in flat((*args, *kwargs.values())) if on_path(value)]
         if not carried or not torch.is_grad_enabled():
             return func(*args, **kwargs)
+        self.made.check(carried)
         name, inplace = spelling(func, kwargs)
+        if (other := REWRITTEN.get(name)) is not None and other.applies(*args, **kwargs):
+            with self:
+                output = other.function(*args, **kwargs)
+            return self._in_place(args, output) if inplace else output
         called = pure(func, inplace)
-        if name in READERS:
-            output = self._record(name, READERS[name](called, *args, **kwargs))
-        else:
-            output = self._ordinary(name, called(*args, **kwargs), carried)
-        if inplace and args and isinstance(output, Tensor):
+        output = self._moved(name, called, args, kwargs, carried)
+        if output is None:
+            output = self._seen(name, called, args, kwargs, carried)
+        return self._in_place(args, output) if inplace else output
+
+    def _in_place(self, args: Sequence[Any], output: Any) -> Any:
+        """The output, for whoever reads the first argument from now on."""
+        if args and isinstance(output, Tensor):
             self._written[args[0]] = output
         return output
 
+    def _seen(self, name: str, called: Any, args: Any, kwargs: Any, carried: Sequence[Tensor]) -> Any:
+        if name in READERS:
+            return self._record(name, READERS[name](called, *args, **kwargs))
+        return self._ordinary(name, called(*args, **kwargs), carried)
+
+    def _moved(self, name: str, called: Any, args: Any, kwargs: Any, carried: Sequence[Tensor]) -> Any:
+        """The operation on what constants were applied to, and the constants after it; None where they stay put."""
+        if name not in COMMUTING or not any(value in self._constants for value in carried):
+            return None
+        call = Call(name, called, args, kwargs, self._constants.get, on_path)
+        before = call.deferred()
+        factor = None if before is None else along(before.factor, before.base, 1)
+        args, options = (replaced(each, self._base) for each in (args, list(kwargs.values())))
+        kwargs = dict(zip(kwargs, options, strict=True))
+        output = self._seen(
+            name, upright(called, factor) if name in MAXIMA else called, args, kwargs, list(map(self._base, carried))
+        )
+        moved = call.moved([output] if isinstance(output, Tensor) else output)
+        if moved is None:
+            return None
+        values = [self._put(constants, value) for value, constants in moved]
+        return values[0] if isinstance(output, Tensor) else type(output)(values)
+
+    def _base(self, value: Tensor) -> Tensor:
+        known = self._constants.get(value)
+        return value if known is None else known.base
+
+    def _put(self, constants: Constants, value: Tensor) -> Tensor:
+        """The value as an operation on the constants' base."""
+        reading = Reading(
+            "shift", (constants.base,), constants.__call__, factor=constants.factor, shift=constants.shift
+        )
+        return self._recorded(*self._operation("constants", reading), value)
+
     def _ordinary(self, name: str, output: Any, carried: Sequence[Tensor]) -> Any:
         """What autograd does by itself, if that is the flow of relevance."""
-        carrying = [value for value in _flat((output,)) if on_path(value)]
+        carrying = [value for value in flat((output,)) if on_path(value)]
         if (carrying or name == "__setitem__") and name not in STRUCTURAL:
             raise UnsupportedOp(name)
+        self.made.add(carrying)
         for value in carrying:
             self.state.set_depth(value, max(self.state.depth_of(each) for each in carried))
             if all(each in self._gates for each in carried):
                 self._gates[value] = True
         return output
 
-    def is_folded(self, value: Tensor) -> bool:
-        """Whether relevance goes past the value, from the batch-norm that reads it to the input of its layer."""
-        return value in self._folded
+    def kept(self, value: Any) -> Any:
+        """The latest value, as one that relevance starts from or stops at: constants before it stay there."""
+        value = self.latest(value)
+        if isinstance(value, Tensor):
+            self._constants.pop(value, None)
+        return value
+
+    def check(self, ends: Sequence[Tensor], layers: Sequence[str]) -> None:
+        """Raise for logits that were made unseen, and for layers, the ends after them, that relevance goes past."""
+        self.made.check(ends)
+        for name, value in zip(layers, ends[1:], strict=True):
+            if value in self._passed:
+                raise ValueError(
+                    f"layer {name!r} is merged with the {self._passed[value]}, so its output has no relevance: choose "
+                    "the one that it is merged with, a module's path, or batch_norm='pass'"
+                )
 
     def _record(self, name: str, reading: Reading) -> Tensor:
         """Compute the operation, and put its node into the graph."""
         with torch.no_grad():
             output = reading.function(*(x.detach() for x in reading.inputs))
-        operation, inputs = self._operation(name, reading)
+        return self._recorded(*self._operation(name, reading), output)
+
+    def _recorded(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         recorded: Tensor = _Node.apply(self.state, operation, output, *inputs)
+        self.made.add([recorded])
         self.state.set_depth(recorded, max(operation.depths) + (operation.kind == "affine"))
         if operation.kind == "affine":
             self._producers[recorded] = _Producer(operation, inputs)
         if operation.kind == "gate":
             self._gates[recorded] = True
+        if operation.kind == "shift" and recorded.shape == inputs[0].shape:
+            self._defer(recorded, inputs[0], operation)
         return recorded
+
+    def _defer(self, value: Tensor, before: Tensor, operation: Operation) -> None:
+        """Remember factor and shift for the layer that reads the value."""
+        assert operation.factor is not None
+        known = self._constants.get(before, Constants(before, torch.ones_like(operation.factor)))
+        self._constants[value] = known.then(operation.factor, operation.shift)
 
     def _operation(self, name: str, reading: Reading) -> tuple[Operation, tuple[Tensor, ...]]:
         """The call as rules see it, and the tensors (with graph) that its relevance goes to."""
+        if reading.kind in ("norm", "shift"):
+            return self._constant(reading)
+        if reading.affine is not None:
+            return self._affine(reading, reading.affine)
         inputs = self._signal_first(name, reading.inputs) if reading.kind == "gated" else reading.inputs
-        producer = self._producers.get(inputs[0]) if self.fold and reading.kind == "norm" else None
-        if producer is not None:
-            self._folded[inputs[0]] = True
-            return _folded(producer.operation, reading), producer.inputs
-        affine = reading.affine
-        if affine is not None:
-            affine = affine._replace(layer=self.layers.get(id(affine.weight), ""))
-            self.state.affine_layers.append(affine.layer)
-        operation = Operation(
+        return self._read(reading, inputs), inputs
+
+    def _read(self, reading: Reading, inputs: tuple[Tensor, ...]) -> Operation:
+        return Operation(
             reading.kind,
             inputs=tuple(x.detach() for x in inputs),
             function=reading.function,
             depths=tuple(self.state.depth_of(x) for x in inputs),
-            affine=affine,
+            affine=reading.affine,
             factor=reading.factor,
+            shift=reading.shift,
             number=len(self.state.affine_layers),
         )
-        return operation, inputs
+
+    def _constant(self, reading: Reading) -> tuple[Operation, tuple[Tensor, ...]]:
+        """A batch-norm or a constant: merged into the layer before it, or by itself."""
+        (value,) = reading.inputs
+        producer = self._producers.get(value)
+        merged = None if producer is None or not self.fold else _folded(producer.operation, reading, value)
+        if producer is not None and merged is not None:
+            what = "batch-norm" if reading.kind == "norm" else "constant"
+            self._passed[value] = f"{what} that follows it (batch_norm='fold')"
+            return merged, producer.inputs
+        if producer is None and reading.kind == "norm":
+            reading = reading._replace(kind="shift")
+        elif producer is not None and not self.fold and reading.kind == "shift":
+            reading = reading._replace(shift=None)
+        return self._read(reading, reading.inputs), reading.inputs
+
+    def _affine(self, reading: Reading, affine: Affine) -> tuple[Operation, tuple[Tensor, ...]]:
+        """A layer, with the constants before it."""
+        affine = affine._replace(layer=self.layers.get(id(affine.weight), ""))
+        self.state.affine_layers.append(affine.layer)
+        known = self._constants.get(reading.inputs[0])
+        merged = None if known is None else known.merged(affine)
+        if known is None or merged is None:
+            return self._read(reading._replace(affine=affine), reading.inputs), reading.inputs
+        self._passed[reading.inputs[0]] = "layer that reads it, as the batch-norm or constant before it is"
+        function = reading.function
+        reading = reading._replace(affine=merged, function=lambda x: function(known._replace(base=x)(x)))
+        return self._read(reading, (known.base,)), (known.base,)
 
     def _signal_first(self, name: str, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """(signal, gate) of a product: squeeze-and-excitation, swish."""
@@ -287,22 +429,20 @@ class RelevanceMode(TorchFunctionMode):
         return factors[::-1] if gates[0] else factors
 
 
-def _folded(layer: Operation, norm: Reading) -> Operation:
-    """A batch-norm merged into the affine layer that it follows: one affine layer from that layer's input."""
+def _folded(layer: Operation, norm: Reading, output: Tensor) -> Operation | None:
+    """A batch-norm or constant merged into the affine layer that it follows: one layer from that layer's input.
+
+    None where it is not the same at all positions.
+    """
     assert layer.affine is not None
     assert norm.factor is not None
-    assert norm.shift is not None
-    merged = layer.affine.scaled(norm.factor.flatten(), norm.shift)
+    dim = -1 if layer.affine.is_dense else 1
+    factor = along(norm.factor, output, dim)
+    shift = None if norm.shift is None else along(norm.shift, output, dim)
+    if factor is None or (shift is None and norm.shift is not None):
+        return None
+    merged = layer.affine.scaled(factor, shift)
     return replace(layer, affine=merged, function=lambda x: norm.function(layer.function(x)))
-
-
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    """The members of nested lists and tuples."""
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _flat(value)
-        else:
-            yield value
 
 
 class Tape:
@@ -339,19 +479,14 @@ class Tape:
         mode = RelevanceMode(state, names, batch_norm == "fold")
         with torch.enable_grad(), mode:
             if by_hook:
-                with _outputs(network.module, layers, mode.latest) as found:
+                with _outputs(network.module, layers, mode.kept) as found:
                     logits = network(leaf)
             else:
                 logits, values = network.run(leaf, tuple(layers))
                 found = {name: value.activation for name, value in values.items()}
-            kept = {name: _tensor(name, found) for name in layers}
-            for name, value in kept.items():
-                if mode.is_folded(value):
-                    raise ValueError(
-                        f"layer {name!r} is merged with the batch-norm that follows it (batch_norm='fold'), so its "
-                        "output has no relevance: choose the batch-norm, or batch_norm='pass'"
-                    )
-            return cls(network, leaf, mode.latest(logits), kept, state)
+        kept = {name: _tensor(name, found) for name in layers}
+        mode.check([mode.latest(logits), *kept.values()], list(kept))
+        return cls(network, leaf, mode.latest(logits), kept, state)
 
     def at(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input."""
@@ -373,7 +508,7 @@ class Tape:
         """
         if table is not None:
             table.check_names(self._state.affine_layers)
-        self._state.table = table
+        self._state.table, self._state.peaks = table, []
         if table is None:
             self.network.passes.head += len(start)
         else:
@@ -387,6 +522,10 @@ class Tape:
                 "by way of a sigmoid, whose output is a gate and takes no relevance (of a network that ends in a "
                 "sigmoid, explain the part before it)"
             )
+        if table is not None:
+            peaks = [*self._state.peaks, Peak(self._called(wrt), largest(relevance))]
+            expected = expected_size(outputs.detach(), start, table.gradient_after_last)
+            check_size(peaks, expected, table.method)
         return relevance
 
     def _called(self, value: Tensor) -> str:

@@ -10,9 +10,9 @@ from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
 from .engine import RuleTable, Tape
-from .rules import Excitation, Inhibition
+from .rules import Excitation, Inhibition, shift_takes_nothing
 
-TABLE = RuleTable(Excitation())
+TABLE = RuleTable(Excitation(), shift=shift_takes_nothing, method="excitation backprop")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ExcitationBackprop:
     """
 
     layer: str | None = None
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
@@ -51,7 +51,7 @@ class ContrastiveEB:
     contrast_layer: str
     layer: str | None = None
     signed: bool = True
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""

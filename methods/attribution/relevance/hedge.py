@@ -12,7 +12,7 @@ from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
 from ..relevance import rules
-from .engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
+from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
 from .rules import Affine, Map, SumRule, ZBox, flow, indicator, per_sample, ratio
 
 Residual = Literal["main_only", "split"]
@@ -82,7 +82,7 @@ class GradientHedge:
     terms: Sequence[str] = TERMS
     residual: Residual = "main_only"
     batch_norm: BatchNorm = "pass_nonzero"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.residual not in RESIDUAL:
@@ -120,7 +120,9 @@ class GradientHedge:
             pool=pool_positive,
             maximum=pool_positive,
             norm=BATCH_NORM[self.batch_norm],
+            shift=SHIFT[self.batch_norm],
             add=RESIDUAL[self.residual],
+            method=type(self).__name__,
         )
 
 

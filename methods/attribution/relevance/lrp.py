@@ -14,8 +14,10 @@ from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
 from ..relevance import rules
-from .engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
-from .rules import Affine, AffineRule, AlphaBeta
+from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, Tape, check_batch_norm, check_start
+from .rules import Affine, AffineRule, AlphaBeta, Excitation, Flat, ShiftRule, ZBox
+
+ONE_SIGNED = (AlphaBeta, Excitation, Flat, ZBox)
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class LRP:
     rule: of convolutions and fully connected layers, an object of `rules`. dense: of fully connected layers, if
     another. first: of layers that read the input (`rules.ZBox`, `rules.Flat`), if another. layers: of layers by name,
     a pattern (`features.1?`, `layer4.*`) -> rule; these come before all others, and each must match a convolution or
-    fully connected layer. batch_norm: `fold` merges it into the layer before it (where there is none, as in DenseNet
-    after a concatenation, relevance passes); `pass` lets it pass always; `pass_nonzero` where its input is not exactly
-    0. stabiliser: of sums of two activations, relative to their mean modulus, 0 or more. Max-pools give all to the
-    largest input, average pools in proportion.
+    fully connected layer. batch_norm: `fold` merges it into the layer before it; `pass` lets relevance pass;
+    `pass_nonzero` where its input is not exactly 0. One that follows no layer, and any constant, is merged into the
+    layer after it; where that cannot be, a shift keeps its share (with one-signed rules without biases: nothing).
+    start: the class' logit, or `one`: with one-signed rules the map of a class with a negative logit is then not turned
+    over (with epsilon's and gamma's it is then). stabiliser: of sums of two activations, relative to their mean
+    modulus, 0 or more. Max-pools give all to the largest input, average pools in proportion.
     """
 
     rule: AffineRule
@@ -49,10 +53,12 @@ class LRP:
     layers: Mapping[str, AffineRule] = field(default_factory=dict)
     batch_norm: BatchNorm = "fold"
     stabiliser: float = 1e-6
-    VERSION: ClassVar[int] = 1
+    start: Start = "logit"
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_batch_norm(self.batch_norm)
+        check_start(self.start)
         rules.check_not_negative("stabiliser", self.stabiliser)
 
     def needs(self) -> Needs:
@@ -64,9 +70,13 @@ class LRP:
         tape, table = Tape.record(forward, batch_norm=self.batch_norm), self.table()
 
         def relevance(one_hot: Tensor) -> Tensor:
-            return tape.pull(table, tape.logits, one_hot * tape.logits.detach(), tape.inputs)
+            return tape.pull(table, tape.logits, self.started(one_hot, tape.logits.detach()), tape.inputs)
 
         return Attribution(tape.by_pair(targets, relevance).sum(1))
+
+    def started(self, one_hot: Tensor, logits: Tensor) -> Tensor:
+        """Relevance of the outputs [B,C] to begin with."""
+        return one_hot if self.start == "one" else one_hot * logits
 
     def table(self) -> RuleTable:
         """The rules by operation."""
@@ -75,8 +85,16 @@ class LRP:
             first=self.first,
             named=self.layers,
             norm=BATCH_NORM[self.batch_norm],
+            shift=self._shift(),
+            method=f"{type(self).__name__} ({type(self.rule).__name__})",
             add=partial(rules.proportional, epsilon=self.stabiliser),
         )
+
+    def _shift(self) -> ShiftRule:
+        """A constant keeps its share, but with rules of one sign that leave biases out of their denominators."""
+        if isinstance(self.rule, ONE_SIGNED) and not getattr(self.rule, "bias", False):
+            return SHIFT[self.batch_norm]
+        return partial(rules.shift_keeps, epsilon=self.stabiliser)
 
 
 @dataclass(frozen=True)
@@ -86,11 +104,11 @@ class ContrastiveLRP:
     R_t starts with the class' logit y_t, R_o with y_t / n at each of the n other outputs (as in AGF's code). Outputs of
     the class' own group are not among the others. Where Sum R_o is 0 nothing is subtracted.
 
-    lrp: the method whose maps are contrasted.
+    lrp: the method whose maps are contrasted; of its `start` one, R_t starts with 1 and R_o with 1 / n.
     """
 
     lrp: LRP = field(default_factory=lambda: LRP(AlphaBeta()))
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
@@ -101,10 +119,10 @@ class ContrastiveLRP:
         tape, table = Tape.record(forward, batch_norm=self.lrp.batch_norm), self.lrp.table()
 
         def relevance(one_hot: Tensor) -> Tensor:
-            logit = (one_hot * tape.logits.detach()).sum(1, keepdim=True)
+            own = self.lrp.started(one_hot, tape.logits.detach())
             rest = other_outputs(forward.network, one_hot)
-            others = logit * rest / rest.sum(1, keepdim=True).clamp(min=1)
-            r_t, r_o = (tape.pull(table, tape.logits, start, tape.inputs) for start in (one_hot * logit, others))
+            others = own.sum(1, keepdim=True) * rest / rest.sum(1, keepdim=True).clamp(min=1)
+            r_t, r_o = (tape.pull(table, tape.logits, start, tape.inputs) for start in (own, others))
             return r_t - r_o * rules.ratio(rules.per_sample(r_t), rules.per_sample(r_o))
 
         return Attribution(tape.by_pair(targets, relevance).sum(1))

@@ -4,26 +4,38 @@ Operations are known by name (`relu`, however it is imported or written); in-pla
 listed here cannot be explained, and raises `UnsupportedOp` when relevance would have to pass it.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .rules import Affine
 
-Kind = Literal["affine", "norm", "pool", "maximum", "activation", "scale", "add", "gated", "gate"]
+Kind = Literal[
+    "affine", "norm", "pool", "maximum", "activation", "shift", "statistics", "winner", "add", "gated", "gate"
+]
+
+
+UNSEEN = "runs inside an autograd.Function or a scripted or traced module, where no rule can be given to it"
+
+
+MEND = (
+    "relevance methods explain convolutional networks (docs/methods/relevance.md lists the operations); methods on the "
+    "input gradient work with any network"
+)
 
 
 class UnsupportedOp(ValueError):
     """An operation on the path of relevance has no rule."""
 
-    def __init__(self, name: str, why: str = "has no relevance rule") -> None:
+    def __init__(self, name: str, why: str = "has no relevance rule", mend: str = MEND) -> None:
         self.name = name
-        super().__init__(
-            f"the network calls {name!r}, which {why}: relevance methods explain convolutional networks (docs/methods/"
-            "relevance.md lists the operations); methods on the input gradient work with any network"
-        )
+        super().__init__(f"the network calls {name!r}, which {why}: {mend}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +44,9 @@ class Operation:
 
     kind: which rule it takes. inputs: the values that relevance reaches, without graph. function: the call as a pure
     function of them. depths: how many affine layers lie before each input. affine: the layer, for kind affine.
-    factor: of each channel, for kind norm. number: how many affine layers were called before, itself included.
+    factor, shift: of kinds norm (a batch-norm that follows a layer), statistics (a norm of each image's own, which are
+    taken as constant) and shift (any other constant factor x + shift, no shift for None). number: how many affine
+    layers were called before, itself included.
     """
 
     kind: Kind
@@ -41,6 +55,7 @@ class Operation:
     depths: tuple[int, ...] = (0,)
     affine: Affine | None = None
     factor: Tensor | None = None
+    shift: Tensor | None = None
     number: int = 0
 
 
@@ -75,6 +90,35 @@ def on_path(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
+def flat(values: Iterable[Any]) -> Iterator[Any]:
+    """The members of nested lists and tuples."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from flat(value)
+        else:
+            yield value
+
+
+class Made:
+    """The values on the path that a mode has seen being made. Others were made out of its sight."""
+
+    def __init__(self, mend: str = MEND) -> None:
+        self.mend = mend
+        self._nodes: Any = WeakTensorKeyDictionary()  # tensor -> the node of the graph that made it
+
+    def add(self, values: Sequence[Tensor]) -> None:
+        """These were seen."""
+        for value in values:
+            self._nodes[value] = value.grad_fn
+
+    def check(self, values: Sequence[Any]) -> None:
+        """Raise UnsupportedOp for a value that an operation made, or wrote into, unseen."""
+        for value in values:
+            node = value.grad_fn if isinstance(value, Tensor) else None
+            if node is not None and self._nodes.get(value) is not node:
+                raise UnsupportedOp(re.sub(r"Backward\d*$", "", node.name()), UNSEEN, self.mend)
+
+
 def pure(function: Callable[..., Any], inplace: bool) -> Callable[..., Any]:
     """The function with its first argument left as it is."""
     if not inplace:
@@ -99,7 +143,8 @@ def _affine(
     def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return function(x, w, b, *rest, **options)
 
-    return Reading("affine", (input,), lambda x: apply(x, weight, bias), Affine(apply, weight, bias))
+    layer = Affine(apply, weight, bias, transposed=function.__name__.startswith("conv_transpose"))
+    return Reading("affine", (input,), lambda x: apply(x, weight, bias), layer)
 
 
 def _batch_norm(
@@ -123,7 +168,97 @@ def _batch_norm(
     def apply(x: Tensor) -> Tensor:
         return function(x, running_mean, running_var, weight, bias, False, momentum, eps)
 
-    return Reading("norm", (input,), apply, factor=scale.view(shape), shift=shift)
+    return Reading("norm", (input,), apply, factor=scale.view(shape), shift=shift.view(shape))
+
+
+def _group_norm(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Reading:
+    def apply(x: Tensor) -> Tensor:
+        return function(x, num_groups, weight, bias, eps)
+
+    return _of_statistics(apply, input, num_groups, weight, bias, eps)
+
+
+def _instance_norm(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Reading:
+    if not use_input_stats:
+        assert running_mean is not None
+        return _batch_norm(F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)
+
+    def apply(x: Tensor) -> Tensor:
+        return function(x, None, None, weight, bias, True, momentum, eps)
+
+    return _of_statistics(apply, input, input.shape[1], weight, bias, eps)
+
+
+def _of_statistics(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Reading:
+    """factor x + shift with the image's own mean and variance taken as constants (Ali et al. 2022, section 4)."""
+    grouped = x.detach().unflatten(1, (groups, -1)).flatten(2)  # [B,G,values]
+    mean, spread = grouped.mean(2), (grouped.var(2, unbiased=False) + eps).rsqrt()
+    shape = (-1, x.shape[1], *[1] * (x.ndim - 2))
+    mean, factor = (each.repeat_interleave(x.shape[1] // groups, 1) for each in (mean, spread))
+    factor = factor if weight is None else factor * weight
+    shift = -mean * factor if bias is None else bias - mean * factor
+    return Reading("statistics", (x,), function, factor=factor.view(shape), shift=shift.view(shape))
+
+
+def _clamp(function: Callable[..., Tensor], input: Tensor, min: Any = None, max: Any = None, **options: Any) -> Reading:
+    """An activation, if 0 stays 0."""
+    if any(map(on_path, (min, max))) or not _holds_zero(min, max):
+        raise UnsupportedOp("clamp", f"moves 0 (between {min} and {max})")
+    bounds = {name: bound for name, bound in (("min", min), ("max", max)) if bound is not None}
+    return Reading("activation", (input,), lambda x: torch.clamp(x, **bounds))
+
+
+def _holds_zero(low: Any, high: Any) -> bool:
+    """Whether low <= 0 <= high."""
+    return (low is None or bool((torch.as_tensor(low) <= 0).all())) and (
+        high is None or bool((torch.as_tensor(high) >= 0).all())
+    )
+
+
+def _clamp_min(function: Callable[..., Tensor], input: Tensor, min: Any) -> Reading:
+    return _clamp(function, input, min)
+
+
+def _clamp_max(function: Callable[..., Tensor], input: Tensor, max: Any) -> Reading:
+    return _clamp(function, input, None, max)
+
+
+def _maximum(function: Callable[..., Tensor], input: Tensor, other: Tensor) -> Reading:
+    """The larger takes all, as in a max-pool; equal ones halve it. A constant's share is lost."""
+    if on_path(input) and on_path(other):
+        return Reading("winner", (input, other), function)
+    x, bound = (input, other) if on_path(input) else (other, input)
+    if not bound.any():
+        return Reading("activation", (x,), lambda x: torch.relu(x))
+    return Reading("winner", (x,), lambda x: function(x, bound))
+
+
+def _negative(function: Callable[..., Tensor], input: Tensor) -> Reading:
+    return Reading("shift", (input,), function, factor=-input.new_ones(()))
 
 
 def _unary(kind: Kind) -> Callable[..., Reading]:
@@ -137,19 +272,57 @@ def _unary(kind: Kind) -> Callable[..., Reading]:
     return read
 
 
-def _binary(both: Callable[[Callable[..., Tensor], Tensor, Tensor], Reading]) -> Callable[..., Reading]:
-    """An operation on two values: identity to the one on the path, or what `both` says."""
+def _binary(
+    both: Callable[[Callable[..., Tensor], Tensor, Tensor], Reading],
+    constant: Callable[[Tensor, bool], "Constant"],
+) -> Callable[..., Reading]:
+    """An operation on two values: `constant` says what it is where one alone is on the path, `both` where two are."""
 
     def read(function: Callable[..., Tensor], input: Any, other: Any, **options: Any) -> Reading:
         if options:
             raise UnsupportedOp(getattr(function, "__name__", "add"), f"is called with {', '.join(options)}")
-        if not on_path(other):
-            return Reading("scale", (input,), lambda x: function(x, other))
-        if not on_path(input):
-            return Reading("scale", (other,), lambda x: function(input, x))
-        return both(function, input, other)
+        if on_path(input) and on_path(other):
+            return both(function, input, other)
+        is_first = on_path(input)
+        x, value = (input, other) if is_first else (other, input)
+        factor, shift = constant(torch.as_tensor(value, dtype=x.dtype, device=x.device), is_first)
+        call = (lambda x: function(x, other)) if is_first else (lambda x: function(input, x))
+        return Reading("shift", (x,), call, factor=factor, shift=shift)
 
     return read
+
+
+class Constant(NamedTuple):
+    """factor x + shift, no shift for None."""
+
+    factor: Tensor
+    shift: Tensor | None = None
+
+
+def _added(c: Tensor, is_first: bool) -> Constant:
+    return Constant(torch.ones_like(c), c)
+
+
+def _subtracted(c: Tensor, is_first: bool) -> Constant:
+    return Constant(torch.ones_like(c), -c) if is_first else Constant(-torch.ones_like(c), c)
+
+
+def _subtracted_from(c: Tensor, is_first: bool) -> Constant:
+    return _subtracted(c, not is_first)
+
+
+def _multiplied(c: Tensor, is_first: bool) -> Constant:
+    return Constant(c)
+
+
+def _divided(c: Tensor, is_first: bool) -> Constant:
+    if not is_first:
+        raise UnsupportedOp("div", "divides by an activation")
+    return Constant(c.reciprocal())
+
+
+def _divided_from(c: Tensor, is_first: bool) -> Constant:
+    return _divided(c, not is_first)
 
 
 def _sum(function: Callable[..., Tensor], a: Tensor, b: Tensor) -> Reading:
@@ -164,23 +337,43 @@ def _neither(function: Callable[..., Tensor], a: Tensor, b: Tensor) -> Reading:
     raise UnsupportedOp(getattr(function, "__name__", "div"), "subtracts or divides one activation by another")
 
 
+POOLS = frozenset(
+    {
+        *("avg_pool1d", "avg_pool2d", "avg_pool3d", "mean", "sum", "interpolate"),
+        *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    }
+)
+MAXIMA = frozenset(
+    {
+        *("max_pool1d", "max_pool2d", "max_pool3d", "amax"),
+        *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+    }
+)
+
 READERS: dict[str, Callable[..., Reading]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), _affine),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _affine),
     "batch_norm": _batch_norm,
-    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d", "mean", "sum", "interpolate"), _unary("pool")),
-    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _unary("pool")),
-    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _unary("maximum")),
-    **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax"), _unary("maximum")),
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    **dict.fromkeys(POOLS, _unary("pool")),
+    **dict.fromkeys(MAXIMA, _unary("maximum")),
     **dict.fromkeys(("relu", "relu6", "hardtanh", "leaky_relu", "elu"), _unary("activation")),
     **dict.fromkeys(("silu", "gelu", "hardswish", "mish"), _unary("activation")),
+    **dict.fromkeys(("prelu", "selu", "celu", "tanh", "local_response_norm"), _unary("activation")),
+    **dict.fromkeys(("clamp", "clip"), _clamp),
+    "clamp_min": _clamp_min,
+    "clamp_max": _clamp_max,
+    "maximum": _maximum,
+    **dict.fromkeys(("neg", "negative"), _negative),
     **dict.fromkeys(("sigmoid", "hardsigmoid"), _unary("gate")),
-    "add": _binary(_sum),
-    "sub": _binary(_neither),
-    "rsub": _binary(_neither),
-    "mul": _binary(_product),
-    "div": _binary(_neither),
-    "rdiv": _binary(_neither),
-    "true_divide": _binary(_neither),
+    "add": _binary(_sum, _added),
+    "sub": _binary(_neither, _subtracted),
+    "rsub": _binary(_neither, _subtracted_from),
+    "mul": _binary(_product, _multiplied),
+    "div": _binary(_neither, _divided),
+    "rdiv": _binary(_neither, _divided_from),
+    "true_divide": _binary(_neither, _divided),
 }
 
 # Ordinary autograd is the right flow of relevance: values are moved, copied or dropped. `logsumexp` joins the logits of
@@ -190,7 +383,12 @@ STRUCTURAL = frozenset(
         *("cat", "concat", "stack", "chunk", "split", "unbind", "narrow", "select", "index_select", "__getitem__"),
         *("flatten", "unflatten", "reshape", "view", "view_as", "squeeze", "unsqueeze", "expand", "expand_as"),
         *("permute", "transpose", "movedim", "flip", "roll", "channel_shuffle", "native_channel_shuffle"),
+        *("repeat", "tile", "repeat_interleave", "broadcast_to", "swapaxes", "swapdims", "moveaxis", "tensor_split"),
+        *("where", "masked_fill"),
         *("pad", "pixel_shuffle", "pixel_unshuffle", "contiguous", "clone", "to", "type_as", "float", "double"),
         *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "logsumexp"),
     }
 )
+
+# What a constant factor x + shift before it may change places with (see `constants`).
+COMMUTING = (STRUCTURAL - {"logsumexp", "where", "masked_fill"}) | POOLS | MAXIMA

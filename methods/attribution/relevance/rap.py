@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -11,10 +12,12 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from .engine import BATCH_NORM, BatchNorm, RuleTable, Tape, check_batch_norm
-from .rules import Affine, AffineRule, ZBox, indicator, per_sample, ratio, split_signs, sum_of
+from ..relevance import rules
+from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, Tape, check_batch_norm, check_start
+from .rules import Affine, AffineRule, SumRule, ZBox, indicator, per_sample, ratio, split_signs, sum_of
 
 Variant = Literal["official", "paper"]
+Residual = Literal["positive", "proportional"]
 
 
 class Half(NamedTuple):
@@ -99,21 +102,23 @@ def _summed(values: Tensor, like: Tensor) -> Tensor:
     return values.flatten(1).sum(1).view(-1, *[1] * (like.ndim - 1))
 
 
-def absolute_contributions(x: Tensor, layer: Affine, gradient: Tensor) -> Tensor:
-    """The last layer (Eq. 5-6): |x_i w_ti| y_t / Sum |x w_t|, y_t the logit with its bias.
+def absolute_contributions(x: Tensor, layer: Affine, gradient: Tensor, start: Start = "logit") -> Tensor:
+    """The last layer (Eq. 5-6): |x_i w_ti| y_t / Sum |x w_t|, y_t the logit with its bias, or 1 in its place.
 
     gradient: of the logit with respect to the layer's output, 1 at the class unless a pool or the like follows.
     """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         output = layer.apply(leaf, layer.weight, layer.bias)
-    logit = per_sample(output.detach() * gradient)
     (factor,) = torch.autograd.grad(output, leaf, gradient)
     magnitude = (x * factor).abs()
-    return magnitude * ratio(logit, per_sample(magnitude))
+    total = per_sample(magnitude)
+    logit = torch.ones_like(total) if start == "one" else per_sample(output.detach() * gradient)
+    return magnitude * ratio(logit, total)
 
 
 RULES: dict[str, AffineRule] = {"official": Official(), "paper": Paper()}
+RESIDUAL: dict[str, SumRule] = {"positive": rules.positive_parts, "proportional": rules.proportional}
 
 
 @dataclass(frozen=True)
@@ -121,25 +126,32 @@ class RAP:
     """Relative attributing propagation (Nam et al. 2020): what matters more than average is positive.
 
     variant: `official`, the published code's arithmetic, or `paper`, its equations; see docs/methods/relevance.md.
-    batch_norm: `pass_nonzero` (the code), `pass`, or `fold`. The input layer takes the z^B rule.
-    In float32, maps of residual networks depend on rounding: sums that nearly cancel divide relevance.
+    batch_norm: `pass_nonzero` (the code), `pass`, or `fold`. residual: a sum of two activations shares relevance in
+    proportion to max(x, 0), which meets the paper's figures, or (`proportional`, the published code) to x: sums that
+    nearly cancel then divide relevance, and in float32 the map depends on rounding. start: relevance is the class'
+    logit, or `one`: the map of a class with a negative logit is not turned over. The input layer takes the z^B rule.
     """
 
     variant: Variant = "official"
     batch_norm: BatchNorm = "pass_nonzero"
-    VERSION: ClassVar[int] = 1
+    residual: Residual = "positive"
+    start: Start = "logit"
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.variant not in RULES:
             raise ValueError(f"variant={self.variant!r}: choose one of {', '.join(RULES)}")
+        if self.residual not in RESIDUAL:
+            raise ValueError(f"residual={self.residual!r}: choose one of {', '.join(RESIDUAL)}")
         check_batch_norm(self.batch_norm)
+        check_start(self.start)
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
         return Needs()
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
-        """[P,H,W]; sums to the logit where no batch-norm and no negative layer input intervenes."""
+        """[P,H,W]; sums to the logit (or 1) where no batch-norm and no negative layer input intervenes."""
         tape, table = Tape.record(forward, batch_norm=self.batch_norm), self.table()
         pulled = tape.by_pair(targets, lambda start: tape.pull(table, tape.logits, start, tape.inputs))
         return Attribution(pulled.sum(1))
@@ -149,7 +161,10 @@ class RAP:
         return RuleTable(
             RULES[self.variant],
             first=ZBox(),
-            last=absolute_contributions,
+            last=partial(absolute_contributions, start=self.start),
             norm=BATCH_NORM[self.batch_norm],
+            shift=SHIFT[self.batch_norm],
+            add=RESIDUAL[self.residual],
             gradient_after_last=True,
+            method=type(self).__name__,
         )

@@ -8,6 +8,7 @@ with 0/0 := 0 shares each R_j among the inputs in proportion to u_i v_ij. All re
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,13 +20,16 @@ Map = Callable[[Tensor], Tensor]
 class Affine(NamedTuple):
     """A convolution or fully connected layer: y = apply(x, weight, bias), linear in x for a bias of None.
 
-    layer: its module path, as in `Network`; empty where its weight is no module's.
+    layer: its module path, as in `Network`; empty where its weight is no module's. bias: [out], or where a constant
+    before the layer was merged into it [1,out,...], a value for each position. transposed: a transposed convolution,
+    whose weight is [in,out / groups,...].
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     weight: Tensor  # [out, in / groups, *kernel]
     bias: Tensor | None = None
     layer: str = ""
+    transposed: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -37,15 +41,45 @@ class Affine(NamedTuple):
         """Fully connected, or a convolution that looks at one position alone."""
         return all(size == 1 for size in self.weight.shape[2:])
 
-    def scaled(self, scale: Tensor, shift: Tensor) -> "Affine":
+    def scaled(self, scale: Tensor, shift: Tensor | None) -> "Affine":
         """The same layer with its outputs multiplied by scale [out] and shifted by shift [out] (a batch-norm)."""
-        weight = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
-        return self._replace(weight=weight, bias=shift if self.bias is None else self.bias * scale + shift)
+        weight = self._by_second(scale) if self.transposed else self._by_first(scale)
+        if self.bias is None:
+            return self._replace(weight=weight, bias=shift)
+        trailing = 0 if self.is_dense else max(0, self.bias.ndim - 2)
+        bias = self.bias * scale.view(-1, *[1] * trailing)
+        return self._replace(weight=weight, bias=bias if shift is None else bias + shift.view(-1, *[1] * trailing))
+
+    def after(self, scale: Tensor, shift: Tensor | None) -> "Affine":
+        """The layer that gives of x what this one gives of scale x + shift: scale [in], shift [1,in,...]."""
+        weight = self._by_first(scale) if self.transposed else self._by_second(scale)
+        if shift is None:
+            return self._replace(weight=weight)
+        bias = self.apply(shift, self.weight, self.bias)
+        return self._replace(apply=partial(_with_positions, self.apply), weight=weight, bias=bias)
+
+    def _by_first(self, scale: Tensor) -> Tensor:
+        """The weight times the scale along its first dimension."""
+        return self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
+
+    def _by_second(self, scale: Tensor) -> Tensor:
+        """The weight times the scale along the second dimension of each group."""
+        groups = len(scale) // self.weight.shape[1]
+        each = scale.view(groups, 1, -1, *[1] * (self.weight.ndim - 2))
+        return (self.weight.unflatten(0, (groups, -1)) * each).flatten(0, 1)
+
+
+def _with_positions(
+    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """A layer whose bias may have a value for each position."""
+    return apply(x, weight, bias) if bias is None or bias.ndim == 1 else apply(x, weight, None) + bias
 
 
 AffineRule = Callable[[Tensor, Affine, Tensor], Tensor]  # (x, layer, R of its output) -> R of x
 MapRule = Callable[[Tensor, Map, Tensor], Tensor]  # (x, the operation, R of its output) -> R of x
 ScaleRule = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, factor of each channel, R) -> R of x
+ShiftRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x, factor, shift, R of factor x + shift) -> R of x
 SumRule = Callable[[Sequence[Tensor], Sequence[int], Tensor], tuple[Tensor | None, ...]]
 
 
@@ -308,6 +342,23 @@ def through_nonzero(x: Tensor, scale: Tensor, relevance: Tensor) -> Tensor:
     return indicator(x * scale, torch.ne).mul_(relevance)
 
 
+def shift_keeps(x: Tensor, factor: Tensor, shift: Tensor, relevance: Tensor, epsilon: float = 0) -> Tensor:
+    """factor x / (factor x + shift) R: a constant keeps its share, as a bias does in epsilon's rule."""
+    part = x * factor
+    each = ratio(relevance, stabilised(part + shift, epsilon))
+    return (part * each).sum_to_size(x.shape)
+
+
+def shift_takes_nothing(x: Tensor, factor: Tensor, shift: Tensor, relevance: Tensor) -> Tensor:
+    """R as it is: of methods that leave biases out of their denominators."""
+    return relevance.sum_to_size(x.shape)
+
+
+def shift_takes_nothing_nonzero(x: Tensor, factor: Tensor, shift: Tensor, relevance: Tensor) -> Tensor:
+    """R where factor x is not exactly 0."""
+    return (indicator(x * factor, torch.ne) * relevance).sum_to_size(x.shape)
+
+
 def proportional(
     summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor, epsilon: float = 0
 ) -> tuple[Tensor | None, ...]:
@@ -315,6 +366,18 @@ def proportional(
     total = sum_of([summands[0] + summands[1], *summands[2:]])
     each = ratio(relevance, stabilised(total, epsilon))
     return tuple((each * x).sum_to_size(x.shape) for x in summands)
+
+
+def positive_parts(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """max(x_k, 0) / (max(x_0, 0) + max(x_1, 0)) R for each summand, a share between 0 and 1 whatever cancels.
+
+    Where no summand is positive x_k / (x_0 + x_1), which is one as well.
+    """
+    parts = [x.clamp(min=0) for x in torch.broadcast_tensors(*summands)]
+    is_dead = sum_of([parts[0] + parts[1], *parts[2:]]) == 0
+    parts = [torch.where(is_dead, x, part) for x, part in zip(summands, parts, strict=True)]
+    each = ratio(relevance, sum_of([parts[0] + parts[1], *parts[2:]]))
+    return tuple((each * part).sum_to_size(x.shape) for x, part in zip(summands, parts, strict=True))
 
 
 def deepest_alone(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) -> tuple[Tensor | None, ...]:

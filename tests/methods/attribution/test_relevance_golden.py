@@ -51,6 +51,9 @@ HEDGED = {
 BEFORE = {"tiny_vgg": BEFORE_VGG, "tiny_resnet": BEFORE_RESNET}
 
 
+PUBLISHED = RAP(residual="proportional")  # the authors' code
+
+
 def lrp(alpha: float, beta: float) -> LRP:
     """As the RAP repository has it: z^B at the input, batch-norms passing where their input is not 0."""
     return LRP(AlphaBeta(alpha, beta), first=ZBox(), batch_norm="pass_nonzero", stabiliser=0)
@@ -75,10 +78,10 @@ def one_hot(network: Known) -> Tensor:
 def test_rap(name: str) -> None:
     """RAP (official variant): the map; and relevance at the input of every module."""
     network, expected = known(name), arrays("rap")
-    assert_close(maps(RAP(), network), expected[f"{name}.map"].sum(1), SINGLE if name == "tiny_vgg" else BATCHED)
+    assert_close(maps(PUBLISHED, network), expected[f"{name}.map"].sum(1), SINGLE if name == "tiny_vgg" else BATCHED)
     tape = Tape.record(ForwardPass(network.network, network.images), [*BEFORE[name].values()], "pass_nonzero")
     for module, layer in BEFORE[name].items():
-        pulled = tape.pull(RAP().table(), tape.logits, one_hot(network), tape.at(layer))
+        pulled = tape.pull(PUBLISHED.table(), tape.logits, one_hot(network), tape.at(layer))
         assert_close(pulled, expected[f"{name}.R_in.{module}"].view_as(pulled), BATCHED)
 
 
@@ -166,7 +169,7 @@ def test_contrastive_eb(name: str) -> None:
 
 
 REAL_MAPS: dict[str, tuple[Attributor, float]] = {
-    "rap.map": (RAP(), 1),
+    "rap.map": (PUBLISHED, 1),
     "gradient_hedge.gamma1.0.map": (GradientHedge("layer4", 1.0), 2),
     "gradient_hedge.gamma2.0.map": (GradientHedge("layer4", 2.0), 2),
     "excitation_backprop.layer3.map": (ExcitationBackprop("layer3"), 1),

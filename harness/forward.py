@@ -47,11 +47,11 @@ class ForwardPass:
 
     @contextmanager
     def _catching_penultimate(self) -> Iterator[None]:
-        linear = self.network.last_linear if self.keeps_penultimate else None
-        if linear is None:
+        ending = self.network.ending if self.keeps_penultimate else None
+        if ending is None:
             yield
             return
-        with linear.register_forward_pre_hook(lambda _module, inputs: self._caught.append(inputs[0].detach())):
+        with ending.linear.register_forward_pre_hook(lambda _module, inputs: self._caught.append(inputs[0].detach())):
             yield
 
     @cached_property
@@ -65,11 +65,11 @@ class ForwardPass:
         Raises:
             ValueError: the network does not end in a linear layer, or it was not to be kept.
         """
-        logits, linear = self.logits, self.network.last_linear
-        if linear is None or not self._caught:
+        logits, ending = self.logits, self.network.ending if self.keeps_penultimate else None
+        if ending is None or not self._caught:
             raise ValueError("no penultimate features: the network does not end in a linear layer, or see needs()")
         kept = self._caught[-1]
-        if kept.ndim != 2 or not torch.equal(linear(kept), logits):
+        if kept.ndim != 2 or not torch.equal(ending.logits(kept), logits):
             raise ValueError("no penultimate features: the network's last linear layer does not make the logits")
         return kept
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from .ending import Ending, ending_of, registered_last
 from .graph import Cut, Traced, cut_at, trace, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
 from .outputs import Output, checked, reading
@@ -61,16 +62,24 @@ class Network:
         self.fingerprint = fingerprint
         self.groups, self.input_size = groups, input_size
         self.notes: list[str] = []  # what the loading of weights decided by itself
+        self.reads = [output, activation]  # which of the module's outputs, and as what
         self.passes = Passes()
         self._takes_channels_last = True
         self._cuts: dict[str, Cut] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
 
     @cached_property
-    def last_linear(self) -> nn.Linear | None:
-        """The linear layer registered last; None where there is none, or where outputs are grouped into classes."""
-        linears = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
-        return linears[-1] if linears and self.groups is None else None
+    def ending(self) -> Ending | None:
+        """The last linear layer on the way to the logits; None without one, or where outputs are grouped into classes.
+
+        Where the module cannot be traced, or its graph says nothing: the layer registered last, if there is one.
+        """
+        if self.groups is not None:
+            return None
+        try:
+            return ending_of(self.module, self._traced) or registered_last(self.module)
+        except ValueError:
+            return registered_last(self.module)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Network":
         """Move the network to a device and a floating-point type."""
@@ -79,7 +88,8 @@ class Network:
         self.mean, self.std = (v.to(like) for v in self._statistics)
         self._cuts.clear()
         self._tapped.clear()
-        self.__dict__.pop("_traced", None)
+        for made in ("_traced", "ending"):
+            self.__dict__.pop(made, None)
         return self
 
     @property

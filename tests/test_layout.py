@@ -36,6 +36,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.forward",
             "harness.heads",
             "harness.graph",
+            "harness.ending",
             "harness.outputs",
             "harness.frames",
             "harness.stats",

@@ -36,13 +36,23 @@ def _group_of(layer: str) -> str:
 
 def linear_head(network: Network, image: Tensor) -> LinearHead | None:
     """The network's last linear layer, if the logits are what it makes; found by one pass of an image [3,H,W]."""
-    layer = network.last_linear
+    return head_of(ForwardPass(network, image[None], penultimate=True))
+
+
+def head_of(forward: ForwardPass) -> LinearHead | None:
+    """The linear layer that made the pass's logits from penultimate features that the pass keeps, if one did.
+
+    What stands behind the network's last linear layer (a temperature) is in its weights.
+    """
+    ending = forward.network.ending
     try:
-        width = ForwardPass(network, image[None], penultimate=True).penultimate.shape[1]
+        features = forward.penultimate
     except ValueError:
         return None
-    assert layer is not None  # or there were no penultimate features
-    return LinearHead(layer.weight, layer(torch.zeros(width).to(layer.weight)))  # of zeros: the bias, if there is one
+    assert ending is not None  # or there were no penultimate features
+    head = LinearHead(*ending.affine(features.shape[1]))
+    largest = float(forward.logits.abs().max())
+    return head if torch.allclose(head(features), forward.logits, rtol=1e-3, atol=1e-3 * largest) else None
 
 
 def label_of(sample: Sample, predicted: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -50,13 +51,25 @@ class Detection:
         """All image sets, that of the fits among them."""
         return [*self.sets.values(), *([self.training] if self.training else [])]
 
+    @cached_property
+    def unable(self) -> dict[str, str]:
+        """Detectors that cannot score this network, and why; the others go on."""
+        if self.sets[TEST].features.head is not None:
+            return {}
+        return {name: _no_head(self.request) for name, each in self.detectors.items() if each.needs().penultimate}
+
+    @property
+    def able(self) -> list[str]:
+        """The other detectors."""
+        return [name for name in self.detectors if name not in self.unable]
+
     def wanted(self) -> list[str]:
         """Detectors that lack scores somewhere."""
-        return [name for name in self.detectors if any(each.lacks(name) for each in self.sets.values())]
+        return [name for name in self.able if any(each.lacks(name) for each in self.sets.values())]
 
     def incomplete(self) -> list[str]:
         """Detectors without scores somewhere, failed ones among them."""
-        return [name for name in self.detectors if any(each.incomplete(name) for each in self.sets.values())]
+        return [name for name in self.able if any(each.incomplete(name) for each in self.sets.values())]
 
     def failed(self) -> list[str]:
         """Detectors that failed on some set."""
@@ -84,7 +97,7 @@ class Detection:
         """Images that missing scores need the network for."""
         jobs = [self.job(TRAIN, [])] if self.training is not None and self.unfitted() else []
         for place, each in self.sets.items():
-            if names := [name for name in self.detectors if each.incomplete(name)]:
+            if names := [name for name in self.able if each.incomplete(name)]:
                 jobs.append(self.job(place, names))
         return sum(shard.stop - shard.start for job in jobs for shard in job.missing())
 
@@ -97,6 +110,7 @@ class Detection:
         for name, each in self.sets.items():
             if len(each) < FEW:
                 yield f"{name}: {len(each)} images, a rate moves by {100 / len(each):.1f} % at once: see the intervals"
+        yield from (f"{name} will have no scores: {why}" for name, why in self.unable.items())
         yield from chain.from_iterable(each.images.cautions(self.request.network) for each in self.everywhere())
 
 
@@ -109,7 +123,8 @@ def plan(request: Request) -> Detection:
     """Build the image sets of a request and compute the keys of their cells.
 
     Raises:
-        ConfigError: a detector without the training set that it is fitted on, a metric without its data sets.
+        ConfigError: a detector without the training set that it is fitted on, a metric without its data sets, no
+            detector that can score this network.
     """
     config, detectors = request.config, request.methods
     check_detectors(config, request.network, detectors)
@@ -136,13 +151,16 @@ def _head(request: Request, test: Images) -> LinearHead | None:
     """What the network ends in, found by a pass of the first image."""
     with understood(request, test):
         head = linear_head(request.network, test.dataset[0].image.to(request.device))
-    for name, detector in request.methods.items():
-        if detector.needs().penultimate and head is None:
-            raise ConfigError(
-                f"method {name} reads penultimate features, and {request.config.model.name} does not end in a linear "
-                "layer: choose detectors on the logits (msp, max_logit, entropy, margin, energy, gen)"
-            )
+    if head is None and all(detector.needs().penultimate for detector in request.methods.values()):
+        raise ConfigError(f"{', '.join(request.methods)}: {_no_head(request)}")
     return head
+
+
+def _no_head(request: Request) -> str:
+    return (
+        f"reads penultimate features, and {request.config.model.name} does not end in a linear layer: choose detectors "
+        "on the logits (msp, max_logit, entropy, margin, energy, gen)"
+    )
 
 
 def _scored(request: Request, chosen: ImageSet, training: ImageSet | None) -> ImageSet:

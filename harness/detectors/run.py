@@ -51,7 +51,8 @@ class DetectorRun:
             kept = sum(shard.stop - shard.start for shard in each.features.group(SAMPLES).shards())
             yield f"{place}: {each.images.name}, {len(each)} images, features of {min(kept, len(each))}"
             for name, cell in each.cells.items():
-                yield f"{cell.store.key}  {name:<22} {'to do' if each.incomplete(name) else 'done'}"
+                state = "to do" if each.incomplete(name) else "done"
+                yield f"{cell.store.key}  {name:<22} {'cannot' if name in self.detection.unable else state}"
         yield from (f"caution: {each}" for each in self.cautions())
 
     def cautions(self) -> Iterator[str]:
@@ -116,7 +117,7 @@ class DetectorRun:
 def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> list[Outcome]:
     """The pass over a set's images, and scores from its features."""
     image_set = detection.sets[place]
-    names = [name for name in detection.detectors if image_set.lacks(name)]
+    names = [name for name in detection.able if image_set.lacks(name)]
     plain = [name for name in names if not detection.detectors[name].needs().images]
     if not (names := names if rank.number == 0 else plain):
         return []

@@ -1,6 +1,7 @@
 """A run of detectors: one pass a data set, fits kept, rows that read two tables, and what goes wrong said."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from assay.datasets.scenes_ood import ScenesOOD
 from assay.harness import launch
-from assay.harness.config import ConfigError
+from assay.harness.config import Choice, ConfigError, RunConfig
 from assay.harness.detectors.features import PART, FeatureCell, _column, linear_head
 from assay.harness.detectors.judge import judge
 from assay.harness.detectors.plan import TEST, TRAIN, Detection, build_detection
@@ -20,8 +21,11 @@ from assay.harness.engine.processes import Rank
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
+from assay.harness.results.page import write_report
+from assay.harness.results.tidy import collect
 from assay.harness.store.store import Failure, Group, Shard
 from assay.harness.types import Sample
+from assay.methods.ood.ash import shaped
 from assay.methods.ood.logits import MaxLogit
 from assay.methods.ood.odin import ODIN
 from assay.methods.ood.react import ReAct
@@ -160,6 +164,70 @@ def test_a_failing_detector_does_not_lose_the_others(tmp_path: Path, monkeypatch
     assert len(values(pd.read_csv(tmp_path / "tidy/results.csv"), "auroc")) == 3  # no row of the earlier run stays
 
 
+class ConvolutionalEnd(torch.nn.Sequential):
+    """Ends in a 1x1 convolution and a pool, as SqueezeNet does."""
+
+    def __init__(self) -> None:
+        layers = torch.nn.Conv2d(3, 8, 3, 4), torch.nn.ReLU(), torch.nn.Conv2d(8, 11, 1), torch.nn.AdaptiveAvgPool2d(1)
+        super().__init__(*layers, torch.nn.Flatten())
+
+
+def with_network(module: torch.nn.Module, results: Path, *overrides: str) -> RunConfig:
+    """The small run of another network."""
+    config = compose_config([*SMALL, f"results={results}", *overrides])
+    made = Network(module, [0.5] * 3, [0.25] * 3, fingerprint=type(module).__name__)
+    config.model = Choice("model", "own", {"_target_": "own"}, made=made)
+    return config
+
+
+def test_a_detector_that_cannot_score_this_network_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a last linear layer: `vim` and `ash` have failed rows that say why, the plan says so, the exit code is 1,
+    and no training image is looked at for them; the detectors on logits have their rows. The next run says it again.
+    Where no detector can, nothing is run."""
+    for _ in range(2):
+        assert launch.run(with_network(ConvolutionalEnd(), tmp_path, "method=[msp,vim,energy,ash]"), []) == 1
+        said = capsys.readouterr()
+        assert "caution: vim will have no scores: reads penultimate features, and own does not end in" in said.out
+        assert "FAILED ash: reads penultimate features" in said.err
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    failed = frame[frame.status.str.startswith("failed")]
+    assert set(failed.method) == {"vim", "ash"} and failed.status.str.contains("does not end in a linear layer").all()
+    found = values(frame[frame.status == "ok"], "auroc")
+    assert set(found) == {(m, d) for m in ("msp", "energy") for d in ("scenes_shapes", "scenes_noise", "average")}
+    assert passes(tmp_path) < 48 + 2 * 32 + 60
+    with pytest.raises(ConfigError, match="ash, vim: reads penultimate features"):
+        launch.run(with_network(ConvolutionalEnd(), tmp_path, "method=[vim,ash]"), [])
+
+
+def test_a_projection_head_and_a_temperature_stop_no_detector(tmp_path: Path) -> None:
+    """The linear layer that makes the logits, not the one registered last; the temperature is in its weights: every
+    detector has its rows, ASH's score is the energy of its shaped features under them (1e-5 relative)."""
+
+    class Tempered(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc, self.projector = (
+                torch.nn.Conv2d(3, 8, 3, 4),
+                torch.nn.Linear(8, 11),
+                torch.nn.Linear(8, 2),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.conv(x).relu().mean((2, 3))) / 0.25
+
+    config = with_network(Tempered(), tmp_path, "method=[msp,knn,ash,vim]")
+    assert launch.run(config, []) == 0
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    assert frame.status.eq("ok").all() and len(values(frame, "auroc")) == 12
+    test = build_detection(config, tmp_path / "store").sets[TEST]
+    part = next(test.features.parts(len(test)))
+    fc = config.model.made.module.fc
+    logits = (shaped(part.tap(), 90) @ fc.weight.T + fc.bias) / 0.25
+    assert np.allclose(test.table("ash").score, -logits.logsumexp(1), rtol=1e-5)
+
+
 def test_a_bad_image_loses_its_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other set keeps its rows, the average says what is missing, and the exit code is 1."""
     read = ScenesOOD.__getitem__
@@ -244,6 +312,52 @@ def test_errors_are_the_same_codes_second_task(tmp_path: Path) -> None:
     assert set(frame.kind) == {"error"} and set(frame.method) == {"msp", "conductance_mlp"}
     recalls = frame[(frame.stat == "recall_error") & (frame.method == "msp")]
     assert set(recalls.subset) == {"all", "validation"} and recalls.value.between(0, 1).all()
+
+
+def test_one_image_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An OOD set of one image: a value and no interval, in the rows, the terminal and the report's page. AUROC is the
+    share of the 48 in-distribution scores below its own (half of the equal ones)."""
+    config = compose_config(
+        [
+            *SMALL[:3],
+            "ood=[scenes_noise]",
+            "ood.scenes_noise.size=1",
+            "method=[energy]",
+            *SMALL[7:],
+            f"results={tmp_path}",
+        ]
+    )
+    assert launch.run(config, []) == 0
+    shown = capsys.readouterr().out
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    rows = frame[(frame.dataset == "scenes_noise") & ~frame.stat.str.startswith("tpr_at")]
+    assert set(rows.n) == {1} and rows.status.eq("ok").all()
+    assert rows[["stderr", "ci_low", "ci_high"]].isna().all(axis=None)
+    inside, (score,) = (
+        build_detection(config, tmp_path / "store").sets[place].table("energy").score
+        for place in (TEST, "scenes_noise")
+    )
+    expected = (inside < score).mean() + (inside == score).mean() / 2
+    assert rows[rows.stat == "auroc"].value.item() == pytest.approx(expected, abs=1e-12)
+    page = write_report(collect(tmp_path), tmp_path / "report").read_text()
+    assert f"{100 * expected:.2f}" in shown and f"{100 * expected:.2f}" in page
+    assert "nan" not in shown.lower() and "nan" not in re.sub("nan(?=[a-z])", "", page.lower())
+
+
+def test_wrong_predictions_of_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`errors_embedded limit=1`: accuracy and risk are 0 or 1, without a bootstrap of one image; what needs both kinds
+    of prediction is undefined; terminal and page show the rest."""
+    small = ["train.size=12", "validation.size=1", "method=[msp]", "metric.error_detection.resamples=50"]
+    words = ["experiment=errors_embedded", "limit=1", *small, "compute.device=cpu", "compute.processes=1"]
+    assert launch.run(compose_config([*words, f"results={tmp_path}"]), []) == 0
+    shown = capsys.readouterr().out
+    frame = pd.read_csv(tmp_path / "tidy/results.csv")
+    aurc = frame[frame.stat == "aurc"]
+    assert aurc.n.item() == 1 and aurc.value.item() in (0, 1) and aurc[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert frame[frame.stat == "auroc"].status.str.startswith("undefined:no ").all()
+    assert "nan" not in shown.lower() and f"{aurc.value.item():.3f}" in shown
+    page = write_report(collect(tmp_path), tmp_path / "report").read_text()
+    assert f"{aurc.value.item():.3f}" in page and "[nan" not in page
 
 
 def test_limits_take_the_first_images(tmp_path: Path) -> None:

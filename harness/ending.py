@@ -1,0 +1,126 @@
+"""What a classifier ends in: the last linear layer on the way to the logits, and what stands behind it.
+
+Behind it may be whatever leaves the logits a linear function of the layer's input: a fixed temperature or scale, an
+offset a class, dropout, changes of shape, one logit written as two. A layer that is registered and not on the way (a
+projection head of the training) does not count.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from .graph import Traced
+
+# Operations on what the layer makes, by name.
+_SIZES = frozenset({"size", "getattr", "dim", "new_tensor", "new_zeros", "new_ones"})  # read no value of it
+_MOVES = frozenset({"getitem", "view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach"})
+_SAME = frozenset({"float", "to", "type_as", "dropout", "neg"})
+_SUMS = frozenset({"add", "sub", "cat", "concat", "stack"})
+_SCALES = frozenset({"mul", "multiply", "div", "truediv", "divide", "true_divide", "linear"})  # by something fixed
+_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+
+
+class Ending(NamedTuple):
+    """The last linear layer, and the part of the graph from its output [B,K] to the logits [B,C]; None: it is they."""
+
+    linear: nn.Linear
+    behind: fx.GraphModule | None
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B,C] of the layer's input [B,D], by the network's own operations."""
+        outputs = self.linear(features)
+        return outputs if self.behind is None else self.behind(outputs)
+
+    def affine(self, width: int) -> tuple[Tensor, Tensor]:
+        """Weight [C,D] and bias [C] of the whole, for D features."""
+        weight = self.linear.weight
+        bias = self.linear(weight.new_zeros(width))  # of zeros: the bias, if there is one
+        if self.behind is None:
+            return weight, bias
+        units = torch.eye(len(bias) + 1, len(bias)).to(weight)  # the last row is zero
+        steps = self.behind(units)
+        return (steps[:-1] - steps[-1]).T @ weight, self.behind(bias[None])[0]
+
+
+def ending_of(module: nn.Module, traced: Traced) -> Ending | None:
+    """What a traced module ends in; None where the last linear layer is followed by something that is not linear."""
+    modules = dict(module.named_modules())
+    linears = {node: name for name, node in traced.layers.items() if isinstance(modules.get(name), nn.Linear)}
+    (output,) = [node for node in traced.module.graph.nodes if node.op == "output"]
+    way = _way_to(output)
+    for node in reversed(way):
+        linear = modules[linears[node]] if node in linears else None
+        if isinstance(linear, nn.Linear):
+            if output.args[0] is node:
+                return Ending(linear, None)
+            behind = _behind(traced.module, way, node)
+            return Ending(linear, behind) if behind is not None and _is_affine(behind) else None
+    return None
+
+
+def registered_last(module: nn.Module) -> Ending | None:
+    """The guess where there is no graph: the linear layer registered last."""
+    linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
+    return Ending(linears[-1], None) if linears else None
+
+
+def _way_to(output: fx.Node) -> list[fx.Node]:
+    """The nodes that the output depends on, in the order of the graph."""
+    found, open_nodes = set[fx.Node](), [output]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node not in found:
+            found.add(node)
+            open_nodes += node.all_input_nodes
+    return [node for node in output.graph.nodes if node in found]
+
+
+def _behind(module: fx.GraphModule, way: list[fx.Node], layer: fx.Node) -> fx.GraphModule | None:
+    """The part of the graph from a layer's output on; None where it reads the image by another way as well."""
+    graph = fx.Graph()
+    copies = {layer: graph.placeholder("outputs")}
+    for node in way:
+        known = all(parent in copies for parent in node.all_input_nodes)
+        if node.op == "output":
+            if not known or not isinstance(node.args[0], fx.Node):
+                return None
+            graph.output(copies[node.args[0]])
+        elif known and node.op != "placeholder" and node is not layer:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    made = fx.GraphModule(module, graph)
+    made.graph.eliminate_dead_code()
+    made.recompile()
+    return made
+
+
+def _is_affine(head: fx.GraphModule) -> bool:
+    """Whether a head's output is an affine function of its one input, as far as its operations are known."""
+    moving: set[fx.Node] = set()  # nodes that change with the input, and do so affinely
+    for node in head.graph.nodes:
+        if node.op == "placeholder":
+            moving.add(node)
+        elif node.op == "output":
+            return node.args[0] in moving
+        elif any(each in moving for each in node.all_input_nodes):
+            name = _name(head, node)
+            if name in _SIZES:
+                continue
+            if not (name in _MOVES | _SAME | _SUMS or (name in _SCALES and _scales_one(node, name, moving))):
+                return False
+            moving.add(node)
+    return False
+
+
+def _scales_one(node: fx.Node, name: str, moving: set[fx.Node]) -> bool:
+    """Whether one factor alone changes with the input: either of a product, else the first."""
+    first, *others = [isinstance(each, fx.Node) and each in moving for each in (*node.args, *node.kwargs.values())]
+    return not (first and any(others)) and (first or name in ("mul", "multiply"))
+
+
+def _name(head: fx.GraphModule, node: fx.Node) -> str:
+    """What an operation is called, whether it is written as a function, a method, an operator or a module."""
+    if node.op == "call_module":
+        called: Any = head.get_submodule(str(node.target))
+        return "view" if isinstance(called, _MODULES) else type(called).__name__
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "").strip("_")

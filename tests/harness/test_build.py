@@ -2,16 +2,16 @@
 
 import importlib
 import inspect
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from assay.datasets.images import Transform
 from assay.harness.build import ALLOW_VARIABLE, build
-from assay.harness.config import Choice, ConfigError, groups
+from assay.harness.config import LIST_GROUPS, Choice, ConfigError, groups
 from assay.harness.overrides import compose_config, take_allow_flag
 from assay.methods.attribution.floors import Center
+from conftest import alone
 
 TRANSFORM = "assay.datasets.images.Transform"
 
@@ -26,12 +26,10 @@ def _nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
 
 
-@cache
 def composed(group: str, choice: str) -> Choice:
     """One choice as composed."""
-    if group in ("method", "metric"):
-        return getattr(compose_config([f"{group}=[{choice}]"]), group)[choice]
-    return getattr(compose_config([f"{group}={choice}"]), group)
+    chosen = getattr(alone(group, choice), group)
+    return chosen[choice] if group in LIST_GROUPS else chosen
 
 
 CHOICES = [(g, choice) for g in ("model", "dataset", "method", "metric") for choice in groups()[g]]

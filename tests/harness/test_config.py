@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from assay.harness.config import (
     suggest,
 )
 from assay.harness.overrides import check_overrides, compose_config, sweep, take_allow_flag
+from conftest import alone
 from omegaconf import OmegaConf
 
 ROOT = CONF.parent
@@ -34,12 +34,6 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 # What is in conf/
-
-
-@cache
-def alone(group: str, choice: str) -> RunConfig:
-    """The defaults with one choice."""
-    return compose_config([f"{group}=[{choice}]" if group in LIST_GROUPS else f"{group}={choice}"])
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(pair) for pair in CHOICES])

@@ -11,8 +11,7 @@ import pytest
 import torch
 from assay.harness.networks import hub as hub_models
 from assay.harness.networks.hub import hf_network, timm_network
-from assay.harness.overrides import compose_config
-from conftest import ToyModule
+from conftest import ToyModule, alone
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -194,7 +193,7 @@ def test_the_packages_are_imported_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize(("name", "shown"), [("timm", "resnet50.a1_in1k"), ("huggingface", "microsoft/resnet-50")])
 def test_a_preset_shows_the_model_that_it_names(name: str, shown: str) -> None:
-    assert compose_config([f"model={name}"]).model.name == shown
+    assert alone("model", name).model.name == shown
 
 
 @with_timm

@@ -4,6 +4,7 @@ The networks are built on the meta device: shapes without numbers, whatever thei
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,10 @@ import pytest
 import torch
 import torchvision.models  # noqa: F401  # now: importing it on the meta device fails (torch 2.6)
 from assay.harness.build import build
-from assay.harness.config import CONF
+from assay.harness.config import CONF, Choice
 from assay.harness.network import Network
 from assay.harness.networks import loading as models
-from assay.harness.overrides import compose_config
+from conftest import alone
 from omegaconf import OmegaConf
 
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -60,6 +61,12 @@ EXPECTED = {
 }
 
 
+def unweighted(name: str) -> Choice:
+    """A preset with random weights."""
+    preset = alone("model", name).model
+    return replace(preset, settings={**preset.settings, "weights": None})
+
+
 def test_every_model_of_the_design_has_a_preset_and_every_preset_a_test() -> None:
     assert set(DESIGN) <= set(PRESETS)
     assert set(PRESETS) - HUB - GROUPS == set(EXPECTED)
@@ -69,7 +76,7 @@ def test_every_model_of_the_design_has_a_preset_and_every_preset_a_test() -> Non
 def test_the_target_layer_is_a_feature_map_that_leads_to_the_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "fingerprint", lambda state: "")  # there are no bytes on the meta device
     monkeypatch.setattr(Network, "_verify", lambda *arguments: None)  # nor values to compare
-    config = compose_config([f"model={name}", "model.weights=null"]).model
+    config = unweighted(name)
     expected = EXPECTED[name]
     with torch.device("meta"):
         network = build(config)
@@ -82,7 +89,7 @@ def test_the_target_layer_is_a_feature_map_that_leads_to_the_logits(name: str, m
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - HUB))
 def test_a_preset_is_named_after_its_file(name: str) -> None:
-    assert compose_config([f"model={name}"]).model.name == name
+    assert alone("model", name).model.name == name
 
 
 @pytest.mark.parametrize("name", sorted(set(EXPECTED) - {"scenes_vgg", "scenes_resnet"}))
@@ -93,7 +100,7 @@ def test_a_preset_says_on_which_side_of_the_activation_its_layer_lies(name: str)
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "densenet121"])
 def test_a_post_relu_layer_has_no_negative_values(name: str) -> None:
-    config = compose_config([f"model={name}", "model.weights=null"]).model
+    config = unweighted(name)
     network = build(config)
     layer = config.notes["target_layer"]
     values = network.run(torch.randn(1, 3, 64, 64), (layer,))[1][layer].activation
@@ -102,7 +109,7 @@ def test_a_post_relu_layer_has_no_negative_values(name: str) -> None:
 
 
 def test_densenets_features_are_the_same_place_before_the_relu() -> None:
-    network = build(compose_config(["model=densenet121", "model.weights=null"]).model)
+    network = build(unweighted("densenet121"))
     values = network.run(torch.randn(1, 3, 64, 64), ("features", "relu"))[1]
     assert values["features"].activation.min() < 0
     assert values["features"].activation.relu().equal(values["relu"].activation)

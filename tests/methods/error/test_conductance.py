@@ -17,11 +17,10 @@ from assay.harness.detection import Features, LinearHead, pooled
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Passes
 from assay.harness.network import Network
-from assay.harness.overrides import compose_config
 from assay.harness.training import TrainingSet
 from assay.methods.error.conductance import ErrorMLP, Rule, conductance_linear_head, conductance_riemann
 from captum.attr import LayerConductance
-from conftest import Known, assert_close, assert_nothing_left, known, random_images, torchvision_module
+from conftest import Known, alone, assert_close, assert_nothing_left, known, random_images, torchvision_module
 from detection_toys import random_features, training_of
 from torch import Tensor, nn
 
@@ -185,7 +184,7 @@ def test_bad_rule_and_steps() -> None:
 @pytest.mark.parametrize("name", ["conductance_mlp", "features_mlp", "logits_mlp"])
 def test_the_config_builds_the_class(name: str) -> None:
     """conf/method/<name>.yaml: the class' defaults but for the inputs."""
-    built = build(compose_config([f"method=[{name}]"]).method[name])
+    built = build(alone("method", name).method[name])
     assert replace(built, inputs=("conductance",)) == ErrorMLP()
     assert list(built.inputs) == [name.removesuffix("_mlp")]
 

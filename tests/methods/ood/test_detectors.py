@@ -7,7 +7,6 @@ import pytest
 import torch
 from assay.harness.build import build
 from assay.harness.detection import Features
-from assay.harness.overrides import compose_config
 from assay.methods.ood.ash import ASH
 from assay.methods.ood.dice import DICE, DICEReAct
 from assay.methods.ood.knn import KNN
@@ -17,6 +16,7 @@ from assay.methods.ood.mahalanobis import Mahalanobis
 from assay.methods.ood.odin import ODIN
 from assay.methods.ood.react import ReAct
 from assay.methods.ood.vim import ViM
+from conftest import alone
 from detection_toys import features_of, random_features, training_of
 from torch import Tensor
 
@@ -84,7 +84,7 @@ def state_of(detector: Any, train: Features, size: int | None = None) -> dict[st
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_config_builds_the_class(name: str) -> None:
     """conf/method/<name>.yaml holds exactly the class' settings with its defaults; lists for sequences."""
-    built = build(compose_config([f"method=[{name}]"]).method[name])
+    built = build(alone("method", name).method[name])
     plain = type(built)()
     for field in plain.__dataclass_fields__.keys() - {"VERSION"}:
         ours, theirs = (getattr(each, field) for each in (plain, built))

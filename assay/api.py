@@ -1,15 +1,17 @@
 """The public functions: a benchmark, a map, a detector, a table, from Python and without a store unless asked for.
 
 They leave torch's settings (threads, determinism, precision, autocast, generators) as they find them, and so they are
-not to be called from several threads at once. Progress goes to stderr; nothing is written but what `results` asks for.
+not to be called from several threads at once. Progress and cautions go to stderr; nothing is written but what
+`results` asks for.
 """
 
 import inspect
 import operator
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
@@ -69,8 +71,9 @@ def evaluation(
     with _root(config, results) as root:
         run = build_run(config, root)
         refuse_to_compute(run)
-        run.prepare()
-        run.compute(Rank(0, 1))
+        with redirect_stdout(sys.stderr):  # cautions are the command line's to print
+            run.prepare()
+            run.compute(Rank(0, 1))
         yield run, run.summarise()
 
 
@@ -304,7 +307,7 @@ def fit(detector: str | object, model: Model, train: Data | None = None, *, over
     if config.train is not None:  # what a run would score is not read: it may as well be what is fitted on
         data = replace(config.train, made=build(config.train))
         config = replace(config, dataset=data, train=data)
-    with tempfile.TemporaryDirectory(prefix="assay-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="assay-") as scratch, redirect_stdout(sys.stderr):
         return Scorer.of(Request.of(config, Path(scratch)))
 
 

@@ -14,7 +14,8 @@ from assay.harness.types import Dataset, Sample, check_pixels
 
 Module = tuple[nn.Module, Sequence[float], Sequence[float]]  # with the mean and deviation of its inputs' channels
 Model = str | Network | Module
-Data = str | Dataset | Tensor | tuple[Tensor, Sequence[int]]
+Labels = Sequence[int] | Tensor
+Data = str | Dataset | Tensor | tuple[Tensor, Labels]
 
 DATASET = ("classes", "split", "fingerprint", "__len__", "__getitem__")  # what a data set has
 
@@ -27,7 +28,7 @@ class InMemory:
     """Images [N,3,H,W] in [0,1] with one class each, or none (-1), as a data set."""
 
     images: Tensor
-    labels: Sequence[int]
+    labels: Labels
     classes: Sequence[str]
     split: str = "given"
 
@@ -66,7 +67,7 @@ def data_of(given: Data) -> str | Dataset:
     return given
 
 
-def _in_memory(images: Tensor, labels: Sequence[int]) -> InMemory:
+def _in_memory(images: Tensor, labels: Labels) -> InMemory:
     check_pixels(images)
     if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(labels):
         raise ConfigError(f"images {list(images.shape)} and {len(labels)} classes: give [N,3,H,W] and N classes")

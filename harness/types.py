@@ -267,8 +267,11 @@ class Metric(Protocol):
 class Dataset(Protocol):
     """Samples by index, in a fixed order; a fingerprint that changes when the data does."""
 
-    classes: Sequence[str]
-    split: str
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def split(self) -> str: ...
 
     def __len__(self) -> int: ...
 

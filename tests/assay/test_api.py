@@ -5,7 +5,10 @@ import io
 import os
 import random
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +87,7 @@ def test_samples_are_what_is_aggregated() -> None:
 def test_samples_of_detectors() -> None:
     """A row a method, set and image; the share of unknown images above a known one is the AUROC."""
     asked = ("scenes_vgg", "scenes", ["msp", "energy"], "ood")
-    rest = {"ood": "scenes_noise", "overrides": ["limit=30", "compute.device=cpu"]}
+    rest: dict[str, Any] = {"ood": "scenes_noise", "overrides": ["limit=30", "compute.device=cpu"]}
     table, rows = assay.samples(*asked, **rest), assay.evaluate(*asked, **rest)
     assert table.columns.tolist() == ["method", "dataset", "image_id", "label", "predicted", "score", "is_error"]
     assert table.groupby(["method", "dataset"]).size().to_dict() == {
@@ -126,7 +129,7 @@ def test_explain_is_the_maps_command(tmp_path: Path) -> None:
     assert top.probability == pytest.approx(table.probability[table.label == table.top].item(), rel=1e-6)
 
 
-def linear() -> nn.Module:
+def linear() -> nn.Sequential:
     """Two pixels of three channels, two classes: weights 1..6 and 6..1 over (channel, pixel)."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(6, 2, bias=False))
     module[1].weight.data = torch.tensor([[1.0, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
@@ -169,7 +172,7 @@ class Squares:
         return "squares-1"
 
 
-def small(classes: int = 2) -> nn.Module:
+def small(classes: int = 2) -> nn.Sequential:
     """A traceable network of images of any size."""
     body = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     with torch.random.fork_rng(devices=[]):
@@ -270,7 +273,7 @@ def settings() -> list[object]:
         (backends.cudnn.benchmark, backends.cudnn.deterministic, backends.cudnn.allow_tf32),
         (backends.cuda.matmul.allow_tf32, backends.mha.get_fastpath_enabled()),
         torch.get_rng_state().tolist(),
-        np.random.get_state()[1].tolist(),  # type: ignore[index]
+        np.random.get_state(legacy=False)["state"]["key"].tolist(),
         random.getstate(),
         {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"},
         os.getcwd(),
@@ -278,7 +281,7 @@ def settings() -> list[object]:
 
 
 @pytest.fixture
-def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder, and settings that are not ours."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
@@ -309,6 +312,15 @@ def test_the_caller_stays_as_it_was(caller: Path, capfd: pytest.CaptureFixture[s
     assert list(caller.iterdir()) == []
     said = capfd.readouterr()
     assert said.out == "" and "image/s" in said.err
+
+
+def test_cautions_are_not_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    """What the command line prints of an odd network: here, of a sigmoid that is taken twice."""
+    network = assay.Network(nn.Sequential(*small(), nn.Sigmoid()), *HALF, activation="sigmoid")
+    images = random_images(8, 12)
+    assay.evaluate(network, (images, [0, 1] * 4), "gradient", "average_drop")
+    said = capfd.readouterr()
+    assert said.out == "" and "a sigmoid inside the network is taken twice" in said.err
 
 
 def test_the_caller_stays_as_it_was_when_it_fails(caller: Path) -> None:
@@ -364,6 +376,23 @@ def test_objects_are_not_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class Unknown(Squares):
+    """The second image is of a class that `classes` does not name."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(super().__getitem__(index), targets=(index * 5,))
+
+
+def test_a_class_that_nobody_has() -> None:
+    """Fails by the image's name."""
+    why = "sample 'square1' is of class 5, and the network has classes 0 to 1"
+    for protocol in ("labels", "predicted"):
+        with pytest.warns(RuntimeWarning, match=f"gradient failed: ValueError: {why}"):
+            words = [f"protocol.targets={protocol}"]
+            rows = assay.evaluate((small(), *HALF), Unknown(), "gradient", "average_drop", overrides=words)
+        assert rows.status.tolist() == [f"failed:ValueError: {why}"]
+
+
 class Broken(Gradient):
     """Fails."""
 
@@ -410,7 +439,7 @@ def test_the_public_names() -> None:
         *("model", "dataset", "methods", "metrics", "train", "ood", "results", "layer", "tolerance_px", "overrides")
     ]
     with pytest.raises(AttributeError, match=r"has no attribute 'evalute'; it has .*evaluate"):
-        _ = assay.evalute  # type: ignore[attr-defined]
+        _ = assay.evalute
     with pytest.raises(TypeError, match="unexpected keyword argument 'limit'"):
         assay.evaluate("scenes_vgg", "scenes", "center", "pointing_game", limit=3)  # type: ignore[call-arg]
 

@@ -1,10 +1,12 @@
 """A training set's moments: exact where features lie far from 0, in whatever parts they are read."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from assay.harness.detection import Features, LinearHead
-from assay.harness.training import Moments
+from assay.harness.training import Moments, TrainingSet
 from detection_toys import features_of, random_features, training_of
 from torch import Tensor
 
@@ -65,10 +67,12 @@ def test_layers_have_moments_of_their_own() -> None:
     """Those of a kept layer, beside the penultimate ones, from one reading."""
     features = random_features()
     readings = []
-    training = training_of(features, 11)
-    parts = training.parts
-    training.parts = lambda: (readings.append(1), parts())[1]
+
+    def read() -> Iterator[Features]:
+        readings.append(1)
+        yield from training_of(features, 11).parts()
+
+    training = TrainingSet(read, len(features))
     first = training.moments("first")
-    assert isinstance(features, Features)
     assert torch.equal(first.mean, training.moments("first").mean) and training.moments().mean.shape == (12,)
     assert torch.allclose(first.mean, features.tap("first").mean(0), atol=1e-12) and readings == [1]

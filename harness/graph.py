@@ -138,9 +138,8 @@ def _remove_mutation(module: fx.GraphModule) -> dict[str, Written]:
     return originals
 
 
-def cut_at(traced: Traced, layer: str) -> Cut:
-    """Split the graph at a layer: everything that depends on it becomes the head."""
-    node = traced.layers[layer]
+def cut_at(traced: Traced, node: fx.Node, layer: str) -> Cut:
+    """Split the graph at a layer's node: everything that depends on it becomes the head."""
     after: dict[fx.Node, None] = {node: None}
     for other in traced.module.graph.nodes:
         if any(parent in after for parent in other.all_input_nodes):

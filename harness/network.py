@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from .ending import Ending, ending_of, registered_last
 from .graph import Cut, Traced, cut_at, trace, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
+from .layouts import MARK, as_map, layout_of
 from .outputs import Output, checked, reading
 
 Activation = Literal["softmax", "sigmoid", "binary"]
@@ -210,14 +211,22 @@ class Network:
 
     def _cut(self, layer: str) -> Cut:
         if layer not in self._cuts:
-            known = self._traced.layers
-            if layer not in known:
-                near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4)
-                hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-                some = ", ".join([name for name in known if "." not in name][:30])
-                raise ValueError(f"layer {layer!r} is not in {type(self.module).__name__}: {hint}Top-level: {some}")
-            self._cuts[layer] = cut_at(self._traced, layer)
+            self._node(layer)
+            self._cuts[layer] = cut_at(self._traced, as_map(self._traced, layer), layer)
         return self._cuts[layer]
+
+    def _node(self, layer: str) -> fx.Node:
+        known, name = self._traced.layers, layer.partition(MARK)[0]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            some = ", ".join([each for each in known if "." not in each][:30])
+            raise ValueError(f"layer {name!r} is not in {type(self.module).__name__}: {hint}Top-level: {some}")
+        return known[name]
+
+    def knows_layout(self, layer: str) -> bool:
+        """Whether a layer's layout was given with its name (`layouts.seen_as`), or its graph leaves no doubt."""
+        return MARK in layer or layout_of(self._traced.module, self._node(layer)) != "unsure"
 
     def run(self, inputs: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, LayerValues]]:
         """One forward pass: logits [B,C], and the values at each named layer."""

@@ -37,6 +37,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.heads",
             "harness.graph",
             "harness.ending",
+            "harness.layouts",
             "harness.outputs",
             "harness.frames",
             "harness.stats",

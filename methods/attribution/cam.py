@@ -1,11 +1,12 @@
 """Class-activation maps: a weight for each channel of one layer, and the weighted sum of its activations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
+from assay.harness.layouts import Layout, seen_as
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
@@ -22,29 +23,46 @@ def weighted_map(activation: Tensor, coefficients: Tensor, targets: Targets, sig
 
 
 def feature_map(forward: ForwardPass, layer: str) -> Tensor:
-    """The layer's activation, checked to be [B,K,h,w]."""
-    return spatial(forward.activation(layer), layer)
+    """The layer's activation, checked to be [B,K,h,w] over the image.
+
+    Raises:
+        ValueError: it has no height and width, or not the image's, or the network's graph leaves them open.
+    """
+    values = spatial(forward.activation(layer), layer, forward.inputs.shape[2:])
+    if not forward.network.knows_layout(layer):
+        raise ValueError(
+            f"layer {layer!r} gives {list(values.shape)}, and the network's graph does not say which of these are "
+            "channels: say layout=nchw or layout=nhwc (method.NAME.layout, or target_layout in the model's config)"
+        )
+    return values
 
 
 @dataclass(frozen=True)
 class ChannelWeighting:
     """What class-activation maps share: map = relu(Sum_k alpha_k A_k); a method says what alpha is.
 
-    layer: whose activations are weighted. signed: keep negative values of the map.
+    layer: whose activations are weighted. signed: keep negative values of the map. layout: of the activations: nchw,
+    nhwc (channels last), tokens (of patches, row by row); None: as the network's graph says.
     """
 
     layer: str
     signed: bool = False
+    layout: Layout | None = field(default=None, kw_only=True)
+
+    @property
+    def place(self) -> str:
+        """The layer in its layout, by the network's name for it."""
+        return seen_as(self.layer, self.layout)
 
     def needs(self) -> Needs:
         """The layer's activation; what follows takes the head alone."""
-        return Needs(layers=(self.layer,))
+        return Needs(layers=(self.place,))
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w] at the layer's resolution, with coefficients [P,K]."""
-        activation = feature_map(forward, self.layer)
+        activation = feature_map(forward, self.place)
         coefficients = self.coefficients(forward, activation, targets, rng)
-        return Attribution(weighted_map(activation, coefficients, targets, self.signed), coefficients, self.layer)
+        return Attribution(weighted_map(activation, coefficients, targets, self.signed), coefficients, self.place)
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K] of activations [B,K,h,w]."""
@@ -64,7 +82,7 @@ class CAM(ChannelWeighting):
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
-        head = anatomy(forward.head(self.layer).module)
+        head = anatomy(forward.head(self.place).module)
         weight = None
         if head is not None and head.is_single and all(step.kind == "linear" for step in head.before):
             weight = head.first.weight
@@ -88,4 +106,4 @@ class GradCAM(ChannelWeighting):
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
-        return forward.head(self.layer).gradient(activation, targets).mean((2, 3))
+        return forward.head(self.place).gradient(activation, targets).mean((2, 3))

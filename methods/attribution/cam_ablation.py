@@ -26,7 +26,7 @@ class AblationCAM(ChannelWeighting):
         """alpha [P,K]."""
         made = activation.new_zeros(len(targets.image), activation.shape[1])
         with torch.no_grad():
-            for game in games(forward, self.layer, activation, targets):
+            for game in games(forward, self.place, activation, targets):
                 whole = game.coalitions.whole
                 drop = whole - game.coalitions.without_each()  # [K,T]
                 made[game.pairs] = (drop / whole).masked_fill(whole == 0, 0).T

@@ -1,11 +1,12 @@
 """Class-activation maps from the head's gradient g = df_c/dA beyond its mean: Grad-CAM++, XGrad-CAM, Layer-CAM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
+from assay.harness.layouts import Layout, seen_as
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
@@ -30,7 +31,7 @@ class GradCAMpp(ChannelWeighting):
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
-        gradient = forward.head(self.layer).gradient(activation, targets)
+        gradient = forward.head(self.place).gradient(activation, targets)
         mass = activation.sum((2, 3), keepdim=True)[targets.image]
         square = gradient.square()
         share = square / (2 * square + mass * square * gradient + self.epsilon)
@@ -49,7 +50,7 @@ class XGradCAM(ChannelWeighting):
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
-        gradient = forward.head(self.layer).gradient(activation, targets)
+        gradient = forward.head(self.place).gradient(activation, targets)
         mass = activation.sum((2, 3)) + self.epsilon
         return torch.einsum("pkhw,pkhw->pk", gradient, activation[targets.image]) / mass[targets.image]
 
@@ -58,20 +59,26 @@ class XGradCAM(ChannelWeighting):
 class LayerCAM:
     """map = relu(Sum_k relu(g_k) A_k), a weight for each position: there is no coefficient vector (Jiang et al. 2021).
 
-    layer: whose activations are weighted. signed: keep negative values of the map.
+    layer: whose activations are weighted. signed: keep negative values of the map. layout: as in `ChannelWeighting`.
     """
 
     layer: str
     signed: bool = False
+    layout: Layout | None = field(default=None, kw_only=True)
     VERSION: ClassVar[int] = 1
+
+    @property
+    def place(self) -> str:
+        """The layer in its layout, by the network's name for it."""
+        return seen_as(self.layer, self.layout)
 
     def needs(self) -> Needs:
         """The layer's activation; the gradient takes the head alone."""
-        return Needs(layers=(self.layer,))
+        return Needs(layers=(self.place,))
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w] at the layer's resolution."""
-        activation = feature_map(forward, self.layer)
-        weights = forward.head(self.layer).gradient(activation, targets).clamp(min=0)
+        activation = feature_map(forward, self.place)
+        weights = forward.head(self.place).gradient(activation, targets).clamp(min=0)
         values = torch.einsum("pkhw,pkhw->phw", weights, activation[targets.image])
-        return Attribution(values if self.signed else values.clamp(min=0), layer=self.layer)
+        return Attribution(values if self.signed else values.clamp(min=0), layer=self.place)

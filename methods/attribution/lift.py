@@ -193,7 +193,7 @@ class LiftCAM(ChannelWeighting):
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
-        each = multipliers(forward.head(self.layer), activation, targets)
+        each = multipliers(forward.head(self.place), activation, targets)
         return torch.einsum("pkhw,pkhw->pk", each, activation[targets.image])
 
 
@@ -251,7 +251,7 @@ class LRPCAM(ChannelWeighting):
 
     def coefficients(self, forward: ForwardPass, activation: Tensor, targets: Targets, rng: SampleRng) -> Tensor:
         """alpha [P,K]."""
-        channels, head = activation.shape[1], _HeadModule(forward.head(self.layer))
+        channels, head = activation.shape[1], _HeadModule(forward.head(self.place))
         network = Network(head, (0.0,) * channels, (1.0,) * channels).to(activation.device, activation.dtype)
         tape = Tape.record(ForwardPass(network, activation))
         table = RuleTable(Epsilon(self.epsilon), method="LRP-CAM")

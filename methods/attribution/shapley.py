@@ -59,7 +59,7 @@ class ShapCAM(ChannelWeighting):
         made = activation.new_zeros(len(targets.image), activation.shape[1])
         with torch.no_grad():
             sampled = []
-            for game in games(forward, self.layer, activation, targets):
+            for game in games(forward, self.place, activation, targets):
                 if game.coalitions.additive is None:
                     sampled.append(game)
                 else:
@@ -101,7 +101,7 @@ class KernelShapCAM(ChannelWeighting):
         samples = coalition_count(self.samples_per_channel, channels)
         with torch.no_grad():
             masks = torch.cat([of_kernel_sizes(part) for part in drawn(rng, samples, channels + 1)], 1)
-            for game in games(forward, self.layer, activation, targets):
+            for game in games(forward, self.place, activation, targets):
                 each, empty = masks[game.image].to(activation), game.coalitions.empty
                 gains, total = game.coalitions.logits(each) - empty, game.coalitions.whole - empty
                 made[game.pairs] = kernel_shap(each, gains, total).T.to(made)
@@ -169,7 +169,7 @@ class LimeCAM(ChannelWeighting):
         shares = energy / energy.sum(1, keepdim=True).clamp(min=1e-300)
         with torch.no_grad():
             masks = torch.cat([part < 0.5 for part in drawn(rng, samples, channels)], 1)
-            for game in games(forward, self.layer, activation, targets):
+            for game in games(forward, self.place, activation, targets):
                 each = masks[game.image]
                 proximity = torch.exp((each.double() @ shares[game.image] - 1) / self.gamma**2)
                 logits = game.coalitions.logits(each.to(activation))

@@ -494,7 +494,7 @@ class Tape:
 
     def feature_map(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input, checked to be [B,K,h,w]."""
-        return spatial(self.at(layer), layer)
+        return spatial(self.at(layer), layer, self.inputs.shape[2:])
 
     def is_after_last(self, layer: str) -> bool:
         """Whether no convolution or linear layer lies between the layer's output and the logits."""

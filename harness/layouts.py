@@ -1,0 +1,187 @@
+"""Layers whose channels come last, or that are tokens, as maps [B,K,h,w]: seen through two nodes in the traced graph.
+
+What reads the layer reads it as before, through the inverse; a head from the map to the logits is cut between the two.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, fx
+
+from .graph import Traced
+
+Layout = Literal["nchw", "nhwc", "tokens"]
+Found = Literal["nchw", "nhwc", "unsure"]
+
+MARK = "@"  # between a layer's name and its layout; in no module path and no node's name
+MOST_PREFIXES = 8  # tokens that are no part of the grid: class, distillation, registers
+
+_SAME = frozenset(  # operations that leave the order of dimensions as it is, by module class, function or method
+    {
+        *("add", "iadd", "sub", "mul", "imul", "div", "truediv", "clone", "contiguous", "detach", "Identity"),
+        *("Dropout", "Dropout1d", "Dropout2d", "dropout", "StochasticDepth", "stochastic_depth"),
+        *("ReLU", "ReLU6", "GELU", "SiLU", "ELU", "LeakyReLU", "Hardswish", "Mish", "Sigmoid", "Tanh"),
+        *("relu", "relu6", "gelu", "silu", "elu", "leaky_relu", "hardswish", "mish", "sigmoid", "tanh"),
+        *("shifted_window_attention", "_patch_merging_pad"),  # torchvision's, which torch.fx does not look into
+    }
+)
+_FIRST = frozenset(  # they read [B,K,h,w]
+    {
+        *("Conv2d", "ConvTranspose2d", "BatchNorm2d", "InstanceNorm2d", "GroupNorm", "conv2d", "batch_norm"),
+        *("MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "max_pool2d", "avg_pool2d"),
+        *("adaptive_avg_pool2d", "adaptive_max_pool2d", "PixelShuffle", "Upsample", "interpolate"),
+    }
+)
+_REDUCTIONS = frozenset({"mean", "sum", "amax"})
+_PERMUTED: dict[tuple[Any, ...], Found] = {(0, 3, 1, 2): "nhwc", (0, 2, 3, 1): "nchw"}
+_REDUCED: dict[frozenset[Any], Found] = {
+    frozenset({1, 2}): "nhwc",
+    frozenset({2, 3}): "nchw",
+    frozenset({-1, -2}): "nchw",
+    frozenset({-2, -3}): "nhwc",
+}
+
+
+def seen_as(layer: str, layout: Layout | None) -> str:
+    """The name under which a network shows a layer as a map; None: in the layout that its graph says.
+
+    Raises:
+        ValueError: no such layout.
+    """
+    if layout is None:
+        return layer
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout={layout!r}: choose {', '.join(get_args(Layout))}, or null for what the graph says")
+    return f"{layer}{MARK}{layout}"
+
+
+def as_map(traced: Traced, layer: str) -> fx.Node:
+    """The node that is the layer as a map, put into the graph where there is none.
+
+    layer: as `seen_as` names it. Without a layout, a layer that the graph certainly gives channels last is turned, and
+    every other one is left as it is.
+    """
+    name, _, layout = layer.partition(MARK)
+    node = traced.layers[name]
+    if layout == "tokens":
+        image = next(each for each in traced.module.graph.nodes if each.op == "placeholder")
+        return _through(traced, node, tokens_to_map, (image,), map_to_tokens, (node,))
+    if (layout or layout_of(traced.module, node)) == "nhwc":
+        return _through(traced, node, channels_first, (), channels_last, ())
+    return node
+
+
+def _through(traced: Traced, node: fx.Node, there: Any, more: Any, back: Any, other: Any) -> fx.Node:
+    """Let all that reads `node` read back(there(node, *more), *other); returns the node in between."""
+    graph = traced.module.graph
+    readers = list(node.users)
+    with graph.inserting_after(node):
+        seen = graph.call_function(there, (node, *more))
+    with graph.inserting_after(seen):
+        again = graph.call_function(back, (seen, *other))
+    for reader in readers:
+        reader.replace_input_with(node, again)
+    traced.module.recompile()
+    return seen
+
+
+def channels_first(values: Tensor) -> Tensor:
+    """[B,h,w,K] -> [B,K,h,w]."""
+    if values.ndim != 4:
+        raise ValueError(f"layout nhwc: the layer gives {list(values.shape)}, not [batch, height, width, channels]")
+    return values.permute(0, 3, 1, 2)
+
+
+def channels_last(values: Tensor) -> Tensor:
+    """[B,K,h,w] -> [B,h,w,K]."""
+    return values.permute(0, 2, 3, 1)
+
+
+def tokens_to_map(tokens: Tensor, images: Tensor) -> Tensor:
+    """Tokens [B,N,K] of patches, row by row, after those that are no patches -> [B,K,h,w].
+
+    The grid is that of the smallest square patches of the images [B,C,H,W] which are no more than the tokens.
+    """
+    if tokens.ndim != 3:
+        raise ValueError(f"layout tokens: the layer gives {list(tokens.shape)}, not [batch, tokens, channels]")
+    rows, columns = _grid(tokens.shape[1], images.shape[2], images.shape[3])
+    return tokens[:, tokens.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def map_to_tokens(values: Tensor, tokens: Tensor) -> Tensor:
+    """The map [B,K,h,w] as the last of the tokens [B,N,K]."""
+    patches = values.flatten(2).transpose(1, 2)
+    return torch.cat([tokens[:, : tokens.shape[1] - patches.shape[1]], patches], 1)
+
+
+def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
+    sizes = ((height // patch, width // patch) for patch in range(1, min(height, width) + 1))
+    rows, columns = next((size for size in sizes if size[0] * size[1] <= tokens), (0, 0))
+    if not 0 <= tokens - rows * columns <= MOST_PREFIXES:
+        raise ValueError(
+            f"layout tokens: {tokens} tokens are no grid of square patches of {height} x {width} pixels after at most "
+            f"{MOST_PREFIXES} others: choose a layer with one token a patch"
+        )
+    return rows, columns
+
+
+def layout_of(module: fx.GraphModule, node: fx.Node) -> Found | None:
+    """In which dimension a layer has its channels, by what reads it; None: nothing says.
+
+    Certain is what takes four dimensions: a convolution, a pool, a mean over space, a permutation. A linear layer or a
+    layer-norm reads the last dimension, of tokens or vectors too: `unsure`, as where readers contradict each other.
+    """
+    certain, hints = set[Found](), set[str]()
+    waiting, known = list(node.users), {node}
+    while waiting:
+        reader = waiting.pop()
+        if reader in known:
+            continue
+        known.add(reader)
+        name = _name(module, reader)
+        if said := _said(reader, name):
+            certain.add(said)
+        elif name in _SAME or _reads_last(module, reader, name):
+            hints |= {name} - _SAME
+            waiting += reader.users
+    if len(certain) == 1:
+        return certain.pop()
+    return "unsure" if certain or hints else None
+
+
+def _name(module: fx.GraphModule, node: fx.Node) -> str:
+    """Of the module's class, the function or the method that a node calls."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+
+
+def _reads_last(module: fx.GraphModule, node: fx.Node, name: str) -> bool:
+    """Whether a node reads the last dimension, whatever it is."""
+    if name == "LayerNorm":
+        return len(module.get_submodule(str(node.target)).normalized_shape) == 1  # type: ignore[arg-type]
+    if name == "layer_norm":
+        shape = node.kwargs.get("normalized_shape", node.args[1] if len(node.args) > 1 else ())
+        return isinstance(shape, (tuple, list)) and len(shape) == 1
+    return name in ("Linear", "linear")
+
+
+def _said(node: fx.Node, name: str) -> Found | None:
+    """What a node that reads a layer says for certain of the layer."""
+    if name in _FIRST:
+        return "nchw"
+    if name == "channels_first":
+        return "nhwc"
+    if name == "permute":
+        return _PERMUTED.get(tuple(_dimensions(node, "dims")))
+    if name in _REDUCTIONS:
+        return _REDUCED.get(frozenset(_dimensions(node, "dim")))
+    return None
+
+
+def _dimensions(node: fx.Node, keyword: str) -> Iterator[Any]:
+    """Dimensions that a call names, as one sequence or one by one."""
+    given = node.kwargs.get(keyword, node.args[1:])
+    for each in given if isinstance(given, (tuple, list)) else [given]:
+        yield from each if isinstance(each, (tuple, list)) else [each]

@@ -81,7 +81,7 @@ class RuleTable:
     maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms that follow an affine layer. shift: other
     batch-norms and constants, where they cannot be merged into the next affine layer. add: sums of two activations.
     gradient_after_last: what follows the last affine layer (SqueezeNet's ReLU and pool) takes its ordinary gradient.
-    method: whose table it is, for messages.
+    method: whose table it is, for messages. may_grow: relevance that outgrows the logits is said, and never refused.
     """
 
     affine: AffineRule
@@ -96,6 +96,7 @@ class RuleTable:
     add: SumRule = rules.proportional
     gradient_after_last: bool = False
     method: str = "this method"
+    may_grow: bool = False
 
     def of_affine(self, operation: Operation, is_last: bool) -> AffineRule:
         """The rule of one convolution or fully connected layer."""
@@ -525,7 +526,7 @@ class Tape:
         if table is not None:
             peaks = [*self._state.peaks, Peak(self._called(wrt), largest(relevance))]
             expected = expected_size(outputs.detach(), start, table.gradient_after_last)
-            check_size(peaks, expected, table.method)
+            check_size(peaks, expected, table.method, table.may_grow)
         return relevance
 
     def _called(self, value: Tensor) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .engine import RuleTable, Tape
 from .rules import Excitation, Inhibition, shift_takes_nothing
 
-TABLE = RuleTable(Excitation(), shift=shift_takes_nothing, method="excitation backprop")
+TABLE = RuleTable(Excitation(), shift=shift_takes_nothing, method="excitation backprop", may_grow=True)
 
 
 @dataclass(frozen=True)

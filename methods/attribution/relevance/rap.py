@@ -167,4 +167,5 @@ class RAP:
             add=RESIDUAL[self.residual],
             gradient_after_last=True,
             method=type(self).__name__,
+            may_grow=True,  # `official` doubles relevance at layers with negative inputs
         )

@@ -374,10 +374,14 @@ def positive_parts(summands: Sequence[Tensor], depths: Sequence[int], relevance:
     Where no summand is positive x_k / (x_0 + x_1), which is one as well.
     """
     parts = [x.clamp(min=0) for x in torch.broadcast_tensors(*summands)]
-    is_dead = sum_of([parts[0] + parts[1], *parts[2:]]) == 0
-    parts = [torch.where(is_dead, x, part) for x, part in zip(summands, parts, strict=True)]
-    each = ratio(relevance, sum_of([parts[0] + parts[1], *parts[2:]]))
-    return tuple((each * part).sum_to_size(x.shape) for x, part in zip(summands, parts, strict=True))
+    total = sum_of([parts[0] + parts[1], *parts[2:]])
+    each = ratio(relevance, total)
+    shared = [(each * part).sum_to_size(x.shape) for x, part in zip(summands, parts, strict=True)]
+    rest = relevance * indicator(total, torch.eq)
+    if not rest.any():
+        return tuple(shared)
+    negative = proportional(summands, depths, rest)
+    return tuple(share if other is None else share + other for share, other in zip(shared, negative, strict=True))
 
 
 def deepest_alone(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) -> tuple[Tensor | None, ...]:

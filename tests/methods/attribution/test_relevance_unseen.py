@@ -208,3 +208,17 @@ def test_the_alarm_names_the_layer() -> None:
     network = Network(Two(), (0,) * 3, (1,) * 3).to(dtype=torch.float64)
     with pytest.raises(ValueError, match="relevance at the output of layer 'stem' is more than"):
         attribute(WITHOUT_BIAS, network, torch.ones(1, 3, 1, 1), ONE)
+
+
+def test_methods_whose_arithmetic_grows_are_not_refused() -> None:
+    """Excitation backprop on inputs of both signs divides by 1e-8: a warning, and the map that its definition gives."""
+
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, torch.ones(2, 3, 1, 1, dtype=x.dtype)).flatten(1)
+
+    network = Network(Pair(), (0,) * 3, (1,) * 3).to(dtype=torch.float64)
+    image = torch.tensor([1, 1e-8 - 1, 0], dtype=torch.float64).view(1, 3, 1, 1)
+    with pytest.warns(RuntimeWarning, match=r"excitation backprop: .* 1e\+06"):
+        values = attribute(ExcitationBackprop(), network, image, ONE).values
+    assert abs(float(values.sum()) - 1) < 1e-6

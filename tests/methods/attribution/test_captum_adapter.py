@@ -38,12 +38,13 @@ DOUBLE = 1e-10
 # What classes need beside their name; those not listed need nothing. Of 8 pixels, squares of 4 are four features.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "Occlusion": {"sliding_window_shapes": [3, 4, 4], "strides": [3, 4, 4]},
-    **{name: {"feature_mask": 4} for name in ("FeatureAblation", "ShapleyValues", "ShapleyValueSampling")},
+    **{name: {"feature_mask": 4} for name in ("FeatureAblation", "ShapleyValues")},
+    "ShapleyValueSampling": {"feature_mask": 4, "n_samples": 8},
     **{name: {"feature_mask": 4, "n_samples": 12} for name in ("Lime", "KernelShap")},
     **{f"{level}GradientShap": {"baselines": "black"} for level in ("", "Layer")},
     **{f"{level}DeepLiftShap": {"baselines": ["black", "mean"]} for level in ("", "Layer")},
     **{name: {"n_steps": 6} for name in ("IntegratedGradients", "LayerIntegratedGradients", "InternalInfluence")},
-    "LayerConductance": {"n_steps": 6},
+    **{f"{level}Conductance": {"n_steps": 6} for level in ("", "Layer")},  # NeuronConductance and LayerConductance
     "NoiseTunnel": {"nt_samples": 3, "stdevs": 0.3},
 }
 NEURON = {"neuron_selector": [1, 2, 2]}

@@ -17,6 +17,7 @@ PUBLISHED = configs.ROOT / "results" / "published"
 IN_COLUMN = ("dataset", "reference", "metric", "subset", "stat", "variant")  # given by a column
 
 Values = Mapping[str, str]
+Results = dict[tuple[str, ...], pd.DataFrame]  # rows by NAMES, in the order of `latest_last`
 Published = dict[Names, tuple[float, str]]  # (method, network, dataset, metric, subset, variant, stat) -> value, note
 
 
@@ -41,9 +42,9 @@ def latest_last(tidy: Path) -> pd.DataFrame:
 def fill_table(name: str, tidy: pd.DataFrame) -> Table:
     """A table of conf/table with every entry that the tidy rows (`latest_last`) hold."""
     spec = read_spec(name)
-    published = _published(spec.get("published"))
+    published, results = _published(spec.get("published")), _by_names(tidy)
     entries = [
-        _entry(panel, row, Column(**column), tidy, published)
+        _entry(panel, row, Column(**column), results, published)
         for panel in spec["panels"]
         for row in rows_of(spec)
         for column in columns_of(spec, panel)
@@ -60,12 +61,18 @@ def _published(file: str | None) -> Published:
     return dict(zip(keys, zip(frame["value"].astype(float), frame["note"], strict=True), strict=True))
 
 
-def _entry(panel: dict[str, Any], row: Values, column: Column, tidy: pd.DataFrame, published: Published) -> Entry:
+def _by_names(tidy: pd.DataFrame) -> Results:
+    """The rows that did not fail, in the same order."""
+    held = tidy[~tidy["status"].str.startswith("failed")]
+    return {names: rows for names, rows in held.groupby(list(NAMES), sort=False)}
+
+
+def _entry(panel: dict[str, Any], row: Values, column: Column, results: Results, published: Published) -> Entry:
     asked = _asked(panel, row, column)
     network = str(panel.get("network", panel["model"]))
     key = (asked["method"], network, *(asked[k] for k in ("dataset", "metric", "subset", "variant", "stat")))
     reported, note = published.get(key, (math.nan, ""))
-    return Entry(panel["label"], row["label"], column, asked, _result(tidy, asked), reported, note)
+    return Entry(panel["label"], row["label"], column, asked, _result(results, asked), reported, note)
 
 
 def _asked(panel: dict[str, Any], row: Values, column: Column) -> dict[str, str]:
@@ -78,12 +85,11 @@ def _asked(panel: dict[str, Any], row: Values, column: Column) -> dict[str, str]
     }
 
 
-def _result(tidy: pd.DataFrame, asked: Values) -> Result | None:
+def _result(results: Results, asked: Values) -> Result | None:
     """The last of the rows that fit."""
-    fits = ~tidy["status"].str.startswith("failed")
-    for name in NAMES:
-        fits &= tidy[name] == asked[name]
-    found = tidy[fits]
+    found = results.get(tuple(asked[name] for name in NAMES))
+    if found is None:
+        return None
     for name in PATTERNS:
         found = found[found[name].map(partial(fnmatch.fnmatchcase, pat=asked[name])).astype(bool)]
     if not len(found):

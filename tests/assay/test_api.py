@@ -361,6 +361,10 @@ def test_results_are_kept_where_asked(tmp_path: Path) -> None:
     again = assay.evaluate(*asked, results=str(tmp_path), overrides=["limit=4", "cache=only"])
     pd.testing.assert_frame_equal(first, again)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    other = assay.evaluate(*asked[:3], "average_drop", results=tmp_path, overrides=["limit=4"])
+    assert other.metric.unique().tolist() == ["average_drop"] and other.index.equals(pd.RangeIndex(len(other)))
+    again = assay.evaluate(*asked, results=tmp_path, overrides=["limit=4"])  # rows of the other metric lie before these
+    assert again.metric.unique().tolist() == ["pointing_game"] and again.index.equals(pd.RangeIndex(len(again)))
     assay.evaluate(*asked, results=tmp_path / "no", overrides=["limit=4", "cache=off"])
     assert not (tmp_path / "no").exists()
 

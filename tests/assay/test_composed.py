@@ -105,6 +105,13 @@ def test_what_objects_do_not_say_can_be_said() -> None:
     assert config.metric["pointing_game"].settings["tolerance_px"] == 1.5
 
 
+def test_nothing_is_chosen_but_what_is_given() -> None:
+    """The command line's defaults are not: neither beside objects alone, nor where nothing is given."""
+    config = asked(model=TOY, methods={"mine": Gradient()}, metrics=())
+    assert config.method.keys() == {"mine"} and config.metric == {} and config.ood == {}
+    assert asked(["ood=[scenes_noise]"]).ood.keys() == {"scenes_noise"}
+
+
 def test_limits_reach_objects() -> None:
     """Of the data set by `limit`, of the training set by `train.limit`, as on the command line."""
     config = asked(["limit=3", "train.limit=2"], sets={"dataset": PAIR, "train": PAIR}, ood={"mine": PAIR[0]})

@@ -370,7 +370,7 @@ def test_every_schema_field_is_in_the_composed_config() -> None:
 def test_a_config_is_typed_behind_its_door() -> None:
     """What is misspelt is no field: strict mypy refuses it, and so does Python."""
     config = compose_config(["compute.workers=2"])
-    assert isinstance(config, RunConfig) and isinstance(config.compute, Compute)
+    assert type(config) is RunConfig and type(config.compute) is Compute
     assert config.compute.workers == 2
     assert not hasattr(config.compute, "wrokers")
 

@@ -21,7 +21,7 @@ from assay.harness.frames import resize_to_frames
 from assay.harness.heads import Targets
 from assay.harness.overrides import compose_config
 from assay.harness.seeds import SampleRng
-from assay.harness.types import Attribution, Needs, Sample
+from assay.harness.types import Attribution, FramedMaps, Needs, Sample
 from PIL import Image
 
 
@@ -49,6 +49,7 @@ def test_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
         for cell in job.cells:
             assert isinstance(cell, AttributionCell)
             native, framed = cell.attribute(batch, forward), cell.prepare(batch, forward)
+            assert isinstance(framed, FramedMaps)
             for row, (sample, label) in enumerate(batch.pairs):
                 arrays = read(tmp_path / cell.name / f"{sample.id}%23{label}.npz")
                 assert np.array_equal(arrays["values"], native.values[row].numpy())

@@ -78,7 +78,7 @@ def test_a_metric_sees_no_more_than_is_held(tmp_path: Path, monkeypatch: pytest.
     job = build_job(compose_config([*WORDS, f"results={tmp_path}"]), tmp_path / "store")
     cell = job.cells[0]
     assert isinstance(cell, AttributionCell)
-    monkeypatch.setitem(cell.metrics, "pointing_game", Recording())  # type: ignore[arg-type]
+    monkeypatch.setitem(cell.metrics, "pointing_game", Recording())
     batch, forward = share(job, [job.images.dataset[i] for i in range(8)], [cell], 8)
     found = cell.columns("pointing_game", cell.prepare(batch, forward), batch, forward)
     assert found["row"].tolist() == batch.targets.image.tolist()

@@ -101,9 +101,14 @@ def test_results_before_between_and_after(tmp_path: Path, capsys: Capture) -> No
 
 def test_options_between_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """Before the command, between words and after them: what arrives is the same."""
-    seen = []
+    seen: list[dict[str, object]] = []
     command = program.commands["gallery"]
-    monkeypatch.setattr(command, "callback", lambda **found: seen.append(found) or 0)
+
+    def gallery(**found: object) -> int:
+        seen.append(found)
+        return 0
+
+    monkeypatch.setattr(command, "callback", gallery)
     for words in (
         ["gallery", "model=scenes_vgg", "--images", "3", "method=[center]"],
         ["--images", "3", "gallery", "model=scenes_vgg", "method=[center]"],

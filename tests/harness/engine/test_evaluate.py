@@ -16,6 +16,7 @@ import pytest
 import torch
 from assay.datasets.scenes import Scenes
 from assay.harness import launch
+from assay.harness.attribution.cell import AttributionCell
 from assay.harness.attribution.plan import build_job
 from assay.harness.attribution.run import AttributionRun
 from assay.harness.engine import evaluate as engine
@@ -162,8 +163,8 @@ def test_batch_size_changes_nothing_in_float64(tmp_path: Path) -> None:
 
     Maps are stored as float32, so 1e-6 is the last bit, not an error of the arithmetic.
     """
-    for size in (1, 7, 32):
-        engine.evaluate(job_of(tmp_path / str(size), "precision=float64", METHODS, *FAST, f"compute.batch_size={size}"))
+    for size in ("1", "7", "32"):
+        engine.evaluate(job_of(tmp_path / size, "precision=float64", METHODS, *FAST, f"compute.batch_size={size}"))
     for size in ("1", "7"):
         assert _numbers_apart(tables(tmp_path / size), tables(tmp_path / "32")).max() < 1e-6
 
@@ -241,6 +242,7 @@ def test_one_failing_method_does_not_lose_the_others(tmp_path: Path, monkeypatch
     """A method that returns nan is marked with its reason and the samples; the other method's shards are whole."""
     job = job_of(tmp_path)
     broken = next(cell for cell in job.cells if cell.name == "gradient")
+    assert isinstance(broken, AttributionCell)
 
     def nan(self: object, forward: object, targets: Targets, rng: object) -> Attribution:
         return Attribution(torch.full((len(targets.image), 4, 4), torch.nan))
@@ -352,8 +354,12 @@ def test_target_policies(protocol: str, tmp_path: Path) -> None:
 def test_a_look_at_open_work_asks_each_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen shards of two methods, two groups each: four questions to the disk, not four a shard."""
     job = job_of(tmp_path, "compute.shard_size=1", "metric=[pointing_game]")
-    asked: list[str] = []
-    failed = Group.has_failed
-    monkeypatch.setattr(Group, "has_failed", property(lambda self: asked.append(self.key) or failed.fget(self)))  # type: ignore[attr-defined]
+    asked: list[Group] = []
+
+    def has_failed(group: Group) -> bool:
+        asked.append(group)
+        return False
+
+    monkeypatch.setattr(Group, "has_failed", property(has_failed))
     assert len(engine._open_work(job, Outcome())) == 16
     assert len(asked) == 4

@@ -76,7 +76,7 @@ def test_an_independent_paired_bootstrap_gives_the_same_intervals() -> None:
     generator = np.random.default_rng(5)
 
     def paired(statistic: Callable[[Array, Array], float], drawn: bool, alike: bool = True) -> float:
-        values = []
+        values, rows = [], []
         for side in range(2):
             if side == 0 or not alike:
                 rows = [generator.integers(0, n, n) if drawn else np.arange(n) for n in (150, 120)]
@@ -237,10 +237,10 @@ class Detector:
         ood.group(key).finish(self.stops[1], Finished("r", "test", rows))
 
     def _cell(self, dataset: str, stop: int) -> CellStore:
-        labels = {"model": "net", "weights": "net@w", "dataset": dataset, "protocol": "detection", "kind": "ood"}
-        labels |= {"method": self.method, "seed": self.seed, "precision": "float32"}
+        labels: dict[str, Any] = {"model": "net", "weights": "net@w", "dataset": dataset, "protocol": "detection"}
+        labels |= {"kind": "ood", "method": self.method, "seed": self.seed, "precision": "float32"}
         data = {"fingerprint": self.images.get(dataset, dataset), "order": None}
-        identity = {"schema": SCHEMA, "model": {"fingerprint": "w"}, "dataset": data, "protocol": {}}
+        identity: dict[str, Any] = {"schema": SCHEMA, "model": {"fingerprint": "w"}, "dataset": data, "protocol": {}}
         identity |= {"method": {"_target_": self.method, **self.settings}, "seed": self.seed}
         if self.training:
             identity |= {"training": {"data": {"dataset": {"fingerprint": "t"}}, "images": 60} | self.training}

@@ -246,7 +246,8 @@ def test_missing_cells_name_their_command_and_absent_methods() -> None:
     for name in names():
         table = fill_table(name, EMPTY)
         lines = missing_lines(table)
-        assert sum(int(re.search(r"(\d+) cells", line)[1]) for line in lines) == len(table.missing())  # type: ignore[index]
+        counts = [int(match[1]) for line in lines if (match := re.search(r"(\d+) cells", line))]
+        assert len(counts) == len(lines) and sum(counts) == len(table.missing())
         for method in {entry.asked["method"] for entry in table.missing()}:
             place = "method=[" if method in groups()["method"] else "conf/method lacks"
             assert any(re.search(rf"\b{method}\b", line) and place in line for line in lines), method

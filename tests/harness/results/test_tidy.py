@@ -1,6 +1,6 @@
 """From the store's markers to tidy tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -171,7 +171,12 @@ def test_an_update_leaves_the_bytes_of_a_rebuild_and_reads_what_changed_alone(
     length: after each step results.csv is, byte for byte, what a rebuild gives; and one cell is read."""
     read: list[str] = []
     rows_of = tidy.cell_rows
-    monkeypatch.setattr(tidy, "cell_rows", lambda each: read.append(each.key) or rows_of(each))
+
+    def watched(each: CellStore) -> Iterator[dict[str, Any]]:
+        read.append(each.key)
+        return rows_of(each)
+
+    monkeypatch.setattr(tidy, "cell_rows", watched)
     store = tmp_path / "store"
     steps: list[Callable[[], None]] = []
     for number, (seed, value, x) in enumerate([(10, 1.0, None), (9, 1 / 3, 2.0), (0, None, 10.0), (2, 1e-7, 9.5)]):
@@ -180,6 +185,7 @@ def test_an_update_leaves_the_bytes_of_a_rebuild_and_reads_what_changed_alone(
     first = CellStore(store, "cell0")
     steps += [partial(finish, first, "k", [row("a", 0.25)]), lambda: first.group("k").fail(Failure("no"))]
     steps += [first.group("k").forgive, Garbage(first.path, "m").remove]
+    written = b""
     for number, step in enumerate(steps):
         step()
         read.clear()

@@ -31,9 +31,14 @@ TRAINED = Path(__file__).resolve().parents[4] / "shared" / "weights" / "cifar10-
 FOUR = Targets(torch.arange(4), torch.tensor([0, 3, 1, 2]))
 INPUT_X_GRADIENT = LRP(Epsilon(0), stabiliser=0)
 METHODS: list[Attributor] = [
-    *[LRP(Epsilon()), LRP(Epsilon(0.25)), LRP(Gamma()), LRP(AlphaBeta()), LRP(AlphaBeta(2, 1))],
-    *[LRP(AlphaBeta(1, 0, bias=True)), LRP(AlphaBeta(), first=ZBox()), ContrastiveLRP()],
-    *[LRP(AlphaBeta(), batch_norm="pass"), RAP(), RAP("paper"), ExcitationBackprop()],
+    *(LRP(rule) for rule in (Epsilon(), Epsilon(0.25), Gamma(), AlphaBeta(), AlphaBeta(2, 1))),
+    LRP(AlphaBeta(1, 0, bias=True)),
+    LRP(AlphaBeta(), first=ZBox()),
+    ContrastiveLRP(),
+    LRP(AlphaBeta(), batch_norm="pass"),
+    RAP(),
+    RAP("paper"),
+    ExcitationBackprop(),
 ]
 
 
@@ -67,7 +72,8 @@ class Normed(nn.Module):
         c1, c2, fc = nn.Conv2d(3, 8, 3).double(), nn.Conv2d(8, 8, 3).double(), nn.Linear(8, 4).double()
         c1.load_state_dict(self.c1.state_dict())
         c2.weight.copy_(self.c2.weight * s1.view(1, -1, 1, 1))
-        c2.bias.copy_(self.c2.bias + (self.c2.weight * t1.view(1, -1, 1, 1)).sum((1, 2, 3)))  # type: ignore[union-attr]
+        assert c2.bias is not None and self.c2.bias is not None
+        c2.bias.copy_(self.c2.bias + (self.c2.weight * t1.view(1, -1, 1, 1)).sum((1, 2, 3)))
         fc.weight.copy_(self.fc.weight * s2)
         fc.bias.copy_(self.fc.bias + self.fc.weight @ t2)
         return nn.Sequential(c1, nn.ReLU(), c2, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc).eval()

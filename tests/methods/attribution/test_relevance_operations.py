@@ -48,6 +48,10 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+MATRIX, MEANS, VARIANCES = random(6, 6), random(6), random(6).abs() + 0.5
+C, D = random(6) + 0.3, random(6).flip(0)
+
+
 # Transposed convolutions
 
 
@@ -140,12 +144,10 @@ SAME: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] =
     "where": (lambda x: torch.where(x > 0, x, torch.zeros_like(x)), F.relu),
     "masked_fill": (lambda x: x.masked_fill(x < 0, 0), F.relu),
     "kept statistics": (
-        lambda x: F.instance_norm(x, *STATISTICS, use_input_stats=False),
-        lambda x: F.batch_norm(x, *STATISTICS),
+        lambda x: F.instance_norm(x, MEANS, VARIANCES, use_input_stats=False),
+        lambda x: F.batch_norm(x, MEANS, VARIANCES),
     ),
 }
-MATRIX = random(6, 6)
-STATISTICS = (random(6), random(6).abs() + 0.5)
 
 
 @pytest.mark.parametrize("method", [LRP(Epsilon()), LRP(Gamma()), LRP(AlphaBeta(2, 1), first=ZBox())], ids=repr)
@@ -177,7 +179,6 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "group without weights": lambda x: F.group_norm(x, 3),
     "instance": lambda x: F.instance_norm(x, weight=C, bias=D),
 }
-C, D = random(6) + 0.3, random(6).flip(0)
 
 
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)

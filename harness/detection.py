@@ -111,7 +111,15 @@ class Features:
 
 
 def pooled(activation: Tensor) -> Tensor:
-    """A layer's activation [N,K,...] averaged over space: [N,K]."""
+    """A layer's activation [N,K,...] averaged over space: [N,K].
+
+    Raises:
+        ValueError: tokens [N,tokens,K], in which channels come last.
+    """
+    if activation.ndim == 3:
+        raise ValueError(
+            f"a layer of tokens {list(activation.shape)} has its channels last: name it LAYER@tokens, or choose another"
+        )
     return activation.flatten(2).mean(2) if activation.ndim > 2 else activation
 
 

@@ -16,7 +16,7 @@ from .ending import Ending, ending_of, registered_last
 from .graph import Cut, Traced, cut_at, trace, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
 from .layouts import MARK, as_map, layout_of
-from .outputs import Output, checked, reading
+from .outputs import Output, check_traced, checked, reading
 
 Activation = Literal["softmax", "sigmoid", "binary"]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
@@ -194,12 +194,14 @@ class Network:
     @cached_property
     def _traced(self) -> Traced:
         try:
-            return trace(self.module)
+            traced = trace(self.module)
         except Exception as error:
             raise ValueError(
                 f"{type(self.module).__name__} cannot be traced by torch.fx ({error}): methods that read a layer "
                 "(gradcam, ...) need a traceable network; methods on the input gradient work without"
             ) from error
+        check_traced(traced.module, type(self.module).__name__)
+        return traced
 
     def layers(self) -> list[str]:
         """Names of all layers: module paths and functional ops."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 Output = int | str  # which of a tuple's members, or of a mapping's entries, are the logits
 
@@ -33,7 +33,7 @@ def reading(module: nn.Module, output: Output | None, is_binary: bool) -> nn.Mod
     return made
 
 
-def _two_classes(logits: Tensor) -> Tensor:
+def _two_classes(logits: Any) -> Tensor:
     """A linear layer, for which methods have rules."""
     if isinstance(logits, (tuple, list, Mapping)):
         raise OutputError(f"activation=binary takes one logit an image, not {_described(logits)}: {_mend(logits)}")
@@ -42,13 +42,11 @@ def _two_classes(logits: Tensor) -> Tensor:
 
 def _picked(outputs: Any, output: Output, name: str) -> Any:
     try:
-        return getattr(outputs, output) if _is_attribute(outputs, output) else outputs[output]
+        if isinstance(output, str) and not isinstance(outputs, Mapping) and hasattr(outputs, output):
+            return getattr(outputs, output)
+        return outputs[output]
     except (LookupError, TypeError) as error:
         raise OutputError(f"output={output!r} is not in what {name} returns, {_described(outputs)}") from error
-
-
-def _is_attribute(outputs: Any, output: Output) -> bool:
-    return isinstance(output, str) and not isinstance(outputs, Mapping) and hasattr(outputs, output)
 
 
 def checked(outputs: Any, name: str, images: int) -> Tensor:
@@ -62,19 +60,28 @@ def checked(outputs: Any, name: str, images: int) -> Tensor:
     raise OutputError(f"{name} returns {_described(outputs)} for {images} images, not logits [B,C]: {_mend(outputs)}")
 
 
+def check_traced(module: fx.GraphModule, name: str) -> None:
+    """Raise OutputError where a traced module certainly returns no single tensor."""
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    if isinstance(output.args[0], (tuple, list, Mapping)):
+        raise OutputError(f"{name} returns {_described(output.args[0])}, not logits [B,C]: {_mend(output.args[0])}")
+
+
 def _described(outputs: Any) -> str:
     """`a tuple of 2 ([4, 10], [4, 512])`, `a dict of logits [4, 10], features [4, 512]`, `[4, 10, 7, 7]`."""
     if isinstance(outputs, Tensor):
         return str(list(outputs.shape))
-    kind = type(outputs).__name__
     if isinstance(outputs, Mapping):
-        return f"a {kind} of {', '.join(f'{name} {_shape(value)}' for name, value in outputs.items())}"
+        return f"a dict of {', '.join(f'{name} {_shape(value)}' for name, value in outputs.items())}"
     if isinstance(outputs, (tuple, list)):
-        return f"a {kind} of {len(outputs)} ({', '.join(map(_shape, outputs))})"
-    return f"a {kind}"
+        return f"a tuple of {len(outputs)} ({', '.join(map(_shape, outputs))})"
+    return f"a {type(outputs).__name__}"
 
 
 def _shape(value: Any) -> str:
+    """Of a tensor its shape, of a place in a graph its name."""
+    if isinstance(value, fx.Node):
+        return value.name
     return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..config import ConfigError, RunConfig
 from ..engine.job import Cell, Job
+from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
 from ..engine.targets import TARGETS
 from ..store import identity
@@ -35,7 +36,8 @@ def plan(request: Request) -> Job:
 
 def _cell(request: Request, images: Images, name: str) -> AttributionCell:
     config, attributor = request.config, request.methods[name]
-    _check_layers(request, name, attributor)
+    with understood(request, images):
+        _check_layers(request, name, attributor)
     smooth = float(config.protocol.smooth.get(name, 0.0))
     labels = request.labels(images.name, name, config.protocol.name, "attribution")
     cell = identity.cell_identity(

@@ -13,6 +13,7 @@ from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
 from ..engine.targets import whole_images
 from ..network import Network
+from ..outputs import OutputError
 from ..store import identity
 from ..store.fits import Fit
 from ..store.store import SAMPLES, SCORE, CellStore
@@ -217,6 +218,8 @@ def check_detectors(config: RunConfig, network: Network, detectors: dict[str, De
                 network.check_layer(layer)
             except ValueError as error:
                 raise ConfigError(f"method {name}: {error}. Set method.{name}.layers") from error
+            except OutputError as error:
+                raise ConfigError(f"model {config.model.name}: {error}") from error
 
 
 def _check_sets(config: RunConfig) -> None:

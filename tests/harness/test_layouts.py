@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from assay.harness.detectors.features import pooled
+from assay.harness.detection import pooled
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.layouts import MARK, _grid, seen_as
@@ -123,7 +123,7 @@ def test_swins_grad_cam_is_that_of_its_own_gradient(layer: str) -> None:
     network = Network(module, (0.5,) * 3, (0.25,) * 3)
     kept: list[Tensor] = []
     handle = module.get_submodule(layer).register_forward_hook(
-        lambda _module, _inputs, output: kept.append(output.requires_grad_()) or output
+        lambda _module, _inputs, output: kept.append(output.requires_grad_())
     )
     logits = module((images - 0.5) / 0.25)
     handle.remove()
@@ -143,11 +143,21 @@ def test_detectors_pool_channels_last_over_space() -> None:
     module, images = torchvision_module("swin_t"), random_images(2, 64)
     network = Network(module, (0.5,) * 3, (0.25,) * 3)
     kept: list[Tensor] = []
-    module.features[7].register_forward_hook(lambda _module, _inputs, output: kept.append(output))  # type: ignore[index, union-attr, operator]
+    module.get_submodule("features.7").register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     with torch.no_grad():
         module((images - 0.5) / 0.25)
     found = pooled(ForwardPass(network, images, ("features.7",)).activation("features.7"))
     assert_close(found, kept[0].mean((1, 2)), 1e-5)
+
+
+def test_detectors_pool_tokens_that_are_named_and_refuse_others() -> None:
+    """The mean over the patches, without the class token; not the mean over channels of each token."""
+    other, first = _same_weights(Tokens(1))
+    images = random_images(2, 16).double()
+    found = pooled(ForwardPass(other, images, ("act@tokens",)).activation("act@tokens"))
+    assert_close(found, pooled(ForwardPass(first, images, ("act",)).activation("act")), 1e-12)
+    with pytest.raises(ValueError, match=r"tokens \[2, 17, 8\] has its channels last: name it LAYER@tokens"):
+        pooled(ForwardPass(other, images, ("act",)).activation("act"))
 
 
 def test_logits_and_other_layers_do_not_feel_that_one_is_turned() -> None:

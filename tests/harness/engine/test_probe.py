@@ -68,8 +68,8 @@ def run(network: Network, results: Path, words: Sequence[str], data: Any = None)
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("tuple", r"field: Ending returns a tuple of 2 \(\[\d, 3\], \[\d, 24\]\) .* output=0 \(\+model.output=\.\.\. "),
-        ("dict", r"returns a dict of features \[\d, 24\], logits \[\d, 3\] .* output=logits"),
+        ("tuple", r"field: Ending returns a tuple of 2 \(.*\) .*output=0 \(\+model\.output="),
+        ("dict", r"returns a dict of features .*, logits .*: say .* output=logits"),
         ("map", r"returns \[\d, 3, 2, 2\] for \d images, not logits \[B,C\]: pool or flatten"),
         ("one_logit_squeezed", r"returns \[\d\] .*one logit an image is two classes: activation=binary"),
         ("one_logit", r"field has one output, whose softmax is always 1: activation=binary"),
@@ -88,6 +88,24 @@ def test_a_network_that_would_give_wrong_numbers_is_refused(
     with pytest.raises(ConfigError, match=why):
         launch.run(config_of(of_kind(kind), tmp_path, wing), [])
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(("kind", "mend"), [("tuple", "output=0"), ("dict", "output=logits")])
+def test_a_layer_of_a_network_with_several_outputs_is_looked_for_after_the_mend(
+    kind: str, mend: str, tmp_path: Path
+) -> None:
+    """The plan cuts the graph at a layer before any pass: the same refusal, with the graph's names."""
+    with pytest.raises(ConfigError, match=rf"model field: Ending returns a {kind} of .*fc.*: say .*{mend} "):
+        launch.run(config_of(of_kind(kind), tmp_path, LAYERS), [])
+
+
+@pytest.mark.parametrize(("kind", "mend"), [("tuple", "output=0"), ("dict", "output=logits")])
+def test_a_detector_of_a_layer_likewise(kind: str, mend: str, tmp_path: Path) -> None:
+    words = ["method=[mahalanobis]", "method.mahalanobis.layers=[trunk.c2]", "metric=[error_detection]"]
+    config = config_of(of_kind(kind), tmp_path, words)
+    config.train = Choice("dataset", "train", {"_target_": "pictures"}, made=Pictures(count=30))
+    with pytest.raises(ConfigError, match=rf"model field: Ending returns a {kind} of .*: say .*{mend} "):
+        launch.run(config, [])
 
 
 @WINGS
@@ -170,14 +188,16 @@ def test_the_output_that_is_named_is_read(kind: str, output: int | str, tmp_path
 def test_the_output_of_a_config_is_read_and_is_part_of_the_key(tmp_path: Path) -> None:
     """`output: 1` in the model's config, whatever function builds the network; features are not logits' numbers."""
     tables = {}
+    words = ["method=[center]", "metric=[positive_ratio]"]
     for output in (0, 1):
-        config = config_of(of_kind("tuple"), tmp_path / str(output), ["method=[center]", "metric=[positive_ratio]"])
+        config = config_of(of_kind("tuple"), tmp_path / str(output), words)
         config.model.notes["output"] = output
         assert launch.run(config, []) == 0
         tables[output] = pd.read_csv(tmp_path / str(output) / "tidy/results.csv")
     assert set(tables[0]["cell_key"]).isdisjoint(tables[1]["cell_key"])
+    config = config_of(of_kind("tuple"), tmp_path, words)
+    config.model.notes["output"] = "scores"
     with pytest.raises(ConfigError, match=r"output='scores' is not in what Ending returns, a tuple of 2"):
-        config.model.notes["output"] = "scores"
         launch.run(config, [])
 
 
@@ -187,9 +207,9 @@ def test_one_logit_is_two_classes(kind: str) -> None:
     module, images = field_network(kind), Pictures().images
     network = Network(module, [0.5] * 3, [0.25] * 3, "binary")
     z = module((images - 0.5) / 0.25).view(-1)
-    for layers in ((), ("trunk.c2",)):
-        forward = ForwardPass(network, images, layers)
-        torch.testing.assert_close(forward.logits, torch.stack([-z, z], 1).detach())
+    forward, traced = ForwardPass(network, images), ForwardPass(network, images, ("trunk.c2",))
+    for each in (forward, traced):
+        torch.testing.assert_close(each.logits, torch.stack([-z, z], 1).detach())
     torch.testing.assert_close(forward.probabilities, torch.stack([(-z).sigmoid(), z.sigmoid()], 1).detach())
     assert network.predicts(forward.logits).tolist() == [[value < 0, value > 0] for value in z.tolist()]
 
@@ -246,7 +266,7 @@ def test_a_network_whose_logits_hardly_differ_between_images_is_not_refused(tmp_
     """Rounding at large logits is no dependence on the batch."""
     module = _module_of(Pictures().images).eval()
     with torch.no_grad():
-        module[1].bias.fill_(1e6)  # type: ignore[index, union-attr, operator]
+        module.get_parameter("1.bias").fill_(1e6)
     run(Network(module, [0.5] * 3, [0.25] * 3, fingerprint="large"), tmp_path, ATTRIBUTION)
 
 

@@ -239,7 +239,7 @@ def test_classes_without_a_file() -> None:
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
 @pytest.mark.parametrize("entry", [None, "state_dict", "model_state_dict", "model", "net"])
 def test_what_wrappers_leave_in_a_file_is_taken_off_and_said(tmp_path: Path, prefix: str, entry: str | None) -> None:
-    """DataParallel, torch.compile, Lightning and both, under the keys of training scripts: the same network, exactly."""
+    """DataParallel, torch.compile, Lightning and both, under keys of training scripts: the same network, exactly."""
     state = {f"{prefix}{name}": value for name, value in scenes_state().items()}
     torch.save(state if entry is None else {entry: state, "epoch": 3, "optimizer": {}}, tmp_path / "left.pth")
     network = scenes_network("ScenesResNet", str(tmp_path / "left.pth"))

@@ -68,7 +68,7 @@ def run(network: Network, results: Path, words: Sequence[str], data: Any = None)
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("tuple", r"field: Ending returns a tuple of 2 \(.*\) .*output=0 \(\+model\.output="),
+        ("tuple", r"field: Ending returns a tuple of 2 \(.*\).*output=0 \(\+model\.output="),
         ("dict", r"returns a dict of features .*, logits .*: say .* output=logits"),
         ("map", r"returns \[\d, 3, 2, 2\] for \d images, not logits \[B,C\]: pool or flatten"),
         ("one_logit_squeezed", r"returns \[\d\] .*one logit an image is two classes: activation=binary"),

@@ -64,7 +64,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "softmax": lambda: Ending(3, lambda logits, _: logits.softmax(1)),
     "log_softmax": lambda: Ending(3, lambda logits, _: logits.log_softmax(1)),
     "sigmoid": lambda: Ending(3, lambda logits, _: logits.sigmoid()),
-    "dropout": lambda: Ending(3, lambda logits, features: logits + F.dropout(features)[:, :3]),
+    "dropout": lambda: Ending(3, lambda logits, features: logits + F.dropout(features).sum(1, keepdim=True)),
     "noise": lambda: Ending(3, lambda logits, _: logits + 0.01 * torch.randn_like(logits)),
     "batch_statistics": BatchStatistics,
     "spatial_statistics": SpatialStatistics,

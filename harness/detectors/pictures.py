@@ -34,7 +34,8 @@ def draw_histograms(inside: pd.DataFrame, sets: Mapping[str, pd.DataFrame], path
         for scores, colour, label in ((accepted, INSIDE, "in distribution"), (_scores(table), OUTSIDE, "OOD")):
             if len(scores):
                 kept = np.clip(scores, edges[0], edges[-1])  # what lies further out is counted at the ends
-                axis.hist(kept, edges, density=True, alpha=0.55, color=colour, label=label)
+                look = {"histtype": "stepfilled", "alpha": 0.55, "color": colour}  # one outline draws faster than bars
+                axis.hist(kept, edges, density=True, label=label, **look)
         axis.set_title(name, fontsize=9)
         if len(accepted) and len(_scores(table)):
             _draw_limit(axis, name, accepted, _scores(table))

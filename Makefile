@@ -34,7 +34,7 @@ run: $(RUNTIME)  ## Evaluate the embedded benchmark end to end; write tables and
 	$(PY) -m harness report
 
 test: $(TEST)  ## Run the tests but the slow ones (WORKERS=0: one process; ARGS="-k rap": passed to pytest)
-	$(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1 )$(PY) -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+	$(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1 )$(PY) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 lint: $(TEST) typed  ## Check style, formatting and types (ruff, mypy)
 	$(PY) -m ruff check .

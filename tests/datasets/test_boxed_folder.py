@@ -186,9 +186,7 @@ def test_boxes_of_a_photograph(root: Path) -> None:
     assert bool((stored.image[:, :, :10] == 1).all())
     content = instances(width=30, height=40)
     content["annotations"][1]["bbox"] = [0, 0, 30, 10]
-    with pytest.raises(
-        DataError, match=r"c\.png has 40x30 .*orientation=stored.* says 30x40: .*other orient"
-    ):
+    with pytest.raises(DataError, match=r"c\.png has 40x30 .*orientation=stored.* says 30x40: .*other orient"):
         with_json(root, content)[0]
     shown = with_json(root, content, orientation="upright", transform={"mode": "none"})[0]
     assert shown.size0 == (40, 30)

@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["compute.device=cpu", "limit=24", "compute.shard_size=2", "metric=[pointing_game]"]
 
 FAILS_ON_RANK_1 = '''
-"""A method that fails in every process but rank 0, which takes its time."""
+"""A method that fails in every process but rank 0, which waits for that to happen and takes its time."""
 import os, time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 import torch
 from assay.harness.types import Attribution, Needs
@@ -37,8 +38,12 @@ class Fails:
         return Needs()
 
     def attribute(self, forward, targets, rng):
+        begun = Path(os.environ["ASSAY_TEST_BEGUN"])
         if os.environ["RANK"] == "1":
+            begun.touch()
             raise RuntimeError("planted on rank 1")
+        while not begun.exists():
+            time.sleep(0.05)
         time.sleep(0.2)
         return Attribution(torch.zeros(len(targets.image), 8, 8))
 '''
@@ -58,7 +63,12 @@ def test_a_method_that_fails_on_another_rank_is_told_by_rank_0(tmp_path: Path) -
     done = subprocess.run(
         [str(launcher), "--nproc-per-node", "2", str(ROOT / "run.py"), *words, f"results={tmp_path}"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            "ASSAY_TEST_BEGUN": str(tmp_path / "begun"),
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -266,6 +266,12 @@ def test_tests_mirror_the_tree() -> None:
     assert [str(name) for name in names if not (ROOT / name).is_dir()] == []
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """Test folders are no packages: pytest knows a file by its name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 # The disk format
 
 DISK = re.compile(r"DONE-|FAILED\.json|cell\.json|group\.json|\.parquet\b")

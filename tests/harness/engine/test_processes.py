@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["compute.device=cpu", "limit=24", "compute.shard_size=2", "metric=[pointing_game]"]
 
 FAILS_ON_RANK_1 = '''
-"""A method that fails in every process but rank 0, which waits for that to happen and takes its time."""
+"""A method that fails on rank 1, once both ranks are at work; rank 0 takes its time."""
 import os, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +38,12 @@ class Fails:
         return Needs()
 
     def attribute(self, forward, targets, rng):
-        begun = Path(os.environ["ASSAY_TEST_BEGUN"])
-        if os.environ["RANK"] == "1":
-            begun.touch()
+        rank, meeting = int(os.environ["RANK"]), Path(os.environ["ASSAY_TEST_MEETING"])
+        (meeting / f"rank{rank}").touch()
+        while not (meeting / f"rank{1 - rank}").exists():  # rank 0 forgives earlier failures as it begins
+            time.sleep(0.02)
+        if rank == 1:
             raise RuntimeError("planted on rank 1")
-        while not begun.exists():
-            time.sleep(0.05)
         time.sleep(0.2)
         return Attribution(torch.zeros(len(targets.image), 8, 8))
 '''
@@ -67,7 +67,7 @@ def test_a_method_that_fails_on_another_rank_is_told_by_rank_0(tmp_path: Path) -
             **os.environ,
             "PYTHONPATH": str(tmp_path),
             "OMP_NUM_THREADS": "1",
-            "ASSAY_TEST_BEGUN": str(tmp_path / "begun"),
+            "ASSAY_TEST_MEETING": str(tmp_path),
         },
         capture_output=True,
         text=True,

@@ -87,7 +87,13 @@ def test_an_interrupt_is_one_line_and_leaves_nobody_behind(tmp_path: Path) -> No
     words = [*SMALL, *settings, "compute.workers=1", f"results={tmp_path}"]
     command = [sys.executable, str(ROOT / "run.py"), *words]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     while process.poll() is None and len(list((tmp_path / "store").rglob("*.parquet"))) < 3:
         time.sleep(0.01)
@@ -101,6 +107,11 @@ def test_an_interrupt_is_one_line_and_leaves_nobody_behind(tmp_path: Path) -> No
     lines = [line for line in errors.replace("\r", "\n").splitlines() if line and "|" not in line]  # without the bar
     assert lines == ["interrupted: the same command resumes"]
     assert "12 shards computed" not in forks.run(*words).output()
+
+
+def _heed_interrupts() -> None:
+    """What a shell starts in the background ignores interrupts, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _is_alive(group: int) -> bool:

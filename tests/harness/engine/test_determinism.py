@@ -1,7 +1,10 @@
 """A library changes nothing of its caller's torch: what `deterministic` sets and draws comes back."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,3 +68,12 @@ def test_precisions_by_their_newer_names() -> None:
         assert not BACKENDS.cuda.matmul.allow_tf32
     assert BACKENDS.cuda.matmul.fp32_precision == "tf32"
     assert BACKENDS.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
+
+
+def test_no_compiler_is_imported() -> None:
+    """torch.use_deterministic_algorithms would: two seconds of every process of every run."""
+    code = "import sys; from assay.harness.engine.determinism import make_deterministic as make; make(1)\n"
+    code += "import torch; print(torch.get_deterministic_debug_mode(), 'torch._dynamo' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]

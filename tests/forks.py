@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,8 @@ def _server() -> subprocess.Popen[str]:
     """The process that forks; it ends when this one closes its standard input, at the latest by ending."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # a fork copies one thread alone
     command = [sys.executable, __file__]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)  # Ctrl-C is not for it
 
 
 def _ask(request: dict[str, Any]) -> Any:
@@ -94,7 +96,8 @@ def _serve(scratch: str) -> dict[str, Any] | None:
             answer: Any = pid, request["folder"]
         else:
             answer = _exit_code(request["pid"], ended, os.WNOHANG if request["ask"] == "poll" else 0)
-        print(json.dumps(answer), flush=True)
+        with suppress(BrokenPipeError):  # who asked has been interrupted: no more requests either
+            os.write(1, f"{json.dumps(answer)}\n".encode())
     return None
 
 

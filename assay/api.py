@@ -35,11 +35,12 @@ from assay.harness.engine.job import Cell
 from assay.harness.engine.measure import share
 from assay.harness.engine.processes import Rank
 from assay.harness.engine.request import Request
+from assay.harness.engine.samples import check_pixels
 from assay.harness.forward import ForwardPass
 from assay.harness.launch import Run, build_run, refuse_to_compute
 from assay.harness.results.tidy import joined, own_rows
 from assay.harness.store.store import SAMPLES
-from assay.harness.types import Batch, FramedMaps, check_pixels
+from assay.harness.types import Batch, FramedMaps
 
 NOWHERE = Path("nowhere")  # the root of a store that is not written to
 P = ParamSpec("P")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from assay.harness.config import ConfigError
+from assay.harness.engine.samples import check_pixels
 from assay.harness.network import Network, fingerprint
-from assay.harness.types import Dataset, Sample, check_pixels
+from assay.harness.types import Dataset, Sample
 
 Module = tuple[nn.Module, Sequence[float], Sequence[float]]  # with the mean and deviation of its inputs' channels
 Model = str | Network | Module

@@ -281,17 +281,6 @@ class Dataset(Protocol):
         """Short digest of everything that decides the samples."""
 
 
-def check_pixels(images: Tensor) -> None:
-    """Raise ValueError (no tensor: TypeError) unless these are floating-point numbers in [0,1]: not normalised."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images are a {type(images).__name__}: give a torch tensor, RGB in [0,1], not normalised")
-    if not images.is_floating_point():
-        raise ValueError(f"pixels are {images.dtype}: give floating-point numbers in [0,1] (image / 255)")
-    low, high = (images.min().item(), images.max().item()) if images.numel() else (0, 1)
-    if not (low >= 0 and high <= 1):  # so that NaN is none of them
-        raise ValueError(f"pixels from {low:g} to {high:g}: give RGB in [0,1], not normalised")
-
-
 def columns_to_numpy(columns: Iterable[tuple[str, Tensor]]) -> dict[str, np.ndarray]:
     """Device columns as CPU arrays."""
     return {name: column.detach().cpu().numpy() for name, column in columns}

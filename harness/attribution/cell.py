@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from ..engine.finite import check_rows
 from ..engine.job import Cell
 from ..forward import ForwardPass
 from ..frames import gaussian_blur
@@ -79,11 +80,5 @@ def attributed(method: Attributor, name: str, batch: Batch, forward: ForwardPass
     values = made.values.float()
     if values.ndim != 3 or len(values) != len(batch.pairs):
         raise ValueError(f"{name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"{name} returned values that are not finite for {_not_finite(batch, values)}")
+    check_rows(f"{name} returned values that are", values, batch.sample_ids)
     return replace(made, values=values)
-
-
-def _not_finite(batch: Batch, values: Tensor) -> str:
-    bad = (~values.isfinite()).flatten(1).any(1).tolist()
-    return ", ".join([name for name, is_bad in zip(batch.sample_ids, bad, strict=True) if is_bad][:5])

@@ -1,5 +1,6 @@
 """The tables of failure detectors: a data set with its features, and the scores that are asked of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -8,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from ..detection import Detector, ImageDetector, State
+from ..engine.finite import check_rows
 from ..engine.request import Images
 from ..forward import ForwardPass
 from ..results.tidy import joined
@@ -17,10 +19,11 @@ from ..types import Batch, Needs
 from .features import FeatureCell, ImageCell, features_of
 
 
-def checked_scores(name: str, scores: Tensor, images: int) -> Tensor:
-    """The scores [N]; ValueError unless there is a finite one for each image."""
-    if scores.shape != (images,) or not bool(scores.isfinite().all()):
-        raise ValueError(f"{name} returned {list(scores.shape)} scores for {images} images, or not finite")
+def checked_scores(name: str, scores: Tensor, images: Sequence[str]) -> Tensor:
+    """The scores [N]; ValueError unless there is a finite one for each of the images, which are named."""
+    if scores.shape != (len(images),):
+        raise ValueError(f"{name} returned scores {list(scores.shape)} for {len(images)} images: give one an image")
+    check_rows(f"{name} returned scores that are", scores, images)
     return scores
 
 
@@ -45,7 +48,7 @@ class ScoreCell(ImageCell):
         """Scores of a batch of images."""
         detector = cast(ImageDetector, self.detector)
         scores = detector.score_images(forward, features_of(forward, self.features.head), self.state)
-        return {SCORE: checked_scores(self.name, scores, len(batch.samples))}
+        return {SCORE: checked_scores(self.name, scores, batch.image_ids)}
 
 
 @dataclass(frozen=True, eq=False)

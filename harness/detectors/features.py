@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..detection import Features, LinearHead, pooled
+from ..engine.finite import check_rows
 from ..engine.job import Cell
 from ..forward import ForwardPass
 from ..network import Network
@@ -119,8 +120,15 @@ class FeatureCell(ImageCell):
         return Needs(layers=self.layers, penultimate=self.head is not None)
 
     def columns(self, group: str, prepared: None, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
-        """Rows of one tap."""
-        return {"values": self.taps[group](forward)}
+        """Rows of one tap.
+
+        Raises:
+            ValueError: values that are not finite, but logits: those of a class group without members are -inf.
+        """
+        values = self.taps[group](forward)
+        if group != LOGITS:
+            check_rows(f"features ({group}) are", values, batch.image_ids)
+        return {"values": values}
 
     def parts(self, stop: int) -> Iterator[Features]:
         """The features of images 0 .. stop-1 in order, PART rows at a time."""

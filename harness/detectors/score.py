@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..detection import Features
 from ..engine.costs import Clock, Outcome
+from ..engine.finite import check_state
 from ..forward import ForwardPass
 from ..store.fits import Fit
 from ..store.store import SAMPLES, SCORE, Failure, Shard, shards_of
@@ -52,15 +53,17 @@ def fit(detection: Detection, names: list[str], outcome: Outcome) -> None:
     for name in names:
         kept = detection.sets[TEST].cells[name].fit
         assert kept is not None
-        detector = cast(FittedDetector, detection.detectors[name])
-        work = partial(_put_fit, detection, detector, training, kept)
+        work = partial(_put_fit, detection, name, training, kept)
         _guarded(detection, name, None, f"fit {name}", training.count, work, outcome)
 
 
-def _put_fit(detection: Detection, detector: FittedDetector, training: TrainingSet, kept: Fit) -> None:
+def _put_fit(detection: Detection, name: str, training: TrainingSet, kept: Fit) -> None:
     assert detection.training is not None
     _check_featured(detection.training)
-    kept.write(detector.fit(training))
+    detector = cast(FittedDetector, detection.detectors[name])
+    state = detector.fit(training)
+    check_state(name, state)
+    kept.write(state)
 
 
 def _check_featured(image_set: ImageSet) -> None:
@@ -100,7 +103,7 @@ def _missing(cell: ScoreCell, shards: list[Shard]) -> set[Shard]:
 
 
 def _put_scores(cell: ScoreCell, features: Features, rows: pd.DataFrame) -> None:
-    scores = checked_scores(cell.name, cell.detector.score(features, cell.state), len(features))
+    scores = checked_scores(cell.name, cell.detector.score(features, cell.state), list(rows["image_id"]))
     shard = Shard(int(rows.position.iloc[0]), int(rows.position.iloc[-1]) + 1)
     names = {column: rows[column].to_numpy() for column in ("position", "sample_id")}
     cell.group(SAMPLES).write(shard, {column: rows[column].to_numpy() for column in rows.columns})

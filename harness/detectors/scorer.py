@@ -18,11 +18,11 @@ from ..engine.determinism import deterministic
 from ..engine.probe import probe
 from ..engine.processes import Rank
 from ..engine.request import Request
+from ..engine.samples import check_pixels
 from ..forward import ForwardPass
 from ..network import Network, fingerprint
 from ..store.files import write_atomically
 from ..training import joined
-from ..types import check_pixels
 from .cells import checked_scores
 from .features import PART, features_of, head_of
 from .plan import TEST, TRAIN, check_detectors, plan
@@ -79,7 +79,8 @@ class Scorer:
             raise ValueError(f"images {list(images.shape)}: give [N,3,H,W]; one image [3,H,W] is image[None]")
         torch.set_num_threads(self.compute.threads)
         scores = [self._scores(part) for part in images.split(PART) if len(part)]
-        return checked_scores(self.chosen.name, torch.cat([torch.zeros(0), *scores]), len(images))
+        names = [f"image {number}" for number in range(len(images))]
+        return checked_scores(self.chosen.name, torch.cat([torch.zeros(0), *scores]), names)
 
     def _scores(self, images: Tensor) -> Tensor:
         """Of as many images as are scored at once: from their features together, or from each pass."""

@@ -15,6 +15,8 @@ from ..config import Choice, ConfigError, RunConfig
 from ..network import Network
 from ..store import identity
 from ..types import Dataset
+from .finite import check_weights
+from .samples import Checked
 
 LOOKED_AT = 32  # images of a part of a data set, to see whether they are all of one class
 
@@ -63,7 +65,9 @@ class Request:
         """Build what the config names; `methods`, if they are built already."""
         device = pick_device(config.compute.device)
         methods = build_all(config.method) if methods is None else methods
-        network = _reading(config.model, build(config.model)).to(device, getattr(torch, config.precision))
+        network = _reading(config.model, build(config.model))
+        check_weights(network.module, config.model.name)
+        network.to(device, getattr(torch, config.precision))
         return cls(config, root, network, device, methods, build_all(config.metric))
 
     def labels(self, dataset: str, method: str, protocol: str, kind: str) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class Images:
         Raises:
             ConfigError: it has no samples.
         """
-        dataset: Dataset = build(chosen)
+        dataset = Checked(chosen.name, build(chosen))
         if len(dataset) == 0:
             raise ConfigError(f"{chosen} has no samples")
         about = identity.data_identity(

@@ -271,7 +271,7 @@ def test_half_written_scores_are_completed(tmp_path: Path) -> None:
 
 def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a failure of that detector, not as a row."""
-    monkeypatch.setattr(ReAct, "score", lambda *_: torch.full((48,), torch.nan))
+    monkeypatch.setattr(ReAct, "score", lambda _, features, __: torch.full((len(features),), torch.nan))
     assert launch.run(compose_config([*SMALL, "method=[react]", f"results={tmp_path}"]), []) == 1
     assert pd.read_csv(tmp_path / "tidy/results.csv").status.str.contains("not finite").any()
 

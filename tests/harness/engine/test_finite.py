@@ -91,7 +91,7 @@ def test_rows_are_named() -> None:
     values = torch.zeros(9, 2)
     check_rows("maps are", values, list("abcdefghi"))
     values[2:, 1] = torch.nan
-    with pytest.raises(ValueError, match="maps are not finite for c, d, e, f, g and 2 more$"):
+    with pytest.raises(ValueError, match=r"maps are not finite for c, d, e, f, g and 2 more$"):
         check_rows("maps are", values, list("abcdefghi"))
 
 

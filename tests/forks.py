@@ -54,10 +54,13 @@ class Forked(NamedTuple):
         return (self.folder / "errors").read_text()
 
 
-def start(*words: str, environment: Mapping[str, str] | None = None, session: bool = False) -> Forked:
-    """Start `run.py WORDS`, with more environment variables, and as a process group of its own where `session`."""
+def start(
+    *words: str, environment: Mapping[str, str] | None = None, session: bool = False, place: Path = ROOT
+) -> Forked:
+    """Start `run.py WORDS` in a folder, with more environment variables, as a process group of its own if `session`."""
     variables = {**os.environ, **(environment or {})}
-    pid, folder = _ask({"ask": "start", "words": words, "variables": variables, "session": session})
+    request = {"ask": "start", "words": words, "variables": variables, "session": session, "place": str(place)}
+    pid, folder = _ask(request)
     return Forked(pid, Path(folder))
 
 
@@ -118,8 +121,9 @@ def _become(request: dict[str, Any]) -> None:
         os.setsid()
     os.environ.clear()
     os.environ.update(request["variables"])
-    os.chdir(ROOT)
-    sys.argv, sys.path[0] = [RUN, *request["words"]], str(ROOT)
+    os.chdir(request["place"])
+    own = [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    sys.argv, sys.path[:1] = [RUN, *request["words"]], [str(ROOT), *own]
     runpy.run_path(RUN, run_name="__main__")
 
 

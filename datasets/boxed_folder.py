@@ -62,9 +62,9 @@ class BoxedFolder:
         if repeated := [path for path, count in Counter(paths).items() if count > 1]:
             raise DataError(f"{self.file} has {repeated[0]} as two images: give each its own name")
         named = dict(zip(paths, found.images, strict=True))
-        self.paths = self.reading.readable(list(named))
+        kept = self.reading.sift(list(named), self.reading.failure, self.root)
+        self.paths, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
         self.images = [self._known(named[path]) for path in self.paths]
-        self.split = self.reading.name(split, len(named) - len(self.paths))
 
     def _path(self, image: Boxed, folder: str) -> Path:
         path = self.root / folder / image.name

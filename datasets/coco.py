@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .annotations import difficult_by_area
-from .decoding import DataError, read_image
+from .decoding import DataError, Reading
 from .images import Framed, Transform
 from .listing import class_indices, files_fingerprint, read_text, require_files
 
@@ -55,6 +55,7 @@ class COCO:
             game has them; COCO's own evaluation ignores crowds, and so does this class by default.
         exclude_classes: names of classes that are no targets; they still count as company for `difficult`.
         transform: settings of `datasets.images.Transform`.
+        unreadable: images that cannot be read, as of `datasets.folder.Folder`.
 
     Raises:
         DataError: the JSON or an image is missing or malformed, or a class name is unknown.
@@ -69,29 +70,36 @@ class COCO:
         crowd_only_targets: bool = False,
         exclude_classes: Sequence[str] = (),
         transform: Mapping[str, Any] | None = None,
+        unreadable: str = "refuse",
     ) -> None:
         if mask not in MASKS:
             raise DataError(f"mask={mask!r}: choose one of {', '.join(MASKS)}")
-        self.root, self.split, self.mask = Path(root).expanduser(), split, mask
+        self.root, self.mask = Path(root).expanduser(), mask
+        self.reading = Reading.of("stored", unreadable)
         self.folder = self.root / f"{split}{year}"
         self.annotations = self.root / "annotations" / f"instances_{split}{year}.json"
         self.crowd_only_targets = crowd_only_targets
         self.transform = Transform.of(transform)
         require_files([self.annotations], HINT)
-        self.classes, self.pictures = read_instances(self.annotations, HINT)
+        self.classes, pictures = read_instances(self.annotations, HINT)
         self.excluded = class_indices(exclude_classes, self.classes, "exclude_classes")
-        require_files(self._files(), HINT)
+        require_files([self._file(picture) for picture in pictures], HINT)
+        kept = self.reading.sift(pictures, lambda each: self.reading.failure(self._file(each)), self.folder)
+        self.pictures, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
+
+    def _file(self, picture: Picture) -> Path:
+        return self.folder / picture.file_name
 
     def _files(self) -> list[Path]:
-        return [self.folder / picture.file_name for picture in self.pictures]
+        return [self._file(picture) for picture in self.pictures]
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Sample:
         picture = self.pictures[index]
-        path = self.folder / picture.file_name
-        image = read_image(path)
+        path = self._file(picture)
+        image = self.reading.image(path, self._files())
         check_size(path, image, picture)
         framed = self.transform(image)
         boxes = _boxes_by_class(picture.instances, framed)

@@ -1,14 +1,14 @@
 """Files as pixels: which endings are read, what each kind of image means, and which way up it is."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 ORIENTATIONS = ("upright", "stored")
 UNREADABLE = ("refuse", "skip")
@@ -17,6 +17,8 @@ BROKEN = (  # all that Pillow's readers raise
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, Image.DecompressionBombError),
 )
 SHOWN = 20  # files that an error lists by name
+
+T = TypeVar("T")
 
 
 class DataError(ValueError):
@@ -61,7 +63,8 @@ def decode_image(source: Path | IO[bytes], name: str, orientation: str = "stored
             turned = ImageOps.exif_transpose(image) if orientation == "upright" else image
             return _deep(turned) if turned.mode.startswith(("I", "F")) else turned.convert("RGB")
     except BROKEN as error:
-        raise DataError(f"{name} cannot be read as an image ({error}): replace or remove the file") from error
+        why = "no format that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{name} cannot be read as an image ({why}): replace or remove the file") from error
 
 
 def _deep(image: Image.Image) -> Image.Image:
@@ -84,7 +87,8 @@ class Reading(NamedTuple):
     """How the files of a data set are read, and what becomes of those that cannot be.
 
     orientation: `upright`, as a phone shows a photograph, or `stored`, as boxes are usually counted.
-    unreadable: `refuse` the data set, naming all such files, or `skip` them.
+    unreadable: `refuse` the data set, naming all such files, or `skip` them: to find them every image is read once
+        more, when the data set is made; their number stands in the split's name, and they in the data set's `skipped`.
     """
 
     orientation: str = "stored"
@@ -110,30 +114,52 @@ class Reading(NamedTuple):
         try:
             return read_image(path, self.orientation)
         except DataError as error:
-            raise DataError(_listed(self._failures(files) or [str(error)], len(files))) from error
+            raise unreadable_among(files, self.failure, error) from error
 
-    def readable(self, files: Sequence[Path]) -> list[Path]:
-        """The files that stay: all, or, with `skip`, those that can be read (each is read to find out)."""
+    def sift(self, items: Sequence[T], failure: Callable[[T], str | None], where: object) -> "Sifted[T]":
+        """What stays of a data set's items: all, or, with `skip`, those that can be read.
+
+        failure: why an item cannot be read, if it cannot. where: what an error calls the data set.
+
+        Raises:
+            DataError: nothing is left.
+        """
         if self.unreadable == "refuse":
-            return list(files)
-        return [path for path in files if self._failure(path) is None]
+            return Sifted(list(items), ())
+        found = [(item, failure(item)) for item in items]
+        kept = Sifted([item for item, why in found if why is None], tuple(why for _, why in found if why is not None))
+        if items and not kept.items:
+            raise DataError(f"none of {len(items)} images below {where} can be read: {kept.skipped[0]}")
+        return kept
 
-    def name(self, split: str, skipped: int) -> str:
-        """A split's name in tables, with the number of files that were skipped."""
-        return f"{split}-{skipped}unreadable" if skipped else split
-
-    def _failures(self, files: Sequence[Path]) -> list[str]:
-        return [why for path in files if (why := self._failure(path)) is not None]
-
-    def _failure(self, path: Path) -> str | None:
-        try:
-            read_image(path, self.orientation)
-        except DataError as error:
-            return str(error)
-        return None
+    def failure(self, path: Path) -> str | None:
+        """Why a file cannot be read, if it cannot."""
+        return failure_of(lambda: read_image(path, self.orientation))
 
 
-def _listed(failures: Sequence[str], count: int) -> str:
+class Sifted(NamedTuple, Generic[T]):
+    """What stays of a data set, in its order, and why each of the others cannot be read."""
+
+    items: list[T]
+    skipped: tuple[str, ...]
+
+    def split(self, name: str) -> str:
+        """A split's name in tables, with the number of images that were skipped."""
+        return f"{name}-{len(self.skipped)}unreadable" if self.skipped else name
+
+
+def failure_of(read: Callable[[], object]) -> str | None:
+    """Why an image cannot be read, if `read` says so by DataError."""
+    try:
+        read()
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def unreadable_among(items: Sequence[T], failure: Callable[[T], str | None], first: DataError) -> DataError:
+    """The error that lists all items that cannot be read; `first`, if now all can."""
+    failures = [why for item in items if (why := failure(item)) is not None] or [str(first)]
     more = [f"and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
     each = "; ".join([*failures[:SHOWN], *more])
-    return f"{len(failures)} of {count} images cannot be read (a folder's unreadable=skip leaves them out): {each}"
+    return DataError(f"{len(failures)} of {len(items)} images cannot be read (unreadable=skip leaves them out): {each}")

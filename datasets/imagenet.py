@@ -10,7 +10,7 @@ from assay.harness.types import Sample
 from torch import Tensor
 
 from .annotations import difficult_flags, read_voc_xml
-from .decoding import DataError, read_image
+from .decoding import DataError, Reading
 from .images import Transform
 from .listing import files_fingerprint, image_files, read_names, read_text
 
@@ -33,6 +33,7 @@ class ImageNet:
         split: name of the split in tables.
         transform: settings of `datasets.images.Transform`.
         box_origin: index of the first pixel column in the XML files (0, or 1 as in PASCAL); both ends inclusive.
+        unreadable: images that cannot be read, as of `datasets.folder.Folder`.
 
     Raises:
         DataError: the folder, the class list or an image's annotation is missing.
@@ -46,8 +47,9 @@ class ImageNet:
         split: str = "val",
         transform: Mapping[str, str | int] | None = None,
         box_origin: int = 0,
+        unreadable: str = "refuse",
     ) -> None:
-        self.root, self.split = Path(root).expanduser(), split
+        self.root, self.reading = Path(root).expanduser(), Reading.of("stored", unreadable)
         self.folder = self.root / images
         self.annotations = self.root / annotations if annotations else None
         self.transform = Transform(**(transform or {}))  # type: ignore[arg-type]
@@ -55,9 +57,11 @@ class ImageNet:
         if not self.folder.is_dir():
             raise DataError(f"no ImageNet images at {self.folder.absolute()}. {WHERE}")
         found = image_files(self.folder)
-        self.files = [path for path in found if path.parent.name in self.index_of]
-        if not self.files:
+        files = [path for path in found if path.parent.name in self.index_of]
+        if not files:
             raise DataError(f"{len(found)} images below {self.folder}, none in a folder named by its wnid. {WHERE}")
+        kept = self.reading.sift(files, self.reading.failure, self.folder)
+        self.files, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
 
     @cached_property
     def wnids(self) -> list[str]:
@@ -92,7 +96,7 @@ class ImageNet:
 
     def __getitem__(self, index: int) -> Sample:
         path = self.files[index]
-        image = read_image(path)
+        image = self.reading.image(path, self.files)
         framed = self.transform(image)
         label = self.index_of[path.parent.name]
         boxes = {c: framed.boxes(b) for c, b in self._boxes(path, image.size).items()}

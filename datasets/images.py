@@ -11,7 +11,7 @@ from assay.harness.types import Sample
 from PIL import Image
 from torch import Tensor
 
-from .decoding import DataError, Reading, to_array
+from .decoding import Reading, to_array
 from .listing import files_fingerprint
 
 
@@ -137,11 +137,8 @@ class LabelledFiles:
     ) -> None:
         self.root, self.classes, self.reading = root, classes, reading
         self.transform = Transform.of(transform)
-        kept = set(reading.readable([path for path, _ in files]))
-        self.files = [each for each in files if each[0] in kept]
-        self.split = reading.name(split, len(files) - len(self.files))
-        if files and not self.files:
-            raise DataError(f"none of {len(files)} images below {root} can be read")
+        kept = reading.sift(files, lambda each: reading.failure(each[0]), root)
+        self.files, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -12,13 +12,15 @@ class Joined:
 
     Args:
         parts: data sets with equal classes, by name; the names are for configs only.
-        split: name in tables.
+        split: name in tables; how many unreadable images the parts skipped is added to it.
     """
 
     def __init__(self, parts: Mapping[str, Dataset], split: str) -> None:
         if not parts:
             raise ValueError("parts={}: give at least one data set")
-        self.parts, self.split = list(parts.values()), split
+        self.parts = list(parts.values())
+        self.skipped = tuple(why for part in self.parts for why in getattr(part, "skipped", ()))
+        self.split = f"{split}-{len(self.skipped)}unreadable" if self.skipped else split
         self.classes = self.parts[0].classes
         if any(list(part.classes) != list(self.classes) for part in self.parts):
             raise ValueError(f"{', '.join(parts)} have different classes, so a label would mean two things")

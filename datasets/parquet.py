@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from assay.harness.types import Sample
+from PIL import Image
 
-from .decoding import DataError, decode_image
+from .decoding import DataError, Reading, decode_image, failure_of, unreadable_among
 from .images import Transform
 from .listing import files_fingerprint
 
@@ -36,6 +37,19 @@ class RowGroup(NamedTuple):
     rows: int
 
 
+class Place(NamedTuple):
+    """Where a row is: its row group, the number of that, and its row there."""
+
+    group: RowGroup
+    number: int
+    row: int
+
+    @property
+    def in_file(self) -> int:
+        """Its row in the file."""
+        return self.group.first + self.row
+
+
 class Parquet:
     """Encoded images with a label, no boxes, upright as their EXIF says.
 
@@ -49,6 +63,7 @@ class Parquet:
             and a label of -1 says that this image has none.
         classes: names of the classes; null: those in the files' metadata, else the numbers up to the highest label.
         transform: settings of `datasets.images.Transform`.
+        unreadable: rows without an image, or with one that cannot be read, as of `datasets.folder.Folder`.
 
     Raises:
         DataError: no file, no such column, an image that cannot be decoded, a label without a class.
@@ -63,8 +78,9 @@ class Parquet:
         label_column: str = "label",
         classes: Sequence[str] | None = None,
         transform: Mapping[str, Any] | None = None,
+        unreadable: str = "refuse",
     ) -> None:
-        self.root, self.split = Path(root).expanduser(), split
+        self.root, self.reading = Path(root).expanduser(), Reading.of("upright", unreadable)
         self.image_column, self.label_column = image_column, label_column
         self.transform = Transform.of(transform)
         self.files = sorted(self.root.glob(files))
@@ -79,23 +95,39 @@ class Parquet:
         self.groups = [g for path, file in zip(self.files, opened, strict=True) for g in _row_groups(path, file)]
         self.ends = list(accumulate(group.rows for group in self.groups))
         self.cache: OrderedDict[int, pa.Table] = OrderedDict()
+        kept = self.reading.sift(range(self.ends[-1] if self.ends else 0), self._failure, self.root)
+        self.rows, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
 
     def __len__(self) -> int:
-        return self.ends[-1] if self.ends else 0
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside {self.root}: choose 0 to {len(self) - 1}")
-        number = bisect_right(self.ends, index)
-        group = self.groups[number]
-        row = index - (self.ends[number] - group.rows)
-        table = self._table(number)
-        name = f"{group.path.relative_to(self.root).with_suffix('').as_posix()}/{group.first + row:06d}"
-        label = table[self.label_column][row].as_py() if self.has_labels else None
-        encoded = _bytes_of(table[self.image_column][row].as_py(), name)
-        image = decode_image(BytesIO(encoded), f"{group.path}: row {group.first + row}", "upright")
+        place = self._place(self.rows[index])
+        try:
+            image = self._image(place)
+        except DataError as error:
+            raise unreadable_among(self.rows, self._failure, error) from error
         framed = self.transform(image)
+        name = f"{place.group.path.relative_to(self.root).with_suffix('').as_posix()}/{place.in_file:06d}"
+        label = self._table(place.number)[self.label_column][place.row].as_py() if self.has_labels else None
         return Sample(name, framed.image, self._targets(label, name), framed.size0)
+
+    def _place(self, row: int) -> Place:
+        """Of a row of all files together."""
+        number = bisect_right(self.ends, row)
+        group = self.groups[number]
+        return Place(group, number, row - (self.ends[number] - group.rows))
+
+    def _image(self, place: Place) -> Image.Image:
+        """The decoded image of a row."""
+        name = f"{place.group.path}: row {place.in_file}"
+        encoded = _bytes_of(self._table(place.number)[self.image_column][place.row].as_py(), name)
+        return decode_image(BytesIO(encoded), name, self.reading.orientation)
+
+    def _failure(self, row: int) -> str | None:
+        return failure_of(lambda: self._image(self._place(row)))
 
     def _targets(self, label: int | None, name: str) -> tuple[int, ...]:
         if label is None or label == -1:
@@ -132,12 +164,14 @@ class Parquet:
         return self.cache[number]
 
     def fingerprint(self) -> str:
-        """Names, sizes and footers of the files."""
+        """Names, sizes and footers of the files, and which rows are left where some were skipped."""
         digest = hashlib.sha256(files_fingerprint(self.root, self.files).encode())
         for path in self.files:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - TAIL))
                 digest.update(file.read())
+        if self.skipped:
+            digest.update(f"{self.rows}".encode())
         return digest.hexdigest()[:20]
 
 

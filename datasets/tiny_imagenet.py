@@ -10,7 +10,7 @@ import torch
 from assay.harness.types import Sample
 
 from .annotations import difficult_flags
-from .decoding import DataError, read_image
+from .decoding import DataError, Reading
 from .imagenet import read_wnids
 from .images import Transform
 from .listing import files_fingerprint, read_names, read_text, require_files
@@ -41,6 +41,7 @@ class TinyImageNet:
         imagenet_wnids: text file with ImageNet's 1000 wnids, relative to root: labels become ImageNet's, for
             networks with its 1000 outputs. null: a class is the rank of its wnid among the 200.
         transform: settings of `datasets.images.Transform`.
+        unreadable: images that cannot be read, as of `datasets.folder.Folder`.
 
     Raises:
         DataError: a folder, list or image is missing, or a line or wnid cannot be read.
@@ -52,23 +53,27 @@ class TinyImageNet:
         split: str = "val",
         imagenet_wnids: str | None = None,
         transform: Mapping[str, Any] | None = None,
+        unreadable: str = "refuse",
     ) -> None:
         if split not in ("train", "val"):
             raise DataError(f"split={split!r}: choose train or val (the test images have no published labels)")
-        self.root, self.split = Path(root).expanduser(), split
+        self.root, self.reading = Path(root).expanduser(), Reading.of("stored", unreadable)
         self.transform = Transform.of(transform)
         require_files([self.root / "wnids.txt", *_annotations(self.root, split)], HINT)
         own = sorted(read_names(self.root / "wnids.txt"))
         self.classes: Sequence[str] = read_wnids(self.root / imagenet_wnids) if imagenet_wnids else own
-        self.entries = self._entries()
-        require_files([entry.path for entry in self.entries], HINT)
+        entries = self._entries(split)
+        require_files([entry.path for entry in entries], HINT)
+        kept = self.reading.sift(entries, lambda entry: self.reading.failure(entry.path), self.root)
+        self.entries, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
+        self.annotations = _annotations(self.root, split)
         if void := sum(entry.edges is None for entry in self.entries):
             warnings.warn(f"{self.root}: {void} published boxes have no area; their images have no box", stacklevel=2)
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self, split: str) -> list[Entry]:
         index_of = {wnid: index for index, wnid in enumerate(self.classes)}
         found = []
-        for file in _annotations(self.root, self.split):
+        for file in _annotations(self.root, split):
             for number, line in enumerate(read_text(file).splitlines(), 1):
                 try:
                     name, *wnid, x0, y0, x1, y1 = line.split("\t")
@@ -81,12 +86,15 @@ class TinyImageNet:
                     raise DataError(f"{file}:{number}: {line!r} is no annotation ({error})") from error
         return found
 
+    def _files(self) -> list[Path]:
+        return [entry.path for entry in self.entries]
+
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
         path, label, edges = self.entries[index]
-        framed = self.transform(read_image(path))
+        framed = self.transform(self.reading.image(path, self._files()))
         boxes = framed.boxes(torch.tensor([edges])) if edges else torch.zeros(0, 4)
         found = {label: boxes} if len(boxes) else {}
         flags = difficult_flags(found, framed.size0)
@@ -94,8 +102,7 @@ class TinyImageNet:
 
     def fingerprint(self) -> str:
         """Names and sizes of the images, contents of the annotations, classes."""
-        files = [entry.path for entry in self.entries]
-        digest = files_fingerprint(self.root, files, _annotations(self.root, self.split))
+        digest = files_fingerprint(self.root, self._files(), self.annotations)
         return hashlib.sha256(f"{digest} {self.classes}".encode()).hexdigest()[:20]
 
 

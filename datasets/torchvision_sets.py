@@ -14,7 +14,7 @@ from assay.harness.types import Sample
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .decoding import DataError
+from .decoding import DataError, Reading
 from .images import LabelledFiles, Transform
 from .listing import check_files, image_files, read_names, require_files
 
@@ -109,11 +109,13 @@ def dtd(
     download: bool = False,
     transform: Settings = None,
     expected_count: int | None = None,
+    unreadable: str = "refuse",
 ) -> LabelledFiles:
     """Describable Textures; `all` is every image, as out-of-distribution tests use it: expected_count of them.
 
     The images lie at <root>/dtd/images/<class>, or <root>/dtd/dtd/images where torchvision put them. The lists of
     train, val and test (partition 1 to 10) lie beside, in labels/<split><partition>.txt; `all` needs no lists.
+    unreadable: images that cannot be read, as of `datasets.folder.Folder`.
     """
     _check_split(split, ("all", "train", "val", "test"))
     hint = "Put the folders of dtd-r1.0.1 at <root>/dtd/{images,labels}"
@@ -134,7 +136,8 @@ def dtd(
         require_files([listed], _or_download(hint))
         files = [base / "images" / line for line in read_names(listed)]
         require_files(files, _or_download(hint))
-    return LabelledFiles(base / "images", [(f, classes.index(f.parent.name)) for f in files], classes, split, transform)
+    labelled = [(file, classes.index(file.parent.name)) for file in files]
+    return LabelledFiles(base / "images", labelled, classes, split, transform, Reading.of("stored", unreadable))
 
 
 def places365(
@@ -145,19 +148,21 @@ def places365(
     transform: Settings = None,
     list: str | None = None,
     expected_count: int | None = None,
+    unreadable: str = "refuse",
 ) -> LabelledFiles:
     """Places365 from <root>/{val,test}_{256,large} and the lists of its devkit; `small` takes the 256x256 images.
 
     split: val, test (no labels), train-standard or train-challenge.
     list: a text file relative to root with the names of the images to take, without labels; needs no devkit.
         expected_count of them.
+    unreadable: images that cannot be read, as of `datasets.folder.Folder`.
     """
     splits = ("val", "test", "train-standard", "train-challenge")
     _check_split(split, splits)
+    reading = Reading.of("stored", unreadable)
     if list is not None:
-        return _listed(
-            Path(root).expanduser(), list, f"{split}_{'256' if small else 'large'}", transform, expected_count
-        )
+        folder = f"{split}_{'256' if small else 'large'}"
+        return _listed(Path(root).expanduser(), list, folder, transform, expected_count, reading)
     from torchvision.datasets import Places365
 
     hint = "Put the devkit's lists at <root>/*.txt and the images at <root>/<split>_<256 or large>"
@@ -170,10 +175,12 @@ def places365(
     files = [(Path(path), label) for path, label in made.imgs]
     require_files([path for path, _ in files], _or_download(hint))
     names = sorted(made.class_to_idx, key=made.class_to_idx.__getitem__)
-    return LabelledFiles(Path(root).expanduser(), files, names, split, transform)
+    return LabelledFiles(Path(root).expanduser(), files, names, split, transform, reading)
 
 
-def _listed(root: Path, listed: str, folder: str, transform: Settings, expected: int | None) -> LabelledFiles:
+def _listed(
+    root: Path, listed: str, folder: str, transform: Settings, expected: int | None, reading: Reading
+) -> LabelledFiles:
     """The images of <root>/<folder> that a list names by their file names, in its order."""
     require_files(
         [root / listed], f"It names the images to take, one a line; those of the CIFAR benchmarks: {PLACES_LIST}"
@@ -181,7 +188,7 @@ def _listed(root: Path, listed: str, folder: str, transform: Settings, expected:
     files = [root / folder / Path(line).name for line in read_names(root / listed)]
     check_files(root / folder, files, expected, None, f"the list {listed}")
     require_files(files, f"Put the images that {root / listed} names at {root / folder}")
-    return LabelledFiles(root, [(path, None) for path in files], (), folder.split("_")[0], transform)
+    return LabelledFiles(root, [(path, None) for path in files], (), folder.split("_")[0], transform, reading)
 
 
 def _has_images(root: str, split: str, small: bool) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .annotations import BoxedObject, boxes_by_class, difficult_flags, read_objects
-from .decoding import DataError, read_image
+from .decoding import DataError, Reading
 from .images import Framed, Transform
 from .listing import class_indices, files_fingerprint, read_names, require_files
 
@@ -46,6 +46,7 @@ class VOC:
         exclude_classes: names of classes that are no targets; they still count as company for `difficult`.
         transform: settings of `datasets.images.Transform`.
         download: let torchvision fetch the image set if its list is not there.
+        unreadable: images that cannot be read, as of `datasets.folder.Folder`.
 
     Raises:
         DataError: a folder, list, image or annotation is missing, or a class name is unknown.
@@ -62,10 +63,12 @@ class VOC:
         exclude_classes: Sequence[str] = (),
         transform: Mapping[str, Any] | None = None,
         download: bool = False,
+        unreadable: str = "refuse",
     ) -> None:
         if mask not in MASKS:
             raise DataError(f"mask={mask!r}: choose one of {', '.join(MASKS)}")
-        self.root, self.split, self.mask = Path(root).expanduser(), image_set, mask
+        self.root, self.image_set, self.mask = Path(root).expanduser(), image_set, mask
+        self.reading = Reading.of("stored", unreadable)
         self.folder = self.root / "VOCdevkit" / f"VOC{year}"
         self.excluded = class_indices(exclude_classes, CLASSES, "exclude_classes")
         self.transform = Transform.of(transform)
@@ -73,20 +76,24 @@ class VOC:
             self._download(year, image_set)
         if not self.folder.is_dir():
             raise DataError(f"no VOC{year} at {self.folder.absolute()}. {HINT}")
-        self.names = self._names()
+        names = self._names()
         parts = ["JPEGImages", "Annotations", *(["SegmentationClass"] if mask != "none" else [])]
-        require_files([self._file(part, name) for name in self.names for part in parts], HINT)
+        require_files([self._file(part, name) for name in names for part in parts], HINT)
+        kept = self.reading.sift(names, lambda name: self.reading.failure(self._file("JPEGImages", name)), self.folder)
+        self.names, self.skipped, self.split = kept.items, kept.skipped, kept.split(image_set)
 
     def _lists(self) -> Path:
         return self.folder / "ImageSets" / ("Main" if self.mask == "none" else "Segmentation")
 
     def _names(self) -> list[str]:
         """Names of the images, in the order of the list."""
-        listed = self._lists() / f"{self.split}.txt"
+        listed = self._lists() / f"{self.image_set}.txt"
         if listed.is_file():
             return read_names(listed)
         if available := sorted(path.stem for path in self._lists().glob("*.txt") if "_" not in path.stem):
-            raise DataError(f"image_set={self.split!r} has no list {listed}; there are {', '.join(available)}. {HINT}")
+            raise DataError(
+                f"image_set={self.image_set!r} has no list {listed}; there are {', '.join(available)}. {HINT}"
+            )
         part = "Annotations" if self.mask == "none" else "SegmentationClass"
         return sorted(path.stem for path in (self.folder / part).glob("*.*"))
 
@@ -106,7 +113,7 @@ class VOC:
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]
-        image = read_image(self._file("JPEGImages", name))
+        image = self.reading.image(self._file("JPEGImages", name), self._images())
         framed, objects = self.transform(image), self._objects(name, image.size)
         boxes = boxes_by_class(objects, INDEX_OF, framed)
         clear = boxes_by_class([each for each in objects if not each.difficult], INDEX_OF, framed)
@@ -114,6 +121,9 @@ class VOC:
         mask, ignore = self._masks(name, image, framed, targets)
         flags = difficult_flags(clear, framed.size0)
         return Sample(name, framed.image, targets, framed.size0, boxes=boxes, mask=mask, ignore=ignore, difficult=flags)
+
+    def _images(self) -> list[Path]:
+        return [self._file("JPEGImages", name) for name in self.names]
 
     def _objects(self, name: str, size: tuple[int, int]) -> list[BoxedObject]:
         path = self._file("Annotations", name)

@@ -14,10 +14,10 @@ from ..build import build
 from ..config import Choice, ConfigError, RunConfig
 from ..network import Network
 from ..store import identity
-from ..types import Dataset
 from .finite import check_weights
 from .samples import Checked
 
+LISTED = 20  # left-out files in a caution
 LOOKED_AT = 32  # images of a part of a data set, to see whether they are all of one class
 
 
@@ -109,7 +109,7 @@ class Images:
     """Images of a run: the first `stop` of a data set in an order, and their identity under the run's network."""
 
     name: str
-    dataset: Dataset
+    dataset: Checked
     order: np.ndarray  # dataset index of each position
     stop: int
     identity: dict[str, Any]
@@ -148,8 +148,14 @@ class Images:
         return self.name if self.split == self.dataset.split else f"{self.name} {self.split}"
 
     def cautions(self, network: Network) -> list[str]:
-        """What is odd about these images: a size that is not the one of the network's training, one class alone."""
-        return [*self._of_another_size(network), *self._of_one_class()]
+        """What is odd about these images: files left out, a size that the network does not know, one class."""
+        return [*self._skipped(), *self._of_another_size(network), *self._of_one_class()]
+
+    def _skipped(self) -> Iterator[str]:
+        """The files that `unreadable=skip` left out; their number is in the split."""
+        if skipped := self.dataset.skipped:
+            more = f"; and {len(skipped) - LISTED} more" if len(skipped) > LISTED else ""
+            yield f"{self.name}: {len(skipped)} images left out (unreadable=skip): {'; '.join(skipped[:LISTED])}{more}"
 
     def _of_another_size(self, network: Network) -> Iterator[str]:
         wanted = network.input_size

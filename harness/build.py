@@ -1,61 +1,78 @@
-"""From configs to objects: the only user of `hydra.utils.instantiate`."""
+"""From configs to objects: the only place where what a config names is imported and called."""
 
 import inspect
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 
 from .config import Choice, ConfigError, suggest
+from .values import check_type
 
 ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", "assay.harness.networks.")
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
 
 def build(choice: Choice) -> Any:
-    """Instantiate a choice's class with its settings, after checking that it is allowed and that they fit.
+    """Make a choice's class with its settings, after checking that it is allowed and that they fit.
 
     What is made already is returned as it is.
 
     Raises:
-        ConfigError: target not allowed or not importable, unknown or missing setting.
+        ConfigError: target not allowed or not importable, unknown or missing setting, a value of another type, a value
+            that the class refuses.
     """
     if choice.made is not None:
         return choice.made
     what = str(choice)
     if "_target_" not in choice.settings:
         raise ConfigError(f"{what} has no _target_: name the class that it builds")
-    for node in nodes(choice.settings):
+    placed = list(_placed(choice.settings, choice.key or choice.group))
+    for _, node in placed:
         _check_allowed(node["_target_"], what)
-        _check_signature(node, what)
+    for place, node in placed:
+        _check_settings(node, place, what)
     try:
-        return instantiate(choice.settings, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, (ValueError, TypeError, FileNotFoundError, ImportError)):
-            raise ConfigError(f"{what}: {cause}") from cause
-        raise
+        return _made(choice.settings)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def _made(value: Any) -> Any:
+    """The object of a mapping with a `_target_`, after those in its settings; anything else as it is, and nothing is
+    interpolated: an escaped `${...}` is text."""
+    if isinstance(value, list):
+        return [_made(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    settings = {key: _made(each) for key, each in value.items() if key != "_target_"}
+    return get_object(value["_target_"])(**settings) if "_target_" in value else settings
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
     """Every mapping with a `_target_` in a nested config."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for element in value:
-            yield from nodes(element)
+    return (node for _, node in _placed(value, ""))
 
 
-def _allowed_prefixes() -> tuple[str, ...]:
-    return ALLOWED_PREFIXES + tuple(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
+def _placed(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same, each with its key."""
+    if isinstance(value, dict) and "_target_" in value:
+        yield place, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from _placed(each, f"{place}.{key}")
+
+
+# What may be named
+
+
+def _allowed_by_user() -> tuple[str, ...]:
+    return tuple(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
 
 
 def _check_allowed(target: Any, what: str) -> None:
-    if not isinstance(target, str) or not target.startswith(_allowed_prefixes()):
+    if not isinstance(target, str) or not target.startswith(ALLOWED_PREFIXES + _allowed_by_user()):
         raise ConfigError(
             f"{what}: _target_ {target!r} is outside {' '.join(ALLOWED_PREFIXES)}: a config may not name any code. "
             f"To allow a package of yours: --allow-target my_package. (or {ALLOW_VARIABLE}=my_package.)"
@@ -70,17 +87,43 @@ def _located(target: str, what: str) -> Any:
         raise ConfigError(f"{what}: _target_ {target!r} cannot be imported: {error}") from error
     home = f"{getattr(made, '__module__', '')}.{getattr(made, '__qualname__', '')}"
     _check_allowed(home if callable(made) else None, f"{what} ({target})")
+    if not home.startswith(_allowed_by_user()) and not _makes_an_object(made):
+        raise ConfigError(f"{what}: _target_ {target!r} is neither a class nor a function that makes an object of one")
     return made
 
 
-def _check_signature(arguments: dict[str, Any], what: str) -> None:
-    target = arguments["_target_"]
-    parameters = inspect.signature(_located(target, what)).parameters
+def _makes_an_object(made: Any) -> bool:
+    """Others, such as one that writes a file, are not for configs to call."""
+    if inspect.isclass(made):
+        return True
+    returned = getattr(made, "__annotations__", {}).get("return")
+    return inspect.isfunction(made) and inspect.isclass(returned) and returned.__module__.startswith("assay.")
+
+
+# What fits
+
+
+def _check_settings(node: dict[str, Any], place: str, what: str) -> None:
+    """All are parameters, none is missing, each is of its parameter's type."""
+    target = node["_target_"]
+    made = _located(target, what)
+    parameters = inspect.signature(made).parameters
     named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for name in arguments.keys() - named.keys() - {"_target_"}:
-        if not takes_any:
+    for name in node.keys() - named.keys() - {"_target_"}:
+        if not takes_any or name.startswith("_"):  # Hydra's _args_ and _partial_, too
             raise ConfigError(f"{what}: " + suggest(name, named, f"setting of {target}"))
     required = {name for name, parameter in named.items() if parameter.default is parameter.empty}
-    if missing := sorted(required - arguments.keys()):
+    if missing := sorted(required - node.keys()):
         raise ConfigError(f"{what}: {target} needs {', '.join(missing)}")
+    for name, hint in _hints(made).items():
+        if name in node and name in named:
+            check_type(f"{place}.{name}", node[name], hint)
+
+
+def _hints(made: Any) -> dict[str, Any]:
+    """Declared types of parameters, as far as they can be looked up."""
+    try:
+        return get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    except (NameError, TypeError):
+        return {}

@@ -1,18 +1,16 @@
-"""The configuration of a run: its schema, and the door behind which it is typed. Imports no torch."""
+"""The configuration of a run: its schema, and what there is to choose from. Imports no torch."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout; installed, the package
 CONF = ROOT / "conf"
-CACHE_MODES = ("missing", "refresh", "off", "only")
 OTHER_FOLDERS = ("table",)  # of conf/: read by `python -m harness table`, no part of a run
 LIST_GROUPS = ("method", "metric", "ood")  # selectable as a list; each file is packaged as <group>.<name>
 REQUIRED_GROUPS = ("method", "metric")  # of which a run needs at least one choice
@@ -87,7 +85,7 @@ class Choice:
 
     settings: `_target_` and the constructor's arguments. notes: what other configs, tables or the harness read of the
     file, and the constructor does not. limit: how many images of a data set the run takes (None: all). made: the
-    object itself, where somebody has it already.
+    object itself, where somebody has it already. key: where it stands in the config, `method.gradcam`.
     """
 
     group: str
@@ -96,6 +94,7 @@ class Choice:
     notes: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
     made: Any = field(default=None, compare=False, repr=False)
+    key: str = ""
 
     def __str__(self) -> str:
         return f"{self.group} {self.name}"
@@ -133,56 +132,6 @@ ANNOTATIONS: dict[str, frozenset[str]] = {
 def register_schema() -> None:
     """Make the schema known to Hydra, so that an unknown top-level key is refused."""
     ConfigStore.instance().store(name="run_schema", node=Schema)
-
-
-def read_config(composed: DictConfig) -> RunConfig:
-    """The composed config as typed objects, interpolations resolved, checked. Nothing behind this door is untyped.
-
-    Raises:
-        ConfigError: a value that the schema cannot refuse by its type, or a reference that leads nowhere.
-    """
-    try:
-        read = OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error.__cause__ if isinstance(error.__cause__, ConfigError) else error)) from error
-    assert isinstance(read, Schema)
-    config = RunConfig(
-        **{each.name: getattr(read, each.name) for each in fields(Settings)},
-        model=choice("model", read.model["name"], read.model),
-        dataset=_data(read.dataset, read.limit),
-        train=_data(read.train, None) if is_chosen(read.train) else None,
-        validation=_data(read.validation, None) if is_chosen(read.validation) else None,
-        ood={name: _data(read.ood[name], read.limit) for name in selected(read.ood)},
-        method=_choices("method", read.method),
-        metric=_choices("metric", read.metric),
-    )
-    _check(config, {"train.limit": read.train["limit"], "validation.limit": read.validation["limit"]})
-    return config
-
-
-def choice(group: str, name: str, settings: Mapping[str, Any]) -> Choice:
-    """A file's settings, those of the class told apart from the notes."""
-    notes = {key: settings[key] for key in ANNOTATIONS[group] if key in settings}
-    return Choice(group, name, _without(settings, ANNOTATIONS[group]), notes, notes.get("limit"))
-
-
-def _data(settings: dict[str, Any], limit: int | None) -> Choice:
-    """limit: of the run, which a data set with a limit of its own does not take over."""
-    return choice("dataset", settings["name"], {"limit": limit, **settings})
-
-
-def _choices(group: str, settings: dict[str, Any]) -> Choices:
-    return {name: choice(group, name, settings[name]) for name in selected(settings)}
-
-
-def _without(settings: Mapping[Any, Any], names: frozenset[str]) -> dict[str, Any]:
-    """Leave keys out of an object's settings and of the objects nested in it."""
-    dropped = names if "_target_" in settings else frozenset()
-    return {
-        str(key): _without(value, names) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if key not in dropped
-    }
 
 
 def input_setting(name: str, default: int, *, _root_: DictConfig) -> int:
@@ -234,36 +183,3 @@ def selected(choices: Mapping[str, Any]) -> list[str]:
 def is_chosen(settings: Mapping[str, Any]) -> bool:
     """Whether a file was chosen for this place of the config: it names a class."""
     return "_target_" in settings
-
-
-def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
-    """What the schema cannot express."""
-    _one_of("cache", config.cache, CACHE_MODES)
-    _one_of("precision", config.precision, ("float32", "float64"))
-    _one_of("protocol.targets", config.protocol.targets, ("labels", "predicted", "top1"))
-    for key in ("batch_size", "threads", "shard_size"):
-        _at_least(f"compute.{key}", getattr(config.compute, key), 1)
-    _at_least("compute.workers", config.compute.workers, 0)
-    if config.compute.processes != "auto":
-        _at_least("compute.processes", config.compute.processes, 1)
-    for name, value in {"limit": config.limit, **limits}.items():
-        if value is not None:
-            _at_least(name, value, 1)
-    if config.subset_seed is not None:
-        _at_least("subset_seed", config.subset_seed, 0)
-    methods = {*groups()["method"], *config.method}
-    if strangers := sorted(set(config.protocol.smooth) - methods):
-        raise ConfigError(f"protocol.smooth.{strangers[0]}: " + suggest(strangers[0], methods, "method"))
-    for group in REQUIRED_GROUPS:
-        if not getattr(config, group):
-            raise ConfigError(f"no {group} chosen: {group}=[{','.join(groups()[group][:2])},...]")
-
-
-def _one_of(name: str, value: Any, valid: Sequence[str]) -> None:
-    if value not in valid:
-        raise ConfigError(f"{name}={value}: choose one of {', '.join(valid)}")
-
-
-def _at_least(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name}={value}: give a whole number of at least {least}")

@@ -7,10 +7,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from .config import CONF, ConfigError, read_config, register_schema
-from .overrides import check_overrides, take_allow_flag
+from .arguments import options_first, parsed_options, take_allow_flag
+from .config import CONF, ConfigError, register_schema
+from .overrides import check_jobs, check_overrides
+from .reading import read_config
+from .store.damage import Incomplete
 
-WRONG_REQUEST, INTERRUPTED = 2, 130  # exit codes, beside 1: something failed
+FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130  # exit codes
+WRONG = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)  # to name a path
 
 failures: list[int] = []
 
@@ -22,9 +26,14 @@ def _job(config: DictConfig) -> None:
 
     try:
         failures.append(run(read_config(config), list(HydraConfig.get().overrides.task)))
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, OSError, Incomplete) as error:
         print(f"error: {error}", file=sys.stderr)
-        failures.append(WRONG_REQUEST)
+        failures.append(exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """Of a request that cannot be run, or of one that could and failed: a disk that is full, a cable that is out."""
+    return WRONG_REQUEST if isinstance(error, (ConfigError, *WRONG)) else FAILED
 
 
 def evaluate() -> None:
@@ -32,14 +41,22 @@ def evaluate() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of run.py, for the time of imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        sys.argv[1:] = take_allow_flag(sys.argv[1:])
+        sys.argv[1:] = options_first(take_allow_flag(sys.argv[1:]))
         check_overrides(sys.argv[1:])
+        if _computes(sys.argv[1:]):
+            check_jobs(sys.argv[1:])
         register_schema()
         _job()
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(WRONG_REQUEST)
+        sys.exit(exit_code(error))
     except KeyboardInterrupt:
         print("\ninterrupted: the same command resumes", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(max(failures, default=0))
+
+
+def _computes(arguments: list[str]) -> bool:
+    """Rather than showing something."""
+    asked = parsed_options(arguments)
+    return not (asked.help or asked.hydra_help or asked.cfg or asked.info or asked.shell_completion)

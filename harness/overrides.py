@@ -1,21 +1,21 @@
 """The command line: overrides checked against what exists, configs composed, sweeps expanded. Imports no torch."""
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
+from .arguments import config_folders, parsed_options
 from .config import (
     CONF,
     LIST_GROUPS,
@@ -27,19 +27,16 @@ from .config import (
     Schema,
     groups,
     is_chosen,
-    read_config,
     register_schema,
     selected,
     suggest,
 )
+from .reading import one_line, read_config
+from .untrusted import check_hydra
 
+MAY_BE_NULL = ("experiment", "dataset@train", "dataset@validation")
 
-def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """conf/, and the folder that `--config-dir FOLDER` adds to it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    added = parser.parse_known_args(list(arguments))[0].config_dir
-    return [CONF, *([added] if added else [])]
+# Composing
 
 
 def compose_config(overrides: Sequence[str], unchecked: Sequence[str] = ()) -> RunConfig:
@@ -62,27 +59,57 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job that run.py would start: an experiment's sweep, and `key=a,b`, expanded by Hydra."""
     check_overrides(overrides)
     parsed = _parsed(overrides)
-    chosen = [o.input_line for o in parsed if not o.is_sweep_override()]
-    searched = _search(config_folders(overrides)[1:])
-    hydra = _compose([*searched, *cast(list[str], chosen)], return_hydra_config=True).hydra
-    swept = (hydra.sweeper.params or {}) if hydra.mode == RunMode.MULTIRUN else {}
+    swept = _own_sweep(overrides)
     every = [*_parsed([f"{key}={values}" for key, values in swept.items()]), *parsed]
     return [job for batch in BasicSweeper.split_arguments(every, None) for job in batch]
 
 
+def _own_sweep(overrides: Sequence[str]) -> dict[str, Any]:
+    """What an experiment sweeps."""
+    chosen = [str(o.input_line) for o in _parsed(overrides) if not o.is_sweep_override()]
+    hydra = _compose([*_search(config_folders(overrides)[1:]), *chosen], return_hydra_config=True).hydra
+    return (hydra.sweeper.get("params") or {}) if hydra.mode == RunMode.MULTIRUN else {}
+
+
+def check_jobs(arguments: Sequence[str]) -> None:
+    """Compose every job of a command line of run.py, so that the last one is refused before the first one computes.
+
+    Raises:
+        ConfigError: some job's config cannot be run, or would have Hydra run code.
+    """
+    words, searched = _words(arguments), _search(config_folders(arguments)[1:])
+    is_sweep = parsed_options(arguments).multirun or bool(_own_sweep(arguments))
+    for job in sweep(arguments) if is_sweep else [words]:
+        read_config(_compose([*searched, *job]))
+
+
 def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+    """What the files compose to, in one piece or not at all, after a look at what Hydra would run of it."""
     register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return compose("config", overrides=list(overrides), return_hydra_config=return_hydra_config)
-        except HydraException as error:
-            raise ConfigError(str(error)) from error
+            config = compose("config", overrides=list(overrides), return_hydra_config=True)
+            check_hydra(config.hydra, overrides)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, TypeError, OSError) as error:
+            raise ConfigError(one_line(error)) from error
+        except ValueError as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(one_line(error)) from error
+    if not return_hydra_config:
+        with open_dict(config):
+            del config["hydra"]
+    return config
+
+
+# Checking
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
     """Refuse overrides whose key or group choice does not exist, with a suggestion."""
     folders = config_folders(arguments)
     known = groups(folders)
+    for word in parsed_options(arguments).overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"{word!r} is no override: write KEY=VALUE")
     overrides = [o for o in _parsed(arguments) if not (o.key_or_group or "").startswith("hydra") and not o.is_add()]
     for override in overrides:
         key = (override.key_or_group or "").split("@")[0]
@@ -95,13 +122,12 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 def _words(arguments: Sequence[str]) -> list[str]:
     """The overrides of a command line, without its options."""
-    return [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith("-")]
+    return list(parsed_options(arguments).overrides)
 
 
 def _parsed(arguments: Sequence[str]) -> list[Override]:
     words = _words(arguments)
-    shell = {"-sc", "--shell-completion"} & set(arguments)
-    return [] if shell else [_parse(word) for word in words]
+    return [] if parsed_options(arguments).shell_completion else [_parse(word) for word in words]
 
 
 def _parse(word: str) -> Override:
@@ -132,8 +158,12 @@ def _check_choices(group: str, override: Override, choices: list[str]) -> None:
     else:
         chosen = value if isinstance(value, list) else [value]
     for choice in chosen:
-        if isinstance(choice, str) and choice not in choices:
-            raise ConfigError(suggest(choice, choices, group))
+        if choice is None and (override.is_delete() or override.get_key_element() in MAY_BE_NULL):
+            continue
+        if not isinstance(choice, (str, int)):
+            raise ConfigError(f"{override.input_line}: name a choice of {group}: {', '.join(choices)}")
+        if str(choice) not in choices:
+            raise ConfigError(suggest(str(choice), choices, group))
         if isinstance(value, list) and group not in LIST_GROUPS and not override.is_sweep_override():
             raise ConfigError(f"{group}=[...]: only {', '.join(LIST_GROUPS)} take a list; sweep with -m {group}=a,b")
 
@@ -166,21 +196,6 @@ def _check_setting(key: str, name: str, settings: Any) -> None:
     valid = [str(k) for k in settings if not str(k).startswith("_")]
     if name not in valid:
         raise ConfigError(f"{key}: " + suggest(name, valid, "setting"))
-
-
-def take_allow_flag(arguments: list[str]) -> list[str]:
-    """Strip `--allow-target PREFIX` from a command line; it lets configs name classes of your own package."""
-    rest: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
-        if argument.split("=")[0] != "--allow-target":
-            rest.append(argument)
-            continue
-        prefix = argument.partition("=")[2] or next(waiting, "")
-        if not prefix:
-            sys.exit("--allow-target needs a package prefix, for example --allow-target my_methods.")
-        os.environ["ASSAY_ALLOW_TARGET"] = ",".join(filter(None, [os.environ.get("ASSAY_ALLOW_TARGET"), prefix]))
-    return rest
 
 
 def _first(override: Override) -> Any:

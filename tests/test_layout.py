@@ -23,7 +23,15 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"engine": ("harness.engine",), "networks": ("harness.networks",)},
     {
         "store": ("harness.store",),
-        "door": ("harness.config", "harness.overrides", "harness.build"),
+        "door": (
+            "harness.config",
+            "harness.arguments",
+            "harness.overrides",
+            "harness.untrusted",
+            "harness.reading",
+            "harness.values",
+            "harness.build",
+        ),
         "methods": ("methods",),
         "metrics": ("metrics",),
         "datasets": ("datasets",),

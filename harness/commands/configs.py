@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from .. import config as configs
+from ..arguments import config_folders
 from ..config import ConfigError, groups, suggest
-from ..overrides import compose_config, config_folders
+from ..overrides import compose_config
 from ..results.terminal import wrapped
 from .options import composed, overrides_only, results, searched
 from .planning import composed_run
@@ -62,7 +63,7 @@ def _documentation(text: str) -> str:
 def _describe_cell(prefix: str, root: Path, folders: list[Path]) -> None:
     import json
 
-    from ..store.store import cells
+    from ..store.survey import cells
 
     found = [cell for cell in cells(root) if len(prefix) >= SHORTEST_KEY and cell.key.startswith(prefix)]
     if not found:

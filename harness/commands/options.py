@@ -101,7 +101,7 @@ def _allow(_: click.Context, __: click.Parameter, prefixes: tuple[str, ...]) -> 
     if not all(prefixes):
         raise click.BadParameter("give a package's prefix, for example my_methods.")
     if prefixes:
-        from ..overrides import take_allow_flag  # it imports Hydra: not for --help
+        from ..arguments import take_allow_flag  # it imports Hydra: not for --help
 
         take_allow_flag([f"--allow-target={prefix}" for prefix in prefixes])
 

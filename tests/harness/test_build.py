@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from assay.datasets.images import Transform
+from assay.harness.arguments import take_allow_flag
 from assay.harness.build import ALLOW_VARIABLE, build
 from assay.harness.config import LIST_GROUPS, Choice, ConfigError, groups
-from assay.harness.overrides import compose_config, take_allow_flag
+from assay.harness.overrides import compose_config
 from assay.methods.attribution.floors import Center
 from conftest import alone
 

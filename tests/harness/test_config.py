@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from assay.harness.arguments import take_allow_flag
 from assay.harness.config import (
     CONF,
     LIST_GROUPS,
@@ -19,7 +20,7 @@ from assay.harness.config import (
     groups,
     suggest,
 )
-from assay.harness.overrides import check_overrides, compose_config, sweep, take_allow_flag
+from assay.harness.overrides import check_overrides, compose_config, sweep
 from conftest import alone
 from omegaconf import OmegaConf
 
@@ -310,8 +311,9 @@ def test_the_allow_flag_is_taken_from_the_command_line(monkeypatch: pytest.Monke
     rest = take_allow_flag(["model=resnet50", "--allow-target", "one.", "-m", "--allow-target=two.", "seed=1"])
     assert rest == ["model=resnet50", "-m", "seed=1"]
     assert os.environ["ASSAY_ALLOW_TARGET"] == "already.,one.,two."
-    with pytest.raises(SystemExit, match="needs a package prefix"):
-        take_allow_flag(["--allow-target"])
+    for wrong in (["--allow-target"], ["--allow-target", "limit=3"]):
+        with pytest.raises(ConfigError, match="needs a package's prefix"):
+            take_allow_flag(wrong)
 
 
 # The command line

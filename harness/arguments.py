@@ -1,0 +1,71 @@
+"""The options of a command line, told apart from its overrides. Imports no torch."""
+
+import os
+from argparse import ArgumentError, ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from .config import CONF, ConfigError
+
+ONLY_CONFIG = "a run's config is conf/config.yaml; --config-dir FOLDER adds choices, which experiment=NAME composes"
+REFUSED = {  # of Hydra's options
+    "config_name": ONLY_CONFIG,
+    "config_path": ONLY_CONFIG,
+    "experimental_rerun": "it reads a pickle, which can run any code; give the overrides again",
+}
+
+
+def parsed_options(arguments: Sequence[str]) -> Namespace:
+    """Hydra's options, wherever they stand, and `overrides`.
+
+    Raises:
+        ConfigError: an option that is unknown, lacks its value, or goes past what is checked here.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see run.py --help)")
+
+    parser: ArgumentParser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    try:
+        asked = parser.parse_intermixed_args(list(arguments))
+    except ArgumentError as error:
+        refuse(str(error))
+    for name, why in REFUSED.items():
+        if getattr(asked, name, None) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: {why}")
+    if asked.config_dir is not None and not Path(asked.config_dir).is_dir():
+        raise ConfigError(f"--config-dir {asked.config_dir}: no folder is there")
+    return asked
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """The same command line in the order in which Hydra reads it."""
+    options, overrides = list(arguments), parsed_options(arguments).overrides
+    for word in overrides:
+        options.remove(word)
+    return [*options, *overrides]
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """conf/, and the folder that `--config-dir FOLDER` adds to it."""
+    added = parsed_options(arguments).config_dir
+    return [CONF, *([Path(added)] if added else [])]
+
+
+def take_allow_flag(arguments: list[str]) -> list[str]:
+    """Strip `--allow-target PREFIX` from a command line; it lets configs name classes of your own package."""
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument.split("=")[0] != "--allow-target":
+            rest.append(argument)
+            continue
+        prefix = argument.partition("=")[2] or next(waiting, "")
+        if not prefix or "=" in prefix:
+            raise ConfigError("--allow-target needs a package's prefix, for example --allow-target my_methods.")
+        os.environ["ASSAY_ALLOW_TARGET"] = ",".join(filter(None, [os.environ.get("ASSAY_ALLOW_TARGET"), prefix]))
+    return rest

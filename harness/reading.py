@@ -1,0 +1,165 @@
+"""The door: a composed config becomes typed objects, checked. Imports no torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .config import (
+    ANNOTATIONS,
+    REQUIRED_GROUPS,
+    Choice,
+    Choices,
+    ConfigError,
+    RunConfig,
+    Schema,
+    Settings,
+    groups,
+    is_chosen,
+    selected,
+    suggest,
+)
+from .values import check_finite, check_name
+
+CACHE_MODES = ("missing", "refresh", "off", "only")
+MOST = 1024  # threads, loaders, processes: more is a slip, and tens of thousands of threads end the process unsaid
+LARGEST_SEED = 2**63 - 1  # of torch's generators, of columns of tables
+
+
+def read_config(composed: DictConfig) -> RunConfig:
+    """The composed config as typed objects, interpolations resolved, checked. Nothing behind this door is untyped.
+
+    Raises:
+        ConfigError: a value that the schema cannot refuse by its type, or a reference that leads nowhere.
+    """
+    try:
+        read = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(read, Schema)
+    config = RunConfig(
+        **{each.name: getattr(read, each.name) for each in fields(Settings)},
+        model=choice("model", "model", read.model, read.model.get("name")),
+        dataset=_data("dataset", read.dataset, read.limit),
+        train=_data("train", read.train, None) if is_chosen(read.train) else None,
+        validation=_data("validation", read.validation, None) if is_chosen(read.validation) else None,
+        ood={name: _data(f"ood.{name}", read.ood[name], read.limit) for name in selected(read.ood)},
+        method=_choices("method", read.method),
+        metric=_choices("metric", read.metric),
+    )
+    _check(config, {"train.limit": read.train.get("limit"), "validation.limit": read.validation.get("limit")})
+    return config
+
+
+def one_line(error: Exception) -> str:
+    """What Hydra or OmegaConf says, in a line, with the key that it is about."""
+    cause = error.__cause__ or error
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    key = getattr(cause, "full_key", None)
+    said = str(cause.msg if isinstance(cause, OmegaConfBaseException) and cause.msg else cause)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    about = str(error).splitlines()[0] if isinstance(error, HydraException) and cause is not error else ""
+    return ": ".join(filter(None, [about or (str(key) if key else ""), "; ".join(told)]))
+
+
+def choice(group: str, key: str, settings: Mapping[str, Any], name: Any) -> Choice:
+    """A file's settings, those of the class told apart from the notes. key: where they stand, `method.gradcam`."""
+    if not is_chosen(settings):
+        raise ConfigError(f"no {group} chosen: {key}=NAME (python -m harness ls {group})")
+    notes = {note: settings[note] for note in ANNOTATIONS[group] if note in settings}
+    return Choice(group, name, _without(settings, ANNOTATIONS[group]), notes, notes.get("limit"), key=key)
+
+
+def _data(key: str, settings: dict[str, Any], limit: int | None) -> Choice:
+    """limit: of the run, which a data set with a limit of its own does not take over."""
+    return choice("dataset", key, {"limit": limit, **settings}, settings.get("name"))
+
+
+def _choices(group: str, settings: dict[str, Any]) -> Choices:
+    return {name: choice(group, f"{group}.{name}", settings[name], name) for name in selected(settings)}
+
+
+def _without(settings: Mapping[Any, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Leave keys out of an object's settings and of the objects nested in it."""
+    dropped = names if "_target_" in settings else frozenset()
+    return {
+        str(key): _without(value, names) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in dropped
+    }
+
+
+def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
+    """What the schema cannot express."""
+    _one_of("cache", config.cache, CACHE_MODES)
+    _one_of("precision", config.precision, ("float32", "float64"))
+    _one_of("protocol.targets", config.protocol.targets, ("labels", "predicted", "top1"))
+    _whole("seed", config.seed, 0, LARGEST_SEED)
+    if config.subset_seed is not None:
+        _whole("subset_seed", config.subset_seed, 0, LARGEST_SEED)
+    for name, value in {"limit": config.limit, **limits}.items():
+        if value is not None:
+            _whole(name, value, 1)
+    if not config.results.strip():
+        raise ConfigError("results='': give a folder, results=FOLDER")
+    _check_compute(config)
+    _check_smoothing(config)
+    for group in REQUIRED_GROUPS:
+        if not getattr(config, group):
+            raise ConfigError(f"no {group} chosen: {group}=[{','.join(groups()[group][:2])},...]")
+    check_names(config)
+    for each in _every(config):
+        check_finite(each.key, {**each.settings, **each.notes})
+
+
+def _check_compute(config: RunConfig) -> None:
+    _whole("compute.batch_size", config.compute.batch_size, 1)
+    _whole("compute.shard_size", config.compute.shard_size, 1)
+    _whole("compute.threads", config.compute.threads, 1, MOST)
+    _whole("compute.workers", config.compute.workers, 0, MOST)
+    if config.compute.processes != "auto":
+        _whole("compute.processes", config.compute.processes, 1, MOST)
+
+
+def _check_smoothing(config: RunConfig) -> None:
+    methods = {*groups()["method"], *config.method}
+    for name, share in config.protocol.smooth.items():
+        if name not in methods:
+            raise ConfigError(f"protocol.smooth.{name}: " + suggest(name, methods, "method"))
+        if not 0 <= share <= 1:
+            raise ConfigError(f"protocol.smooth.{name}={share}: give a share of the map's longer side, 0 to 1")
+
+
+def check_names(config: RunConfig) -> None:
+    """Raise ConfigError for a name that could be no file's; a network's may be its place on a hub, or a folder."""
+    check_name("protocol.name", config.protocol.name)
+    check_name("model.name", config.model.name, "/:.")
+    for each in _every(config):
+        if each.group != "model":
+            check_name(f"{each.key}.name" if each.group == "dataset" else each.key, each.name)
+    for name in config.ood:
+        check_name(f"ood.{name}", name)
+
+
+def _every(config: RunConfig) -> Iterator[Choice]:
+    alone = (config.model, config.dataset, config.train, config.validation)
+    yield from (each for each in alone if each is not None)
+    for group in ("ood", "method", "metric"):
+        yield from getattr(config, group).values()
+
+
+def _one_of(name: str, value: Any, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise ConfigError(f"{name}={value}: choose one of {', '.join(valid)}")
+
+
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}={value}: give a whole number of at least {least}")
+    if most is not None and value > most:
+        raise ConfigError(f"{name}={value}: give a whole number of at most {most}")

@@ -1,0 +1,115 @@
+"""What Hydra itself would do with a config before a run begins: nothing of it may start code that a config names.
+
+`harness/build.py` checks what a run builds. Hydra reads a node of its own, `hydra`, before that: it instantiates
+callbacks, launchers and sweepers, hands logging factories to Python, and sets environment variables.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.plugin import Plugin
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from .config import ConfigError
+
+PLUGINS: dict[str, type[Plugin]] = {"launcher": Launcher, "sweeper": Sweeper}
+# Settings of launchers that a cluster's shell or scheduler runs.
+COMMANDS = ("setup", "python", "srun_args", "additional_parameters", "setup_commands")
+LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+LOGGING: dict[str, tuple[Any, ...]] = {  # keys that name code or files, and what Hydra's own configs say there
+    "class": ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter"),
+    "()": ("colorlog.ColoredFormatter",),
+    ".": (),
+    "filename": (LOG_FILE,),
+    "stream": STREAMS,
+    "level": (*logging.getLevelNamesMapping(), *logging.getLevelNamesMapping().values()),
+    "style": ("%", "$"),
+}
+
+
+def check_hydra(node: DictConfig, words: Sequence[str] = ()) -> None:
+    """Refuse a `hydra` node that names code which Hydra would run.
+
+    node: composed; read without resolving what Hydra knows only later. words: the command line's, which may give what
+    a config's file may not.
+
+    Raises:
+        ConfigError: callbacks, environment variables, another launcher or sweeper than an installed plug-in's, a
+            `_target_` below one, a logging factory or class that is not Hydra's own, a folder for copies of the config.
+    """
+    raw: Any = OmegaConf.to_container(node, resolve=False)
+    if raw.get("callbacks"):
+        raise ConfigError(f"hydra.callbacks ({_names(raw['callbacks'])}): a config may not name any code; remove them")
+    if raw["job"].get("env_set"):
+        raise ConfigError(
+            f"hydra.job.env_set ({_names(raw['job']['env_set'])}): a config may not set environment variables; set "
+            "them in the shell: NAME=VALUE python run.py ..."
+        )
+    if raw.get("output_subdir") not in (None, ".hydra"):
+        raise ConfigError(
+            f"hydra.output_subdir={raw['output_subdir']}: copies of a config would overwrite what lies there; give null"
+        )
+    for kind in PLUGINS:
+        _check_plugin(kind, node[kind], words)
+    for key in ("job_logging", "hydra_logging"):
+        _check_logging(f"hydra.{key}", raw[key])
+
+
+def _names(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (Mapping, list)) else str(value)
+
+
+# Launchers and sweepers
+
+
+def _check_plugin(kind: str, settings: Any, words: Sequence[str]) -> None:
+    """A plug-in that is installed, and below it no code and no command of a config's choosing."""
+    found = {f"{each.__module__}.{each.__name__}" for each in Plugins.instance().discover(PLUGINS[kind])}
+    target = settings.get("_target_") if OmegaConf.is_dict(settings) else settings
+    if target not in found:
+        raise ConfigError(
+            f"hydra.{kind}._target_={target} is no installed {kind}: choose hydra/{kind}=NAME, of which there is "
+            f"{', '.join(sorted(found))} (more: pip install '.[launchers]')"
+        )
+    for path, key, value in _below(settings, f"hydra.{kind}"):
+        if key == "_target_" and path != f"hydra.{kind}._target_":
+            raise ConfigError(f"{path}={value}: a config may not name any code; remove it")
+        if key in COMMANDS and value and not any(word.lstrip("+").startswith(f"{path}=") for word in words):
+            raise ConfigError(f"{path} is run by a shell, so a config's file may not set it: give it as an override")
+
+
+def _below(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
+    """(path, key, value) of everything below a node, interpolations resolved as Hydra would."""
+    if not OmegaConf.is_config(node) or node._is_none() or node._is_missing():
+        return
+    for key in node if OmegaConf.is_dict(node) else range(len(node)):
+        try:
+            value = node[key]
+        except (InterpolationToMissingValueError, MissingMandatoryValue):
+            continue  # what Hydra fills in later is text
+        yield f"{path}.{key}", str(key), value
+        yield from _below(value, f"{path}.{key}")
+
+
+# Logging
+
+
+def _check_logging(path: str, value: Any) -> None:
+    """Handlers and formatters of Python's own, as Hydra's configs name them, and no reference to anything else."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key in LOGGING and each not in LOGGING[key]:
+                valid = ", ".join(map(str, LOGGING[key])) or "nothing"
+                raise ConfigError(f"{path}.{key}={each}: a config may not name any code; valid is {valid}")
+            _check_logging(f"{path}.{key}", each)
+    elif isinstance(value, list):
+        for place, each in enumerate(value):
+            _check_logging(f"{path}.{place}", each)
+    elif isinstance(value, str) and value not in (LOG_FILE, *STREAMS) and ("://" in value or "${" in value):
+        raise ConfigError(f"{path}={value}: a config may not name any code; write the value itself")

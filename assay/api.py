@@ -37,7 +37,7 @@ from assay.harness.engine.processes import Rank
 from assay.harness.engine.request import Request
 from assay.harness.engine.samples import check_pixels
 from assay.harness.forward import ForwardPass
-from assay.harness.launch import Run, build_run, refuse_to_compute
+from assay.harness.launch import Run, build_run, complete, refuse_to_compute
 from assay.harness.results.tidy import joined, own_rows
 from assay.harness.store.store import SAMPLES
 from assay.harness.types import Batch, FramedMaps
@@ -74,8 +74,8 @@ def evaluation(
         refuse_to_compute(run)
         with redirect_stdout(sys.stderr):  # cautions are the command line's to print
             run.prepare()
-            run.compute(Rank(0, 1))
-        yield run, run.summarise()
+            _, summary = complete(run, Rank(0, 1))
+        yield run, summary
 
 
 def asked_as(model: Callable[P, Any]) -> Callable[[Callable[..., pd.DataFrame]], Table[P]]:

@@ -11,11 +11,12 @@ from typing import Protocol
 from .attribution.run import AttributionRun
 from .config import ConfigError, RunConfig
 from .detectors.run import DetectorRun
-from .engine.costs import Outcome, Summary
+from .engine.costs import Outcome, Summary, merge
 from .engine.determinism import make_deterministic, watched
 from .engine.processes import Rank
 from .engine.request import Request, build_all
 from .results.record import finish
+from .store.damage import Damaged
 
 
 class Run(Protocol):
@@ -78,18 +79,35 @@ def run(config: RunConfig, overrides: list[str]) -> int:
         if config.dry_run:
             return 0
         refuse_to_compute(made)
-        if rank.number == 0:
+        if rank.number > 0:
+            made.compute(rank)
+            return 0  # an exit code of 1 would end rank 0 before it has summarised
+        if config.cache != "only":
             made.prepare()
         with watched() as unstable:
-            outcome = made.compute(rank)
-        if rank.number > 0:
-            return 0  # an exit code of 1 would end rank 0 before it has summarised
+            outcome, summary = complete(made, rank)
         outcome.unstable |= unstable
-        summary = made.summarise()
         finish(made.request, made.run_id, summary, outcome, overrides, started)
     for name, why in summary.failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return int(bool(summary.failures))
+
+
+def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:
+    """Compute what is missing, and what turns out to be damaged, and summarise.
+
+    Raises:
+        Damaged: with `cache=only`, which computes nothing.
+    """
+    outcomes = [Outcome(batch_size=made.request.config.compute.batch_size)]
+    while True:
+        try:
+            outcomes.append(made.compute(rank))
+            return merge(outcomes), made.summarise()
+        except Damaged as damage:
+            if made.request.config.cache == "only":
+                raise
+            damage.set_aside()
 
 
 def _check_shared(config: RunConfig, rank: Rank) -> None:

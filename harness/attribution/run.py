@@ -65,7 +65,7 @@ class AttributionRun:
             for name in cell.groups:
                 if refresh and name != SAMPLES:
                     cell.group(name).clear(self.job.images.stop)
-                cell.group(name).forgive()
+                cell.group(name).forgive(Rank.from_environment().launch)
 
     def compute(self, rank: Rank) -> Outcome:
         """Attribute and measure what is missing."""

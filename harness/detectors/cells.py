@@ -67,6 +67,11 @@ class ImageSet:
         every = [Shard(0, len(self))]
         return not any(self.features.group(name).missing(every) for name in self.features.groups)
 
+    def read_fits(self, detectors: list[str]) -> None:
+        """Read what these detectors' fits left: a damaged one is found before anything is computed with it."""
+        for name in detectors:
+            _ = self.cells[name].state
+
     def incomplete(self, detector: str) -> bool:
         """Whether scores of the detector are missing, failed or not."""
         cell = self.cells[detector]

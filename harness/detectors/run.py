@@ -68,12 +68,12 @@ class DetectorRun:
 
         What cannot score this network has failed from the start.
         """
-        refresh = self.request.config.cache == "refresh"
+        refresh, launch = self.request.config.cache == "refresh", Rank.from_environment().launch
         for each in self.detection.everywhere():
-            each.features.forget(len(each) if refresh else None)
+            each.features.forget(len(each) if refresh else None, launch)
             for cell in each.cells.values():
                 cell.describe()
-                cell.forget(len(each) if refresh else None)
+                cell.forget(len(each) if refresh else None, launch)
                 if refresh and cell.fit is not None:
                     cell.fit.remove()
             for name in each.cells.keys() & self.detection.unable.keys():
@@ -121,6 +121,8 @@ def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> l
     plain = [name for name in names if not detection.detectors[name].needs().images]
     if not (names := names if rank.number == 0 else plain):
         return []
+    if rank.number == 0:
+        image_set.read_fits(names)
     made = pass_over(detection, place, names, rank)
     if rank.number == 0 and plain:
         score(detection, place, plain, outcome)

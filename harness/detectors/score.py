@@ -14,6 +14,7 @@ from ..detection import Features
 from ..engine.costs import Clock, Outcome
 from ..engine.finite import check_state
 from ..forward import ForwardPass
+from ..store.damage import Damaged
 from ..store.fits import Fit
 from ..store.store import SAMPLES, SCORE, Failure, Shard, shards_of
 from ..training import FittedDetector, TrainingSet
@@ -123,6 +124,8 @@ def _guarded(
     with Clock(detection.request.network, outcome, work, images):
         try:
             make()
+        except Damaged:
+            raise  # no fault of the detector's
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             outcome.failures[name] = why

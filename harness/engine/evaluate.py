@@ -5,10 +5,12 @@ method that lacks columns, measure every metric that lacks them; then put the co
 cut into the same micro-batches, so its numbers do not depend on who computes it, or when.
 """
 
+import multiprocessing
 import os
-import time
 from collections.abc import Callable
+from functools import partial
 
+from ..store.files import Lock, Patience
 from ..store.store import SAMPLES, Shard
 from ..types import Sample
 from .costs import Outcome
@@ -31,7 +33,7 @@ def evaluate(job: Job, first: int = 0, report: Report = lambda images: None, par
 
     Shards that another process holds are waited for and taken over if it dies.
     """
-    outcome = Outcome(batch_size=job.config.compute.batch_size)
+    outcome, patience = Outcome(batch_size=job.config.compute.batch_size), Patience()
     while wanted := _open_work(job, outcome):
         before, pivot = outcome.shards, first % len(wanted)
         turn = [*list(wanted)[pivot:], *list(wanted)[:pivot]]
@@ -45,10 +47,19 @@ def evaluate(job: Job, first: int = 0, report: Report = lambda images: None, par
         except Unreadable as unreadable:  # every cell needs the sample: nothing is left to do, what is computed stays
             for cell in job.cells:
                 fail(cell, cell.groups, unreadable.error, outcome)
-        if outcome.shards == before:
-            time.sleep(POLL_S)  # all that is left is in other hands
+        if outcome.shards == before:  # all that is left is in other hands
+            patience.wait(POLL_S, partial(_strange, job, wanted) if parent is None else lambda: None)
+        else:
+            patience.end()
         first = 0
     return outcome
+
+
+def _strange(job: Job, wanted: dict[Shard, Wanted]) -> Lock | None:
+    """A lock that holds us up, of a process that is not of this run."""
+    ours = {helper.pid for helper in multiprocessing.active_children()}
+    locks = (cell.store.lock(shard) for shard, names in wanted.items() for cell in job.cells if cell.name in names)
+    return next((lock for lock in locks if lock.path.exists() and lock.holder().number not in ours), None)
 
 
 def _open_work(job: Job, outcome: Outcome) -> dict[Shard, Wanted]:

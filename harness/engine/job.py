@@ -45,12 +45,12 @@ class Cell:
         """Groups that could not be computed."""
         return {name for name in self.groups if self.group(name).has_failed}
 
-    def forget(self, stop: int | None = None) -> None:
-        """Forget failures, and what was computed of the first `stop` images."""
+    def forget(self, stop: int | None = None, launch: str = "") -> None:
+        """Forget failures but those of a launch, and what was computed of the first `stop` images."""
         for name in self.groups:
             if stop is not None:
                 self.group(name).clear(stop)
-            self.group(name).forgive()
+            self.group(name).forgive(launch)
 
     def needs(self) -> Needs:
         """What the shared forward pass must keep."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from ..store.files import started_by
 from .costs import Outcome, merge
 from .determinism import make_deterministic, watched
 from .evaluate import Report, evaluate
@@ -32,6 +33,11 @@ class Rank(NamedTuple):
     def from_environment(cls) -> "Rank":
         """Rank 0 of 1 outside of torchrun."""
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    @property
+    def launch(self) -> str:
+        """What the ranks of one torchrun have in common on this host; empty for a process alone."""
+        return started_by() if self.world > 1 else ""
 
 
 def cores() -> int:

@@ -1,6 +1,9 @@
 """What a run leaves: its rows, the record of what happened, the rebuilt tidy tables, and a table to read."""
 
+import errno
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from .environment import environment
 from .text import terminal_table
 from .tidy import own_rows, put_record, update, write_csv
 
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 def finish(
     request: Request, run_id: str, summary: Summary, outcome: Outcome, overrides: list[str], started: float
@@ -27,12 +32,13 @@ def finish(
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     folder = results / "runs" / run_id
     about = _record(request, outcome, summary, overrides, started)
-    put_record(results, run_id, moment, {"split": " ".join(sorted(summary.splits)), **about})
-    if outcome.costs and summary.draw is not None:
-        summary.draw(folder)
     rows = own_rows(summary)
-    write_csv(rows, folder / "results.csv")
-    update(results)
+    with _written_if_it_can_be(results, request.config.cache):
+        put_record(results, run_id, moment, {"split": " ".join(sorted(summary.splits)), **about})
+        if outcome.costs and summary.draw is not None:
+            summary.draw(folder)
+        write_csv(rows, folder / "results.csv")
+        update(results)
     floors = [name for name, chosen in request.config.method.items() if chosen.notes.get("floor")]
     print(terminal_table(rows, floors))
     for caution in summary.cautions:
@@ -42,6 +48,17 @@ def finish(
     seconds = time.time() - started
     print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / 'results.csv').absolute()}")
     print(f"all results: {(results / 'tidy' / 'results.csv').absolute()}")
+
+
+@contextmanager
+def _written_if_it_can_be(results: Path, cache: str) -> Iterator[None]:
+    """What only reads the store (`cache=only`) goes on where nothing may be written."""
+    try:
+        yield
+    except OSError as error:
+        if cache != "only" or error.errno not in READ_ONLY:
+            raise
+        print(f"{results.absolute()} cannot be written ({error.strerror}): no record, and tables stay as they are")
 
 
 def _record(

@@ -4,33 +4,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import write_atomically
+from .sealed import CHECKSUM, SEAL, read_sealed, write_sealed
 
 if TYPE_CHECKING:  # who lists fits waits for no torch
     from torch import Tensor
+
+
+FITS = "fits"  # the folder
 
 
 class Fit:
     """The state of one fitted detector, `<root>/fits/<key>.safetensors`."""
 
     def __init__(self, root: Path, key: str) -> None:
-        self.path = root / "fits" / f"{key}.safetensors"
+        self.path = root / FITS / f"{key}.safetensors"
 
     def exists(self) -> bool:
         """Whether it was made."""
         return self.path.exists()
 
     def read(self) -> "dict[str, Tensor]":
-        """Tensors by name, on the CPU."""
-        from safetensors.torch import load_file
+        """Tensors by name, on the CPU.
 
-        return load_file(self.path)
+        Raises:
+            Damaged: the file is not as it was written. Incomplete: it has gone.
+        """
+        from safetensors.torch import load
+
+        return load(read_sealed(self.path))
 
     def write(self, state: "dict[str, Tensor]") -> None:
         """Put it, whole or not at all."""
         from safetensors.torch import save
 
-        write_atomically(self.path, save({name: value.contiguous() for name, value in state.items()}))
+        tensors = {name: value.contiguous() for name, value in state.items()}
+        write_sealed(self.path, save(tensors, {CHECKSUM: SEAL}))
 
     def remove(self) -> None:
         """Forget it; harmless when it is not there."""
@@ -39,4 +47,4 @@ class Fit:
 
 def fits(root: Path) -> Iterator[Path]:
     """Files of all fits below a store's root."""
-    yield from sorted((root / "fits").glob("*.safetensors"))
+    yield from sorted((root / FITS).glob("*.safetensors"))

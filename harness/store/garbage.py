@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .fits import fits
-from .store import FEATURES, SCORE, CellStore, cells, outdated
+from .store import SCORE, CellStore
+from .survey import Survey, caches, survey
 
 
 class Garbage(NamedTuple):
@@ -28,25 +29,40 @@ def find(root: Path, unfinished: bool, features: bool, horizon: float | None) ->
     """What may go, below a store's root; never what somebody is computing.
 
     Args:
-        unfinished: also cells without any finished metric, and those that another version of Assay has written.
+        unfinished: also cells without any finished metric, those that another version of Assay has written, and folders
+            without a description, or, of features, without any: what a killed run had begun.
         features: also cached features and fits. Scores stay; who needs features again passes over the images again.
         horizon: also cells that were finished before that time (seconds of the epoch), and of caches only those.
     """
-    found = [Garbage(cell.path, str(cell.cell()["labels"]["method"])) for cell in cells(root)]
+    seen = survey(root)
+    found = [Garbage(cell.path, str(cell.cell()["labels"]["method"])) for cell in seen.cells]
+    found += [Garbage(cell.path, "with a damaged description") for cell in seen.damaged]
     doomed = [each for each in found if _is_garbage(each.path, horizon, unfinished)]
-    unread = [Garbage(cell.path, "of another version") for cell in outdated(root) if unfinished]
-    return [*doomed, *unread, *(each for each in _caches(root) if features and _is_old(each.path, horizon))]
+    doomed += [each for each in _unread(root, seen) if unfinished and not _is_locked(each.path)]
+    doomed += [each for each in _caches(root) if features and _is_old(each.path, horizon)]
+    return list({each.path: each for each in doomed}.values())
+
+
+def _unread(root: Path, seen: Survey) -> Iterator[Garbage]:
+    """What nothing reads."""
+    yield from (Garbage(cell.path, "of another version") for cell in seen.outdated)
+    yield from (Garbage(cell.path, "without a description") for cell in seen.nameless)
+    yield from (Garbage(cell.path, "features of no image") for cell in caches(root) if not _parts(cell.path))
 
 
 def _caches(root: Path) -> Iterator[Garbage]:
-    yield from (Garbage(path, "features") for path in sorted((root / FEATURES).glob("*/")))
+    yield from (Garbage(cell.path, "features") for cell in caches(root))
     yield from (Garbage(path, "fit") for path in fits(root))
 
 
 def _is_old(path: Path, horizon: float | None) -> bool:
     if _is_locked(path):
         return False
-    return horizon is None or _newest([path, *path.glob("*/*.parquet")]) < horizon
+    return horizon is None or _newest([path, *_parts(path)]) < horizon
+
+
+def _parts(path: Path) -> list[Path]:
+    return list(path.glob("*/*.parquet"))
 
 
 def _is_garbage(path: Path, horizon: float | None, unfinished: bool) -> bool:

@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-SCHEMA = 3
+SCHEMA = 4
+UNSEALED = (1, 2, 3)  # those of files without checksums
 OURS = "assay."  # where a class of ours is imported from
 
 # Where a file lies does not change what is in it: weights and data enter by their fingerprints.

@@ -9,6 +9,7 @@ between is lost: what was taken by a process that died is taken again.
 
 from pathlib import Path
 
+NOTES = "changed"  # the folder
 _TAKEN = ".taken"
 
 
@@ -16,7 +17,7 @@ class Journal:
     """The notes of one store."""
 
     def __init__(self, root: Path) -> None:
-        self.path = root / "changed"
+        self.path = root / NOTES
 
     def note(self, cell: str) -> None:
         """The rows of a cell are about to change."""

@@ -8,7 +8,8 @@
     <root>/features/<key>/...                          features of a data set, as a cell without identity
     <root>/fits/<key>.safetensors                      what a detector's fit left
 
-A shard is either absent or whole: files are written beside their place and renamed. No other module knows these names.
+A shard is either absent or whole: files are written beside their place and renamed. Each holds its checksum
+(`sealed.py`), which every reading checks. No other module knows these names.
 """
 
 import re
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .files import Lock, read_json, write_atomically, write_json
-from .identity import SCHEMA
+from .columns import packed, to_numpy, unpacked
+from .damage import Damaged, Incomplete, unless_damaged
+from .files import Lock, started_by
+from .identity import UNSEALED
 from .journal import Journal
+from .sealed import read_json, read_sealed, read_unsealed, write_json, write_sealed
 
 SAMPLES = "samples"  # key of the group that holds image_id, label, prediction
 SCORE = "score"  # key of the group that holds a detector's scores
@@ -46,10 +49,6 @@ def shards_of(count: int, size: int) -> list[Shard]:
     return [Shard(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-class Incomplete(RuntimeError):
-    """A table is read of which a part is not there."""
-
-
 class Finished(NamedTuple):
     """A metric's result rows over the first images of a data set: those of `asdict(ResultRow)`."""
 
@@ -59,10 +58,11 @@ class Finished(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a group could not be computed."""
+    """Why a group could not be computed, and the process that had started the one that wrote it."""
 
     why: str
     traceback: str = ""
+    by: str = ""
 
 
 class Group:
@@ -90,7 +90,7 @@ class Group:
 
     def has(self, shard: Shard) -> bool:
         """Whether exactly this range is on disk."""
-        return (self.path / f"{shard}.parquet").exists()
+        return self._file(shard).exists()
 
     def missing(self, wanted: Iterable[Shard]) -> list[Shard]:
         """The wanted ranges that files on disk, of whatever sizes, do not cover."""
@@ -104,17 +104,17 @@ class Group:
 
     def write(self, shard: Shard, columns: dict[str, np.ndarray]) -> None:
         """Put one shard; columns [n,K] become lists of one length."""
-        arrays = {
-            name: pa.FixedSizeListArray.from_arrays(pa.array(c.ravel()), c.shape[1]) if c.ndim > 1 else pa.array(c)
-            for name, c in columns.items()
-        }
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(arrays), sink)
-        write_atomically(self.path / f"{shard}.parquet", sink.getvalue().to_pybytes())
+        write_sealed(self._file(shard), packed(columns))
 
     def read(self, stop: int) -> pd.DataFrame:
-        """The rows of images 0 .. stop-1, one a pair, in order."""
-        tables = [pq.read_table(self.path / f"{shard}.parquet") for shard in self.shards() if shard.start < stop]
+        """The rows of images 0 .. stop-1, one a pair, in order.
+
+        Raises:
+            Incomplete: some of them are missing. Damaged: files that are not as they were written, all of the group's.
+        """
+        if self.missing([Shard(0, stop)]):
+            raise self._gap(0, stop)
+        tables = self._tables([shard for shard in self.shards() if shard.start < stop])
         filled = [table for table in tables if table.num_rows] or tables[:1]
         frame = pa.concat_tables(filled, promote_options="permissive").to_pandas()
         frame = frame[frame["position"] < stop].drop_duplicates(["position", "sample_id"], keep="first")
@@ -124,19 +124,37 @@ class Group:
         """The columns of images 0 .. stop-1 in order, a shard at a time; for tables with a row an image.
 
         Raises:
-            Incomplete: a shard before `stop` is missing: what was read so far is no table of these images.
+            Incomplete: a shard before `stop` is missing, or (Damaged) is not as it was written: what was read so far
+                is no table of these images.
         """
         start = 0
         for shard in [shard for shard in self.shards() if shard.start < stop]:
             if shard.start > start:
                 break
             if shard.stop > start:
-                table = pq.read_table(self.path / f"{shard}.parquet")
+                (table,) = self._tables([shard])
                 inside = slice(start - shard.start, min(stop, shard.stop) - shard.start)
-                yield {name: _to_numpy(table[name])[inside] for name in table.column_names}
+                yield {name: to_numpy(table[name])[inside] for name in table.column_names}
                 start = shard.stop
         if start < stop:
-            raise Incomplete(f"{self.path}: images {start} to {stop - 1} or some of them are missing: run again")
+            raise self._gap(start, stop)
+
+    def _tables(self, shards: Iterable[Shard]) -> list[pa.Table]:
+        tables, damages = [], list[Damaged]()
+        for shard in shards:
+            try:
+                tables.append(unpacked(read_sealed(self._file(shard))))
+            except Damaged as damage:
+                damages.append(damage)
+        if damages:
+            raise Damaged([path for damage in damages for path in damage.paths], damages[0].why)
+        return tables
+
+    def _gap(self, start: int, stop: int) -> Incomplete:
+        return Incomplete(f"{self.path}: images {start} to {stop - 1} or some of them are missing: run again")
+
+    def _file(self, shard: Shard) -> Path:
+        return self.path / f"{shard}.parquet"
 
     # Result rows and failures
 
@@ -145,9 +163,10 @@ class Group:
         return sorted(int(path.stem.split("-")[1]) for path in self.path.glob("DONE-*.json"))
 
     def finished(self, stop: int) -> Finished | None:
-        """Result rows over the first `stop` images, if they are there."""
+        """Result rows over the first `stop` images, if they are there; a damaged file, which is named, holds none."""
         path = self._done(stop)
-        return Finished(**read_json(path)) if path.exists() else None
+        kept = unless_damaged(lambda: read_json(path)) if path.exists() else None
+        return None if kept is None else Finished(**kept)
 
     def finish(self, stop: int, result: Finished) -> None:
         """Put the result rows over the first `stop` images, unless the same are there."""
@@ -158,7 +177,10 @@ class Group:
 
     def failure(self) -> Failure | None:
         """Why the group could not be computed, if it could not."""
-        return Failure(**read_json(self._failed)) if self._failed.exists() else None
+        if not self.has_failed:
+            return None
+        kept = unless_damaged(lambda: read_json(self._failed))
+        return Failure(f"{self._failed} is damaged") if kept is None else Failure(**kept)
 
     @property
     def has_failed(self) -> bool:
@@ -166,25 +188,29 @@ class Group:
         return self._failed.exists()
 
     def fail(self, failure: Failure) -> None:
-        """Put a failure."""
-        self._note()
-        write_json(self._failed, failure._asdict())
+        """Put a failure, unless the same is there."""
+        before = self.failure()
+        if before is None or before[:2] != failure[:2]:
+            self._note()
+            write_json(self._failed, failure._replace(by=started_by())._asdict())
 
-    def forgive(self) -> None:
-        """Forget a failure: it is tried again."""
-        if self._failed.exists():
+    def forgive(self, launch: str = "") -> None:
+        """Forget a failure: it is tried again. One of this launch stays: another rank has tried, just now."""
+        failure = self.failure()
+        if failure is not None and not (launch and failure.by == launch):
             self._note()
             self._failed.unlink(missing_ok=True)
 
     def withdraw(self, stop: int) -> None:
         """Forget the result rows over the first `stop` images."""
-        self._note()
-        self._done(stop).unlink(missing_ok=True)
+        if self._done(stop).exists():
+            self._note()
+            self._done(stop).unlink(missing_ok=True)
 
     def clear(self, stop: int) -> None:
         """Forget what was computed of the first `stop` images, and every summary."""
         self._note()
-        shards = [self.path / f"{shard}.parquet" for shard in self.shards() if shard.start < stop]
+        shards = [self._file(shard) for shard in self.shards() if shard.start < stop]
         for path in [*shards, *self.path.glob("DONE-*.json"), self._failed]:
             path.unlink(missing_ok=True)
 
@@ -199,11 +225,14 @@ class Group:
         self.cell.note()
 
 
-def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """A column [n], or a column of lists [n,K]."""
-    if not pa.types.is_fixed_size_list(column.type):
-        return column.to_numpy()
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), column.type.list_size)
+def _is_damaged(path: Path) -> bool:
+    """Whether a JSON is damaged, which is named."""
+    try:
+        read_json(path)
+    except Damaged as damage:
+        damage.tell("written anew")
+        return True
+    return False
 
 
 class CellStore:
@@ -217,45 +246,45 @@ class CellStore:
         return Group(self.path / key)
 
     def groups(self) -> list[str]:
-        """Keys of the metrics present, without `SAMPLES`."""
-        return sorted(p.parent.name for p in self.path.glob("*/group.json") if p.parent.name != SAMPLES)
+        """Keys of the metrics present, without `SAMPLES`, and without those whose description is damaged: these are
+        named."""
+        keys = sorted(path.parent.name for path in self.path.glob("*/group.json"))
+        return [key for key in keys if key != SAMPLES and unless_damaged(self.group(key).about) is not None]
 
     def lock(self, shard: Shard) -> Lock:
         """The lock of one shard of this cell."""
         return Lock(self.path / "locks" / f"{shard}.lock")
 
     def describe(self, cell: dict[str, Any], groups: dict[str, Any]) -> None:
-        """Write the identities, once; an empty one is not written."""
+        """Write the identities, once, and anew where one is damaged, which is named; an empty one is not written."""
         for path, value in [
-            *([(self.path / "cell.json", cell)] if cell else []),
+            *([(self._about, cell)] if cell else []),
             *((self.path / key / "group.json", v) for key, v in groups.items()),
         ]:
             if not path.exists():
                 write_json(path, value)
+            elif _is_damaged(path):
+                write_json(path, value)
+                self.note()  # its rows were not read
 
     def cell(self) -> dict[str, Any]:
         """The identity and labels written by `describe`."""
-        return read_json(self.path / "cell.json")
+        return read_json(self._about)
+
+    def is_unsealed(self) -> bool:
+        """Whether a version of Assay without checksums has described it."""
+        about = read_unsealed(self._about) or {}
+        return dict(about.get("identity") or {}).get("schema") in UNSEALED
 
     def exists(self) -> bool:
         """Whether it is described; features are not."""
-        return (self.path / "cell.json").exists()
+        return self._about.exists()
+
+    @property
+    def _about(self) -> Path:
+        return self.path / "cell.json"
 
     def note(self) -> None:
         """The cell's rows are about to change: the tidy tables must be brought up to date."""
         if self.exists():  # features have no rows
             Journal(self.root).note(self.key)
-
-
-def cells(root: Path) -> list[CellStore]:
-    """Every cell below a store's root that this version reads."""
-    return [cell for cell in _every(root) if cell.cell()["identity"]["schema"] == SCHEMA]
-
-
-def outdated(root: Path) -> list[CellStore]:
-    """Every cell below a store's root that another version has written."""
-    return [cell for cell in _every(root) if cell.cell()["identity"]["schema"] != SCHEMA]
-
-
-def _every(root: Path) -> list[CellStore]:
-    return [CellStore(root, path.parent.name) for path in sorted(root.glob("*/cell.json"))]

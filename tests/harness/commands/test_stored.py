@@ -11,7 +11,8 @@ from assay.harness import launch
 from assay.harness.commands.program import call
 from assay.harness.overrides import compose_config
 from assay.harness.results.overview import images_of, overview
-from assay.harness.store.store import FEATURES, SAMPLES, SCORE, CellStore, Failure, Shard, cells
+from assay.harness.store.store import FEATURES, SAMPLES, SCORE, CellStore, Failure, Shard
+from assay.harness.store.survey import cells
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["compute.device=cpu", "compute.processes=1", "dataset.size=12", "compute.shard_size=5"]
@@ -166,7 +167,7 @@ def test_reading_needs_no_torch(left: Path, tmp_path: Path) -> None:
     baseline = ["--baseline", str(tmp_path / "embedded.csv")]
     calls = [
         *(["status", *place], ["table", "rap_table1", "--format", "csv", *place], ["gc", *place]),
-        *(["check", *baseline, "--update", *place], ["check", *baseline, *place]),
+        *(["check", *baseline, "--update", "--reason", "new", *place], ["check", *baseline, *place]),
     ]
     text = without_torch(calls, tmp_path)
     codes = [line.split()[1:] for line in text.splitlines() if line.startswith("CODE")]

@@ -21,7 +21,8 @@ from assay.harness.results.compare.differences import (
 )
 from assay.harness.results.text import differences
 from assay.harness.store.identity import SCHEMA, digest
-from assay.harness.store.store import CellStore, Finished, Group, Shard, cells
+from assay.harness.store.store import CellStore, Finished, Group, Shard
+from assay.harness.store.survey import cells
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]

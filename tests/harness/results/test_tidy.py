@@ -11,9 +11,10 @@ import pytest
 from assay.harness.results import tidy
 from assay.harness.results.tables import read_tidy
 from assay.harness.results.tidy import COLUMNS, ORDER, collect, put_record, results_table, runs_table, update
-from assay.harness.store.files import Lock, write_json
+from assay.harness.store.files import Lock
 from assay.harness.store.garbage import Garbage
 from assay.harness.store.identity import SCHEMA
+from assay.harness.store.sealed import write_json
 from assay.harness.store.store import CellStore, Failure, Finished
 from assay.harness.types import ResultRow
 
@@ -216,12 +217,13 @@ def test_collect_of_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "tidy" / "results.csv").read_text().strip() == ",".join(COLUMNS)
 
 
-def test_collect_lets_go_of_its_lock_on_failure(tmp_path: Path) -> None:
-    """A broken marker is an error, not a lock that nobody can take."""
-    made = cell(tmp_path / "store", "cell1", {"key1": "pointing_game"})
-    finish(made, "key1", [row()])
-    (marker,) = made.path.glob("key1/DONE-*")
-    marker.write_text("{")
-    with pytest.raises(ValueError, match="Expecting"):
+def test_collect_lets_go_of_its_lock_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is an error, not a lock that nobody can take."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tidy, "write_csv", full)
+    with pytest.raises(OSError, match="No space"):
         collect(tmp_path)
     assert Lock(tmp_path / "tidy" / ".collect.lock").acquire()

@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from assay.harness.config import ROOT
-from assay.harness.store.files import Lock, read_json, remove_leftovers, write_atomically, write_json
+from assay.harness.store.damage import Incomplete
+from assay.harness.store.files import Lock, remove_leftovers, write_atomically
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.journal import Journal
+from assay.harness.store.sealed import read_json, write_json
 from assay.harness.store.store import (
     CellStore,
     Failure,
     Finished,
     Group,
-    Incomplete,
     Shard,
-    cells,
-    outdated,
     shards_of,
 )
+from assay.harness.store.survey import cells, survey
 
 
 def columns(start: int, stop: int, per_image: int = 1) -> dict[str, np.ndarray]:
@@ -173,7 +173,7 @@ def test_cells_of_another_version_are_told_apart(tmp_path: Path) -> None:
     for key, schema in (("ours", SCHEMA), ("theirs", SCHEMA - 1)):
         CellStore(tmp_path, key).describe({"identity": {"schema": schema}, "labels": {}}, {})
     assert [cell.key for cell in cells(tmp_path)] == ["ours"]
-    assert [cell.key for cell in outdated(tmp_path)] == ["theirs"]
+    assert [cell.key for cell in survey(tmp_path).outdated] == ["theirs"]
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2], ids=["first", "middle", "last"])

@@ -38,8 +38,8 @@ def find(root: Path, unfinished: bool, features: bool, horizon: float | None) ->
     found = [Garbage(cell.path, str(cell.cell()["labels"]["method"])) for cell in seen.cells]
     found += [Garbage(cell.path, "with a damaged description") for cell in seen.damaged]
     doomed = [each for each in found if _is_garbage(each.path, horizon, unfinished)]
-    doomed += [each for each in _unread(root, seen) if unfinished and not _is_locked(each.path)]
     doomed += [each for each in _caches(root) if features and _is_old(each.path, horizon)]
+    doomed += [each for each in _unread(root, seen) if unfinished and not _is_locked(each.path)]
     return list({each.path: each for each in doomed}.values())
 
 

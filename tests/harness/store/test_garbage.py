@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
-from assay.harness.store import garbage
+from assay.harness.commands.program import call
+from assay.harness.results.overview import overview
+from assay.harness.store import damage, garbage
 from assay.harness.store.files import write_atomically
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.store import CellStore
@@ -29,6 +31,37 @@ def root(tmp_path: Path) -> Path:
 DAY_AGO = -86400.0
 
 
+@pytest.fixture(autouse=True)
+def unnamed() -> None:
+    """No damage is named yet."""
+    damage.found.clear()
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> list[Path]:
+    """What killed runs leave: folders without a description, a features folder without a shard; and one in work."""
+    paths = [tmp_path / "begun/samples", tmp_path / "features/begun/logits", tmp_path / "busy/locks"]
+    for path in paths:
+        path.mkdir(parents=True)
+    (paths[2] / "00000000-00000008.lock").touch()
+    write_atomically(tmp_path / "torn/cell.json", b"{")
+    write_atomically(tmp_path / "torn/m/DONE-8.json", b"x")
+    return paths
+
+
+def test_what_was_begun_may_go(tmp_path: Path, begun: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Only on request, and not what somebody computes; a damaged description is named, and its cell's work stays."""
+    assert garbage.find(tmp_path, False, False, None) == []
+    found = garbage.find(tmp_path, True, True, None)
+    assert [(each.path.name, each.what) for each in found] == [
+        ("begun", "features of no image"),
+        ("begun", "without a description"),
+    ]
+    assert [each.path for each in found] == [begun[1].parent, begun[0].parent]
+    assert f"damaged: {tmp_path / 'torn/cell.json'}" in capsys.readouterr().err
+    assert "2 unfinished cells without a description" in overview(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("unfinished", "features", "horizon", "expected"),
     [
@@ -49,3 +82,16 @@ def test_what_may_go(root: Path, unfinished: bool, features: bool, horizon: floa
     assert not any(each.path.exists() for each in found)
     assert (root / "features/busy/logits/0-8.parquet").exists()
     assert (root / "scores/score/0-8.parquet").exists()
+
+
+@pytest.mark.parametrize("days", ["-5", "nan", "inf", "-inf", "soon"])
+def test_no_number_of_days_removes_nothing(
+    root: Path, days: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """-5 would be "older than in five days": everything."""
+    results = tmp_path_factory.mktemp("results")
+    root.rename(results / "store")
+    before = sorted(results.rglob("*"))
+    assert call(["gc", f"--older-than={days}", "--yes", "--results", str(results)]) == 2
+    assert "--older-than" in capsys.readouterr().err
+    assert sorted(results.rglob("*")) == before

@@ -5,6 +5,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from assay.harness.config import ROOT
+from assay.harness.store import files
 from assay.harness.store.damage import Incomplete
-from assay.harness.store.files import Lock, remove_leftovers, write_atomically
+from assay.harness.store.files import Lock, Patience, remove_leftovers, write_atomically
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.journal import Journal
 from assay.harness.store.sealed import read_json, write_json
@@ -445,6 +447,40 @@ def test_waiting_for_a_lock(tmp_path: Path) -> None:
     holder.communicate(timeout=60)
 
 
+def test_who_is_waited_for_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a while, number, host and place; not where the holder lets go at once, and nothing of a file of before."""
+    monkeypatch.setattr(files, "PATIENCE_S", 0.3)
+    path = tmp_path / "x.lock"
+    holder, ours = process(HOLD, path), Lock(path)
+    assert line(holder) == "True"
+    threading.Timer(1, finish, [holder]).start()
+    ours.wait()
+    said = f"waiting for process {holder.pid} on {platform.node()}, which holds {path}\n"
+    assert capsys.readouterr().err == said
+    assert ours.holder() == (os.getpid(), platform.node())
+    ours.release()
+    ours.wait()
+    assert capsys.readouterr().err == "" and str(Lock(tmp_path / "none").holder()) == "another process"
+    ours.release()
+
+
+def test_patience_ends_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is waited for by and by: said after a while without work, and not again."""
+    monkeypatch.setattr(files, "PATIENCE_S", 0.05)
+    patience, lock = Patience(), Lock(tmp_path / "x.lock")
+    patience.wait(0.1, lambda: lock)
+    patience.end()
+    patience.wait(0.1, lambda: lock)
+    assert capsys.readouterr().err == ""
+    for obstacle in (None, lock, lock):
+        patience.wait(0.0, lambda obstacle=obstacle: obstacle)  # type: ignore[misc]
+    assert capsys.readouterr().err == f"waiting for another process, which holds {lock.path}\n"
+
+
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
     """Temporary files by host and process in their name (another host stays); locks by whether they can be had."""
     cell = CellStore(tmp_path, "cell")
@@ -463,7 +499,8 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
     held, abandoned = cell.lock(Shard(0, 2)), cell.lock(Shard(2, 4))
     assert held.acquire()
     abandoned.path.write_bytes(b"")
-    assert remove_leftovers(tmp_path) == 2
+    (group.path / "00000002-00000004.parquet.damaged").write_bytes(b"x")
+    assert remove_leftovers(tmp_path) == 3
     assert sorted(path.name for path in group.path.iterdir()) == sorted(
         [names["alive"], names["elsewhere"], "00000000-00000002.parquet"]
     )

@@ -1,6 +1,6 @@
 """Pictures of curves: what the network says as more and more of the input is changed, a line a method."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,19 @@ import pandas as pd
 
 from ..pictures import Size, encoded, panels, tighten
 from ..store.files import write_atomically
+from .settings import told_apart
 
 ACROSS = 3  # panels side by side
+QUANTITY = ["metric", "variant", "subset", "stat"]
 
 
-def draw_curves(results: pd.DataFrame, path: Path) -> bool:
+def draw_curves(results: pd.DataFrame, path: Path, floors: Collection[str] = ()) -> bool:
     """One panel for each quantity that has values along `x`: a line with its 95 % band for each method.
 
     Args:
         results: rows of a tidy table, of one model and data set.
         path: of the PNG; not written if no row has an `x`.
+        floors: methods that every other one has to beat; they are marked.
 
     Returns:
         Whether there was anything to draw.
@@ -26,10 +29,11 @@ def draw_curves(results: pd.DataFrame, path: Path) -> bool:
     rows = results[results["x"].notna() & results["value"].notna()]
     if rows.empty:
         return False
+    rows = told_apart(rows.assign(column=rows[QUANTITY].agg("\n".join, axis=1)), floors)
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
-    quantities = list(rows.groupby(["metric", "variant", "subset", "stat"], sort=True))
+    quantities = list(rows.groupby([*QUANTITY, "column"], sort=True))
     methods = sorted(set(rows["method"]))
     colours = dict(zip(methods, colormaps["turbo"](np.linspace(0.05, 0.95, len(methods))), strict=True))
     figure, axes = panels(len(quantities), ACROSS, Size(4, 3.4), margin=Size(2.2, 0))
@@ -43,12 +47,13 @@ def draw_curves(results: pd.DataFrame, path: Path) -> bool:
 
 
 def _draw_quantity(axis: Any, quantity: tuple[str, ...], rows: pd.DataFrame, colours: Mapping[str, Any]) -> None:
-    metric, variant, subset, stat = quantity
+    metric, variant, subset, stat, column = quantity
+    remark = column.removeprefix("\n".join(quantity[:-1]))
     for method, line in rows.sort_values("x").groupby("method", sort=True):
         axis.plot(line["x"], line["value"], color=colours[str(method)], linewidth=1.5)
         band = (line[end].astype(float) for end in ("ci_low", "ci_high"))
         axis.fill_between(line["x"], *band, color=colours[str(method)], alpha=0.12, linewidth=0)
-    axis.set_title(f"{metric} {'' if subset == 'all' else subset}\n{variant}", fontsize=8)
+    axis.set_title(f"{metric} {'' if subset == 'all' else subset}\n{variant}{remark}", fontsize=8)
     axis.set_xlabel(rows["x_label"].iloc[0], fontsize=8)
     axis.set_ylabel(stat, fontsize=8)
     axis.grid(alpha=0.3)

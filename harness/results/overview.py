@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..store.fits import fits
-from ..store.store import FEATURES, SAMPLES, SCORE, CellStore, Group, cells, outdated
+from ..store.store import SAMPLES, SCORE, CellStore, Group
+from ..store.survey import Survey, caches, survey
+from .settings import SHOWN, Settings, cell_settings, metric_settings, named_apart
 from .terminal import grid, wrapped
 
-SHOWN = 8  # letters of a cell key
+REMOVED = "gc --unfinished removes them"
 
 
 class Line(NamedTuple):
@@ -20,37 +22,44 @@ class Line(NamedTuple):
     cell: str
     images: int
     metrics: str
+    settings: Settings
 
 
 def overview(root: Path) -> str:
     """A table a (model, data set), and what lies beside the cells."""
-    lines = sorted(_line(cell) for cell in cells(root))
-    return "\n".join([*_tables(lines), *map(wrapped, _beside(root, len(lines)))])
+    seen = survey(root)
+    lines = sorted(map(_line, seen.cells), key=lambda line: line[:3])
+    return "\n".join([*_tables(lines), *map(wrapped, _beside(root, seen))])
 
 
 def _tables(lines: list[Line]) -> Iterator[str]:
     for place, group in groupby(lines, key=lambda line: line.place):
-        rows = [(line.cell, line.method, str(line.images), line.metrics) for line in group]
+        held = list(group)
+        methods = named_apart([line.method for line in held], [line.settings for line in held])
+        rows = [(line.cell, method, str(line.images), line.metrics) for line, method in zip(held, methods, strict=True)]
         yield f"{place}\n{grid(['cell', 'method', 'images', 'metrics'], rows)}\n"
 
 
-def _beside(root: Path, count: int) -> Iterator[str]:
-    yield f"{count} cells in {root.absolute()}"
-    caches = [CellStore(path.parent, path.name) for path in (root / FEATURES).glob("*/")]
-    kept = [images_of(cache.group(SAMPLES)) for cache in caches]
+def _beside(root: Path, seen: Survey) -> Iterator[str]:
+    yield f"{len(seen.cells)} cells in {root.absolute()}"
+    kept = [images_of(cache.group(SAMPLES)) for cache in caches(root)]
     if kept:
         yield f"features of {len(kept)} data sets, {sum(kept)} images; {len(list(fits(root)))} fits"
-    if old := len(outdated(root)):
-        yield f"{old} cells of another version of Assay, which this one does not read (gc --unfinished removes them)"
+    if seen.outdated:
+        yield f"{len(seen.outdated)} cells of another version of Assay, which this one does not read ({REMOVED})"
+    if seen.damaged:
+        yield f"{len(seen.damaged)} cells whose description is damaged"
+    if seen.nameless:
+        yield f"{len(seen.nameless)} unfinished cells without a description ({REMOVED})"
 
 
 def _line(cell: CellStore) -> Line:
-    labels = cell.cell()["labels"]
+    labels, identity = (cell.cell()[name] for name in ("labels", "identity"))
     units = cell.group(SAMPLES if labels["kind"] == "attribution" else SCORE)
     images = images_of(units)
-    states = sorted(_state(cell.group(key), images) for key in cell.groups())
     place = f"{labels['model']} on {labels['dataset']}"
-    return Line(place, labels["method"], cell.key[:SHOWN], images, ", ".join(["FAILED"] * units.has_failed + states))
+    metrics = ", ".join(["FAILED"] * units.has_failed + _states([cell.group(key) for key in cell.groups()], images))
+    return Line(place, labels["method"], cell.key[:SHOWN], images, metrics, cell_settings(labels, identity))
 
 
 def images_of(group: Group) -> int:
@@ -62,11 +71,18 @@ def images_of(group: Group) -> int:
     return count
 
 
+def _states(groups: list[Group], images: int) -> list[str]:
+    """Of each metric, sorted: its name and how far it is."""
+    described = [group.about() for group in groups]
+    names = named_apart([str(about["name"]) for about in described], list(map(metric_settings, described)))
+    return sorted(f"{name} {_state(group, images)}" for name, group in zip(names, groups, strict=True))
+
+
 def _state(group: Group, images: int) -> str:
-    """`ood done`; where the rows are about other images than those that are there: `ood done (60, 200)`."""
-    name, stops = str(group.about()["name"]), [stop for stop in group.stops() if stop]  # averages are about no images
+    """`done`; where the rows are about other images than those that are there: `done (60, 200)`."""
     if group.has_failed:
-        return f"{name} FAILED"
+        return "FAILED"
     if not group.stops():
-        return f"{name} incomplete"
-    return f"{name} done" if stops in ([], [images]) else f"{name} done ({', '.join(map(str, stops))})"
+        return "incomplete"
+    stops = [stop for stop in group.stops() if stop]  # averages are about no images
+    return "done" if stops in ([], [images]) else f"done ({', '.join(map(str, stops))})"

@@ -1,5 +1,6 @@
 """From the tidy table to something to look at: a chart a data set, and one page with all of them."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from ..pictures import Size, encoded, panels, tighten
 from ..store.files import write_atomically
 from .curve_pictures import draw_curves
-from .text import _failures, headlines
+from .text import failures, headlines
 
 ACROSS = 6  # panels side by side
 SMALL = 0.2  # quantities below it have an axis of their own
@@ -34,8 +35,9 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay resu
 {% for cell in cells %}<td>{% if cell %}{{ "%.3f"|format(cell.value) }}
  <small>{{ cell.interval }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</table>
-{% for failure in section.failures %}<p class="failed">{{ failure }}</p>{% endfor %}
 {% endfor %}
+{% if failures %}<h2>Failed</h2>{% endif %}
+{% for failure in failures %}<p class="failed">{{ failure }}</p>{% endfor %}
 {% for run, pictures in runs %}
 <h2>Scores, run {{ run }}</h2>
 {% for picture in pictures %}<img src="{{ picture }}" alt="{{ picture }}">{% endfor %}
@@ -44,21 +46,32 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Assay resu
 """
 
 
-def write_report(results: pd.DataFrame, folder: Path) -> Path:
-    """Charts (PNG) and `index.html` of a tidy result table; returns the page's path."""
+def write_report(results: pd.DataFrame, folder: Path, floors: Collection[str] = ()) -> Path:
+    """Charts (PNG) and `index.html` of a tidy result table; returns the page's path.
+
+    floors: methods that every other one has to beat; they are marked.
+    """
     sections = []
     for title, part in results[results["split"] != ""].groupby(_titles(results), sort=True):
-        shown = headlines(part)
+        shown = headlines(part, floors)
         picture = _file_name(title) if len(shown) else ""
         if picture:
             _draw(shown, folder / picture)
         for model, rows in part.groupby("model", sort=True):
-            section = _section(f"{model} on {title}", rows, picture)
             curves = _file_name(f"curves {model} {title}")
-            sections.append({**section, "curves": curves if draw_curves(rows, folder / curves) else ""})
-    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(sections=sections, runs=_pictures(folder))
+            drawn = draw_curves(rows, folder / curves, floors)
+            section = _section(f"{model} on {title}", shown[shown["model"] == model], picture)
+            sections.append({**section, "curves": curves if drawn else ""})
+    template = jinja2.Environment(autoescape=True).from_string(PAGE)
+    page = template.render(sections=sections, failures=_failures(results), runs=_pictures(folder))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
+
+
+def _failures(results: pd.DataFrame) -> list[str]:
+    """Of every model and data set: a failure belongs to no part of one."""
+    places = results.groupby(["model", "dataset"], sort=True)
+    return [f"{model} on {dataset}: {why}" for (model, dataset), rows in places for why in failures(rows)]
 
 
 def _file_name(title: str) -> str:
@@ -78,13 +91,12 @@ def _titles(results: pd.DataFrame) -> pd.Series:
     return plain.where(reference == "", reference + " against other sets")
 
 
-def _section(title: str, results: pd.DataFrame, picture: str) -> dict[str, Any]:
-    shown = headlines(results)
+def _section(title: str, shown: pd.DataFrame, picture: str) -> dict[str, Any]:
     columns = list(dict.fromkeys(shown["column"]))
     cells = {(row.method, row.column): row for row in shown.itertuples()}
     methods = sorted(set(shown["method"]))
     rows = [(method, [cells.get((method, column)) for column in columns]) for method in methods]
-    return {"title": title, "picture": picture, "columns": columns, "rows": rows, "failures": _failures(results)}
+    return {"title": title, "picture": picture, "columns": columns, "rows": rows}
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:

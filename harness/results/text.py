@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from .settings import told_apart
 from .terminal import blocks, grid, printable, wrapped
 
 
@@ -18,15 +19,16 @@ def column_name(row: Any) -> str:
     return " ".join(filter(None, [row.metric, row.variant, subset, stat, point]))
 
 
-def headlines(results: pd.DataFrame) -> pd.DataFrame:
+def headlines(results: pd.DataFrame, floors: Collection[str] = ()) -> pd.DataFrame:
     """Rows with a value that their metric calls headlines.
 
     Beside their columns: `column` names the quantity; `interval` is its text, empty where the metric gives none.
+    `method` says what tells two results of one method apart, and which are floors (`told_apart`).
     """
     chosen = results[results["headline"].astype(bool) & results["value"].notna()].fillna({"reference": ""})
     chosen["column"] = [column_name(row) for row in chosen.itertuples()]
     chosen["interval"] = [_interval(row) for row in chosen.itertuples()]
-    return chosen
+    return told_apart(chosen, floors)
 
 
 def _interval(row: Any) -> str:
@@ -38,13 +40,13 @@ def terminal_table(results: pd.DataFrame, floors: Collection[str] = ()) -> str:
 
     floors: methods that every other one has to beat; they are marked.
     """
-    shown = headlines(results)
-    parts = [*_quantities(shown[shown["reference"] == ""], floors), *_sets(shown[shown["reference"] != ""], floors)]
-    parts += map(wrapped, _failures(results))
+    shown = headlines(results, floors)
+    parts = [*_quantities(shown[shown["reference"] == ""]), *_sets(shown[shown["reference"] != ""])]
+    parts += map(wrapped, failures(results))
     return printable("\n".join(parts) or wrapped("no row has a value: the status column of results.csv says why"))
 
 
-def _quantities(shown: pd.DataFrame, floors: Collection[str]) -> list[str]:
+def _quantities(shown: pd.DataFrame) -> list[str]:
     """A column a quantity: value and interval."""
     if shown.empty:
         return []
@@ -52,11 +54,11 @@ def _quantities(shown: pd.DataFrame, floors: Collection[str]) -> list[str]:
     wide = shown.pivot_table(index="method", columns="column", values="cell", aggfunc="first", sort=False)
     ranking, heads = _ranking(shown, "column"), _heads(shown, "column")
     wide = wide.reindex(ranking.methods).fillna("")
-    table = blocks("method", _marked(ranking.methods, floors), {heads[name]: list(wide[name]) for name in wide})
+    table = blocks("method", ranking.methods, {heads[name]: list(wide[name]) for name in wide})
     return [table, *ranking.said()]
 
 
-def _sets(shown: pd.DataFrame, floors: Collection[str]) -> list[str]:
+def _sets(shown: pd.DataFrame) -> list[str]:
     """As the papers print them: FPR95 / AUROC in percent, a line a detector and a column an OOD set."""
     if shown.empty:
         return []
@@ -67,7 +69,7 @@ def _sets(shown: pd.DataFrame, floors: Collection[str]) -> list[str]:
     ranking, heads = _ranking(shown, "quantity"), _heads(shown, "quantity")
     table = cells.unstack("dataset", fill_value="").reindex(ranking.methods)
     title = f"{shown['reference'].iloc[0]} against ...: {' / '.join(heads[name] for name in wide)}, percent"
-    rows = blocks("method", _marked(ranking.methods, floors), {name: list(table[name]) for name in sorted(table)})
+    rows = blocks("method", ranking.methods, {name: list(table[name]) for name in sorted(table)})
     said = "intervals and the other conventions are in results.csv"
     return [wrapped(title), rows, *ranking.said(), wrapped(said)]
 
@@ -101,15 +103,12 @@ def _heads(shown: pd.DataFrame, quantity: str) -> dict[str, str]:
     return {name: name + arrow for name, arrow in zip(each[quantity], arrows, strict=True)}
 
 
-def _marked(methods: list[str], floors: Collection[str]) -> list[str]:
-    return [f"{name} (floor)" if name in floors else name for name in methods]
-
-
 def _percent(value: float) -> str:
     return "-" if pd.isna(value) else f"{100 * value:.2f}"
 
 
-def _failures(results: pd.DataFrame) -> list[str]:
+def failures(results: pd.DataFrame) -> list[str]:
+    """What failed, and why."""
     failed = results[results["status"].str.startswith("failed")]
     return [f"{row.method} x {row.metric}: {row.status}" for row in failed.itertuples()]
 
@@ -121,7 +120,7 @@ def differences(compared: pd.DataFrame) -> str:
     parts = []
     for place, rows in compared.groupby(["model", where, "protocol", "first", "second"], sort=False):
         cells = [
-            (row.metric, _quantity(row), f"{row.difference:.3f}", f"[{row.ci_low:.3f}, {row.ci_high:.3f}]", str(row.n))
+            (row.metric, _quantity(row), f"{row.difference:.3f}", _interval(row) or _without(row), str(row.n))
             for row in rows.itertuples()
         ]
         parts.append(wrapped(_place(*place)))
@@ -131,6 +130,11 @@ def differences(compared: pd.DataFrame) -> str:
 
 def _quantity(row: Any) -> str:
     return f"{row.dataset} {row.column}" if row.reference else str(row.column)
+
+
+def _without(row: Any) -> str:
+    """Why a difference has no interval."""
+    return "the same in all images" if row.ci_method == "constant" else "-"
 
 
 def _place(model: str, where: str, protocol: str, first: str, second: str) -> str:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import pandas as pd
 
 from ..engine.costs import Summary
-from ..store.files import Lock, read_json, write_atomically, write_json
+from ..store.damage import unless_damaged
+from ..store.files import Lock, write_atomically
 from ..store.identity import SCHEMA, canonical
 from ..store.journal import Journal
-from ..store.store import CellStore, cells
+from ..store.sealed import read_json, read_unsealed, write_json
+from ..store.store import CellStore
+from ..store.survey import cells
 from ..types import ResultRow
 
 COLUMNS = [
@@ -26,6 +30,7 @@ ORDER = [
     *("model", "dataset", "split", "protocol", "method", "metric", "variant", "subset", "stat", "x"),
     *("seed", "precision", "weights", "cell_key", "reference", "metric_key"),
 ]
+LOST = "what it says of a run is lost (its results are not): delete it"  # of a damaged record
 FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=False))
 FLOATS = ["x", "value", "stderr", "ci_low", "ci_high"]
 
@@ -43,13 +48,14 @@ def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
 
 def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
     """Result rows of every finished or failed metric of one cell."""
-    about = cell.cell()
+    if (about := unless_damaged(cell.cell)) is None:
+        return
     labels = {k: v for k, v in about["labels"].items() if k in COLUMNS}
-    labels["settings"] = _settings(about["identity"])
     for key in cell.groups():
         group = cell.group(key)
         metric = group.about()
         shared = {"schema": SCHEMA, "cell_key": cell.key, "metric_key": key, "metric": metric["name"], **labels}
+        shared["settings"] = _settings(about["identity"], metric.get("identity", {}))
         shared |= {"reference": metric.get("reference", ""), "kind": metric.get("kind", labels["kind"])}
         for done in filter(None, map(group.finished, group.stops())):
             for row in done.rows:
@@ -59,13 +65,20 @@ def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
             yield {**shared, "run_id": "", "split": "", **FAILED_ROW, "status": status}
 
 
-def _settings(identity: dict[str, Any]) -> str:
-    """The conventions of method and protocol, as JSON: what tells two rows of one method apart."""
-    method = {k: v for k, v in identity["method"].items() if not k.startswith("_")}
-    made = {"method": method, "protocol": identity["protocol"]}
+def _settings(identity: dict[str, Any], metric: dict[str, Any]) -> str:
+    """The conventions of method, protocol and metric, and the data's content, as JSON: what tells two rows apart."""
+    made = {"method": _public(identity["method"]), "protocol": identity["protocol"]}
     if training := identity.get("training"):
         made["training"] = {"images": training["images"], "data": training["data"]["dataset"]["fingerprint"]}
+    if "metric" in metric:
+        made["metric"] = _public(metric["metric"])
+    if "dataset" in identity:
+        made["data"] = identity["dataset"]["fingerprint"]
     return canonical(made)
+
+
+def _public(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if not name.startswith("_")}
 
 
 def results_table(cells: list[CellStore]) -> pd.DataFrame:
@@ -111,7 +124,8 @@ def _record_path(results: Path, name: str) -> Path:
 
 
 def _run_rows(path: Path) -> Iterator[dict[str, Any]]:
-    record = read_json(path)
+    if (record := read_unsealed(path) or unless_damaged(partial(read_json, path, LOST))) is None:
+        return
     methods = record.pop("methods")
     name = f"{path.parent.name}.{path.stem}"
     yield from ({"record": name, **record, "method": method, **cost} for method, cost in methods.items())

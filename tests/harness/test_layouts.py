@@ -260,9 +260,9 @@ def test_tokens_that_are_no_grid_are_refused() -> None:
 
 def test_a_layout_is_a_setting_of_every_class_activation_map_and_null_leaves_its_key() -> None:
     """From the model's config for all, or a method's own; `null` is what was so before."""
-    words = ["method=[gradcam,layercam,limecam_10]", "+model.target_layout=nhwc", "method.layercam.layout=null"]
+    words = ["method=[gradcam,layercam,limecam]", "+model.target_layout=nhwc", "method.layercam.layout=null"]
     methods = compose_config(words).method
-    assert [methods[name].settings["layout"] for name in ("gradcam", "layercam", "limecam_10")] == [
+    assert [methods[name].settings["layout"] for name in ("gradcam", "layercam", "limecam")] == [
         "nhwc",
         None,
         "nhwc",

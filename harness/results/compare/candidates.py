@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...config import ConfigError, suggest
-from ...store.store import CellStore, cells
+from ...store.store import CellStore
+from ...store.survey import cells
+from ..settings import apart, cell_settings
 
 PLACE = ("model", "dataset", "protocol")  # labels by which a row says where it is from
 SHARED = (*PLACE, "seed", "precision")  # labels of two cells whose samples pair
@@ -50,32 +52,13 @@ class Candidate:
         fair = self.method == other.method or len(fits) < 2 or fits[0] == fits[1]
         return self.store.key != other.store.key and self.shares_images(other) and fair
 
-    def settings(self) -> dict[str, Any]:
-        """All that decides its numbers but its method and place, by dotted name."""
-        kept = {name: self.identity[name] for name in ("protocol", "dataset")}
-        if training := self.identity.get("training"):
-            kept["training"] = training["data"]["dataset"] | {"images": training["images"]}
-        kept |= {name: self.labels[name] for name in ("weights", "seed", "precision")}
-        return _flat(self.identity["method"] | kept)
-
     def unlike(self, others: Iterable["Candidate"]) -> str:
-        """Settings that others of the same method and place have otherwise: `layer=features.28, steps=8`."""
-        own = self.settings()
-        rivals = [each.settings() for each in others if each.method == self.method and self._is_in_place_of(each)]
-        names = sorted({name for each in [own, *rivals] for name in each})
-        differing = [name for name in names if any(each.get(name) != own.get(name) for each in rivals)]
-        return ", ".join(f"{name}={own.get(name, 'none')}" for name in differing)
+        """What others of the same method and place have otherwise: `layer=features.28, steps=8`."""
+        rivals = [each for each in others if each.method == self.method and self._is_in_place_of(each)]
+        return apart([cell_settings(each.labels, each.identity) for each in (self, *rivals)])[0]
 
     def _is_in_place_of(self, other: "Candidate") -> bool:
         return all(self.labels[key] == other.labels[key] for key in PLACE)
-
-
-def _flat(settings: Any, name: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    if not isinstance(settings, dict):
-        return {name: settings}
-    inner = [_flat(value, f"{name}.{key}".removeprefix(".")) for key, value in settings.items()]
-    return {key: value for each in inner for key, value in each.items()}
 
 
 def known_cells(root: Path) -> Known:

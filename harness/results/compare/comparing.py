@@ -1,17 +1,22 @@
 """Every pair of cells that two names mean, and the rows of their differences."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ...config import ConfigError
 from ...detection import AVERAGE
+from ...store.damage import Incomplete, found, unless_damaged
+from ...store.identity import canonical
+from ..settings import named_apart
 from .attributions import attribution_rows
-from .candidates import called, known_cells
+from .candidates import Candidate, Known, called, known_cells
 from .detectors import detector_rows
 
 PLACE = ["model", "dataset", "split", "reference", "protocol"]
-NUMBERS = ["difference", "ci_low", "ci_high", "n"]
+NUMBERS = ["difference", "ci_low", "ci_high", "ci_method", "n"]
 SETTINGS = ["first", "second"]
 ORDER = ["model", "reference", "dataset", "split", "protocol", "metric", *SETTINGS]
 
@@ -28,18 +33,33 @@ def compare(root: Path, first: str, second: str) -> pd.DataFrame:
 
     Returns:
         model, dataset, split, reference (the in-distribution set of an ood row), protocol, metric, column, difference,
-        ci_low, ci_high, n, and `first`, `second`: settings that another cell of the same name has otherwise.
+        ci_low, ci_high (nan where ci_method is `constant`: the difference is the same in all images), ci_method, n, and
+        `first`, `second`: settings that another cell of the same name has otherwise. So does `metric` of another.
     """
     known = known_cells(root)
     left, right = called(known, first), called(known, second)
     rows = []
     for a, b in ((a, b) for a in left for b in right if a.is_comparable(b)):
         about = a.labels | {"first": a.unlike([*left, *right]), "second": b.unlike([*left, *right])}
-        rows += [about | row for row in (*attribution_rows(a, b), *detector_rows(a, b, known))]
+        rows += [about | row for row in unless_damaged(partial(_rows, a, b, known)) or ()]
+    if not rows and found:
+        raise Incomplete(f"{first} and {second}: what could be compared is damaged")
     if not rows:
         raise ConfigError(f"{first} and {second} have no finished metric on the same model, data set and protocol")
-    frame = pd.DataFrame(rows, columns=[*PLACE, "metric", "column", *NUMBERS, *SETTINGS])
+    frame = pd.DataFrame(_metrics_apart(rows), columns=[*PLACE, "metric", "column", *NUMBERS, *SETTINGS])
     return frame.sort_values(ORDER, key=_last, kind="stable", ignore_index=True)
+
+
+def _rows(a: Candidate, b: Candidate, known: Known) -> list[dict[str, Any]]:
+    return [*attribution_rows(a, b), *detector_rows(a, b, known)]
+
+
+def _metrics_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics of one name that were taken in different ways, by what tells them apart."""
+    ways = list({(row["metric"], canonical(row["taken"])): row for row in rows}.values())
+    names = named_apart([row["metric"] for row in ways], [row["taken"] for row in ways])
+    said = {(row["metric"], canonical(row["taken"])): name for row, name in zip(ways, names, strict=True)}
+    return [row | {"metric": said[row["metric"], canonical(row["taken"])]} for row in rows]
 
 
 def _last(column: pd.Series) -> pd.Series:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ...curves import RESAMPLES
 from ...seeds import derive_seed
+from ..settings import flat
 from .candidates import Candidate, Known
 from .differences import Differences, Pair, error_differences, mean_difference, ood_differences
 from .judged import ERROR, Judged, judged
@@ -27,6 +28,7 @@ def detector_rows(a: Candidate, b: Candidate, known: Known) -> list[dict[str, An
 def _rows(one: Judged, two: Judged) -> Iterator[dict[str, Any]]:
     found = _on_errors(one, two) if one.about["kind"] == ERROR else _on_sets(one, two)
     shared = {"split": one.split, "reference": one.about["reference"], "metric": one.about["name"]}
+    shared |= {"taken": flat(one.about["identity"]["metric"])}
     columns = {_column(statistic, one.setting("tpr", TPR)): difference for statistic, difference in found.items()}
     for column, difference in columns.items():
         if column not in one.undefined | two.undefined:

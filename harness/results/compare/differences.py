@@ -38,7 +38,8 @@ class Difference(NamedTuple):
     def numbers(self) -> dict[str, Any]:
         """With its interval; where no resample differs, as far as images that were not seen reach for each detector."""
         made = curves.estimate(self.value, self.resampled, "paired_bootstrap", self.n, self.ends)
-        return {"difference": made.value, "ci_low": made.ci_low, "ci_high": made.ci_high, "n": made.n}
+        ends = {"ci_low": made.ci_low, "ci_high": made.ci_high, "ci_method": made.ci_method}
+        return {"difference": made.value, **ends, "n": made.n}
 
 
 Differences = dict[str, Difference]  # by statistic

@@ -1,19 +1,22 @@
 """What a paper's table consists of: quantities, our results, and entries that hold one beside the published figure."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 NAMES = ("method", "model", "dataset", "metric", "subset", "stat")  # equal in an entry and in its result
 PATTERNS = ("variant", "reference", "protocol", "split")  # shell patterns in an entry
+
+Settings = Mapping[str, Any]  # of the results that an entry takes: name -> value, or a shell pattern
 
 
 class Column(NamedTuple):
     """A quantity; `{name}` stands for a value of the row or panel. scale: 100 for percent.
 
     dataset: of which the result is, where it is not the panel's: an out-of-distribution set, or `average`. reference:
-    a pattern of the in-distribution set that it is told from.
+    a pattern of the in-distribution set that it is told from. settings, runs: as in a row.
     """
 
     label: str
@@ -25,17 +28,42 @@ class Column(NamedTuple):
     digits: int = 3
     dataset: str = "{dataset}"
     reference: str = "*"
+    settings: Settings | None = None
+    runs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Of a figure that is the mean of several runs, or one of them.
+
+    over: what differs between them, as on the command line: `seed` (of a method's draws) or `subset_seed` (of the
+    images). count: how many there are; run N has the seed N - 1. only: the one that is shown; None: their mean.
+    """
+
+    over: str
+    count: int
+    only: int | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs that are needed."""
+        return list(range(self.count)) if self.only is None else [self.only - 1]
 
 
 class Result(NamedTuple):
-    """Our number and its 95 % interval; nan where undefined."""
+    """Our number and its 95 % interval; nan where undefined.
+
+    A mean of runs has `sigma`, their standard deviation (by n - 1), and no interval; n is then that of the smallest.
+    """
 
     value: float
     ci_low: float
     ci_high: float
     n: int
     found: dict[str, str]  # what stands where the entry has PATTERNS
-    others: int  # results that fit as well: other weights, settings, parts of the data
+    others: int = 0  # results of these settings that fit as well: fewer samples, an older VERSION
+    sigma: float = math.nan
+    runs: int = 1
 
     @property
     def half_width(self) -> float:
@@ -43,16 +71,35 @@ class Result(NamedTuple):
         return (self.ci_high - self.ci_low) / 2
 
 
+class Found(NamedTuple):
+    """What the results hold for an entry: one number, or why there is none.
+
+    done: of runs whose mean is asked for, how many there are. several: what tells apart the results that fit, where
+    they are of different settings: none is taken.
+    """
+
+    ours: Result | None = None
+    done: int = 0
+    several: tuple[str, ...] = ()
+
+
 class Entry(NamedTuple):
-    """One number of a table: what is asked for, ours if it is there, the published one if there is one."""
+    """One number of a table: what is asked for, what there is, the published one if there is one."""
 
     panel: str
     label: str
     column: Column
     asked: dict[str, str]  # NAMES and PATTERNS
-    ours: Result | None
+    found: Found
     reported: float
     note: str
+    settings: Settings = MappingProxyType({})
+    runs: Runs | None = None
+
+    @property
+    def ours(self) -> Result | None:
+        """Our number, if there is exactly one."""
+        return self.found.ours
 
     @property
     def difference(self) -> float:
@@ -78,5 +125,9 @@ class Table:
             yield panel["label"], [entry for entry in self.entries if entry.panel == panel["label"]]
 
     def missing(self) -> list[Entry]:
-        """Entries without a result."""
-        return [entry for entry in self.entries if entry.ours is None]
+        """Entries that something has to be computed for."""
+        return [entry for entry in self.entries if entry.ours is None and not entry.found.several]
+
+    def ambiguous(self) -> list[Entry]:
+        """Entries that results of several settings fit."""
+        return [entry for entry in self.entries if entry.found.several]

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...config import ConfigError, suggest
 from ...store.files import write_atomically
 from .entries import Table
-from .filling import fill_table, latest_last
+from .filling import by_samples, fill_table
 from .rendering import render
 from .spec import names
 
@@ -20,7 +20,7 @@ def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
     wanted = list(chosen) or names()
     if unknown := [name for name in wanted if name not in names()]:
         raise ConfigError(suggest(unknown[0], names(), "table"))
-    tidy = latest_last(results / "tidy")
+    tidy = by_samples(results / "tidy")
     made = [fill_table(name, tidy) for name in wanted]
     for table in made:
         for kind in ("md", "csv"):
@@ -30,7 +30,8 @@ def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
 
 def summary(table: Table, results: Path) -> str:
     """One line: how full the table is and where it lies."""
-    ours = len(table.entries) - len(table.missing())
+    ours = sum(entry.ours is not None for entry in table.entries)
     reported = sum(not math.isnan(entry.reported) for entry in table.entries)
     path = (results / "tables" / f"{table.name}.md").absolute()
-    return f"{table.name}: {ours} of {len(table.entries)} cells computed, {reported} reported: {path}"
+    doubtful = f", {len(table.ambiguous())} fit several results" if table.ambiguous() else ""
+    return f"{table.name}: {ours} of {len(table.entries)} cells computed{doubtful}, {reported} reported: {path}"

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .. import markdown as md
-from .entries import NAMES, PATTERNS, Column, Entry, Table
+from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table
 from .missing import missing_lines, note_lines
 
 NONE, BETWEEN = "–", " · "
@@ -22,7 +22,8 @@ def entry_text(entry: Entry, compared: bool) -> str:
     """`ours ± half-width · reported · difference · n`, or without the middle two; a dash for what is not there."""
     ours, unit = entry.ours, entry.column
     reported = [_number(entry.reported, unit), _number(entry.difference, unit, "+")] if compared else []
-    parts = [_ours(entry), *reported, str(ours.n) if ours else NONE]
+    runs = f"{ours.runs} x " if ours and ours.runs > 1 else ""
+    parts = [_ours(entry), *reported, f"{runs}{ours.n}" if ours else NONE]
     while len(parts) > 1 and parts[-1] == NONE:
         parts.pop()
     return BETWEEN.join(parts)
@@ -30,11 +31,21 @@ def entry_text(entry: Entry, compared: bool) -> str:
 
 def _ours(entry: Entry) -> str:
     if entry.ours is None:
-        return NONE
+        return status(entry) or NONE
     if math.isnan(entry.ours.value):
         return "undefined"
-    value, half = _number(entry.ours.value, entry.column), _number(entry.ours.half_width, entry.column)
-    return value if half == NONE else f"{value} ± {half}"
+    value, half, sigma = (
+        _number(number, entry.column) for number in (entry.ours.value, entry.ours.half_width, entry.ours.sigma)
+    )
+    spread = "" if sigma == NONE else f" (σ {sigma})"
+    return f"{value}{spread}" if half == NONE else f"{value} ± {half}"
+
+
+def status(entry: Entry) -> str:
+    """Why there is no number though there are results: too few runs, or results of several settings."""
+    if entry.found.several:
+        return f"{len(entry.found.several)} results"
+    return f"{entry.found.done} of {entry.runs.count} runs" if entry.runs and entry.found.done else ""
 
 
 def _number(value: float, unit: Column, sign: str = "") -> str:
@@ -52,7 +63,10 @@ def _grid(entries: list[Entry], compared: bool) -> tuple[list[str], list[list[st
 def legend(table: Table) -> str:
     """What the parts of an entry are."""
     middle = ["reported", "ours - reported"] if table.published else []
-    return BETWEEN.join(["ours ± half the width of its 95 % interval", *middle, "number of samples"])
+    means = any(entry.runs and entry.runs.only is None for entry in table.entries)
+    ours = ", or a mean of runs (σ, their standard deviation)" if means else ""
+    samples = " (runs x that of the smallest)" if means else ""
+    return BETWEEN.join([f"ours ± half the width of its 95 % interval{ours}", *middle, f"number of samples{samples}"])
 
 
 def markdown(table: Table) -> str:
@@ -68,20 +82,27 @@ def markdown(table: Table) -> str:
 
 def comma_separated(table: Table) -> str:
     """One line an entry, numbers unrounded to six digits, unscaled."""
-    order = ["table", "panel", "row", "column", *NAMES, *PATTERNS, "value", "half_width", "reported", "difference"]
+    order = ["table", "panel", "row", "column", *NAMES, *PATTERNS, "settings", "runs", "value", "half_width", "sigma"]
     lines = pd.DataFrame([{"table": table.name, **_fields(entry)} for entry in table.entries])
-    frame = lines.reindex(columns=[*order, "n", "note"]).astype({"n": "Int64"})
+    frame = lines.reindex(columns=[*order, "reported", "difference", "n", "status", "note"]).astype({"n": "Int64"})
     buffer = io.StringIO()
     frame.to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
     return buffer.getvalue()
 
 
 def _fields(entry: Entry) -> dict[str, Any]:
-    ours = entry.ours
-    found = ours.found | {"value": ours.value, "half_width": ours.half_width, "n": ours.n} if ours else {"n": None}
+    ours, held = entry.ours, {"n": None, "status": status(entry)}
+    found = ours.found | {name: getattr(ours, name) for name in ("value", "half_width", "sigma", "n")} if ours else held
     place = {"panel": entry.panel, "row": entry.label, "column": entry.column.label}
     compared = {"reported": entry.reported, "difference": entry.difference, "note": entry.note}
-    return {**place, **entry.asked, **found, **compared}
+    settings = ", ".join(f"{name}={value}" for name, value in entry.settings.items())
+    return {**place, **entry.asked, "settings": settings, "runs": _runs(entry.runs), **found, **compared}
+
+
+def _runs(runs: Runs | None) -> str:
+    """`seed=0..9`, or the one of them."""
+    seeds = runs.seeds if runs else []
+    return f"{runs.over}={'..'.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))}" if runs else ""
 
 
 def latex(table: Table) -> str:
@@ -95,7 +116,7 @@ def latex(table: Table) -> str:
     return "\n".join(lines)
 
 
-_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "·": r"$\cdot$", "–": "--"} | {
+_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "·": r"$\cdot$", "–": "--", "σ": r"$\sigma$"} | {
     "α": r"$\alpha$",
     "β": r"$\beta$",
     ">": r"$>$",

@@ -8,10 +8,12 @@ from omegaconf import OmegaConf
 
 from ... import config as configs
 from ...config import ConfigError, suggest
-from .entries import Column
+from .entries import Column, Runs
 
 CHOICES = ("columns", "each", "without")  # parts of a file that not every table has
 NEEDED = tuple(key for key in Column._fields if key not in Column._field_defaults)  # keys of a column
+
+SEEDS = ("seed", "subset_seed")  # what runs can differ in
 
 Names = tuple[str, ...]
 
@@ -30,7 +32,21 @@ def read_spec(name: str) -> dict[str, Any]:
         _check_keys(path, "panel", panel, ("label", "model", "dataset", "fill"), None)
         for column in columns_of(spec, panel):
             _check_keys(path, "column", column, NEEDED, tuple(Column._field_defaults))
+        for part in (panel, *columns_of(spec, panel), *rows_of(spec)):
+            _check_runs(path, part.get("runs") or {})
     return spec
+
+
+def _check_runs(path: Path, runs: Mapping[str, Any]) -> None:
+    """Several seeds of something that has seeds, of which at most one is shown."""
+    if not runs:
+        return
+    _check_keys(path, "runs", runs, ("over", "count"), ("only",))
+    if runs["over"] not in SEEDS:
+        raise ConfigError(f"{path}: " + suggest(str(runs["over"]), SEEDS, "seed of a run"))
+    count, only = runs["count"], runs.get("only", 1)
+    if not (isinstance(count, int) and isinstance(only, int) and count > 1 and 1 <= only <= count):
+        raise ConfigError(f"{path}: {dict(runs)}: count is a whole number above 1, only one of 1 to count")
 
 
 def _check_keys(path: Path, what: str, given: Mapping[str, Any], needed: Names, others: Names | None) -> None:
@@ -47,7 +63,12 @@ def columns_of(spec: Mapping[str, Any], panel: Mapping[str, Any]) -> list[dict[s
     return panel.get("columns") or spec.get("columns") or []
 
 
-def rows_of(spec: dict[str, Any]) -> Iterator[dict[str, str]]:
+def runs_of(part: Mapping[str, Any]) -> Runs | None:
+    """The runs of a row, a column or a panel, if it has some."""
+    return Runs(**part["runs"]) if part.get("runs") else None
+
+
+def rows_of(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """label, method and what else stands for something in a column."""
     methods = spec["rows"]
     if isinstance(methods, str):

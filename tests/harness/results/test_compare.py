@@ -9,6 +9,7 @@ import pytest
 from assay.harness import stats
 from assay.harness.config import ConfigError
 from assay.harness.results.compare import compare
+from assay.harness.results.text import differences
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.store import CellStore, Finished, Shard
 
@@ -32,6 +33,7 @@ class Stored:
     stops: tuple[int, ...] = (3,)
     metric_key: str = "m1"
     settings: dict[str, Any] = field(default_factory=dict)
+    taken: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> CellStore:
         """Put it into the store, rows in any order of samples."""
@@ -40,7 +42,10 @@ class Stored:
         shared["weights"] = "net@w"
         identity = {"schema": SCHEMA, "model": {"fingerprint": "w"}, "dataset": {"fingerprint": self.data}}
         identity |= {"method": {"_target_": self.method} | self.settings, "protocol": {"targets": "labels"}}
-        described = {"samples": {}, self.metric_key: {"name": "toy", "paired": ["hit", "energy"]}}
+        described = {
+            "samples": {},
+            self.metric_key: {"name": "toy", "paired": ["hit", "energy"], "identity": self.taken},
+        }
         cell.describe({"identity": identity, "labels": shared | {"method": self.method} | self.labels}, described)
         who = {"position": POSITIONS[rows], "sample_id": np.array(SAMPLES, dtype=object)[rows]}
         images = {"image_id": np.array(IMAGES, dtype=object)[rows]}
@@ -89,11 +94,51 @@ def test_the_other_way_round_changes_the_sign(store: Path) -> None:
     np.testing.assert_allclose(one["ci_low"], -other["ci_high"], rtol=0, atol=1e-12)
 
 
-def test_equal_methods_have_no_difference(store: Path) -> None:
-    """Two cells with the same columns: zero, with an interval of no width."""
+def test_a_difference_that_is_the_same_in_all_images(store: Path) -> None:
+    """Two cells with the same columns: 0 on each of 3 images. Outcomes may differ in images that were not seen, of
+    which 3 images miss a share 1 - .025^(1/3) at most: that far reaches the interval. Of other quantities nothing is
+    known, and the table says so instead of [0, 0]."""
     Stored(store, "cccccc3333", "copy", HIT_A, ENERGY_A).write()
     frame = compare(store, "gradcam", "copy")
-    assert (frame[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)
+    assert frame["difference"].tolist() == [0, 0]
+    made = frame.set_index("column")[["ci_low", "ci_high", "ci_method"]].to_dict("index")
+    unseen = 1 - 0.025 ** (1 / 3)
+    assert [made["hit"]["ci_low"], made["hit"]["ci_high"]] == pytest.approx([-unseen, unseen], rel=1e-12)
+    assert made["hit"]["ci_method"] == "clopper_pearson"
+    assert (
+        made["energy"]["ci_method"] == "constant"
+        and np.isnan([made["energy"]["ci_low"], made["energy"]["ci_high"]]).all()
+    )
+    lines = [line for line in differences(frame).splitlines() if line.startswith("toy")]
+    assert [" ".join(line.split()) for line in lines] == [
+        "toy hit 0.000 [-0.708, 0.708] 4",
+        "toy energy 0.000 the same in all images 4",
+    ]
+
+
+def test_one_image_has_no_interval(tmp_path: Path) -> None:
+    """Nothing to resample: a dash, and no `nan`."""
+    for key, method, hits in (("aaaaaa1111", "gradcam", HIT_A), ("bbbbbb2222", "center", HIT_B)):
+        Stored(tmp_path, key, method, hits, ENERGY_A, stops=(1,)).write()
+    text = differences(compare(tmp_path, "gradcam", "center"))
+    assert [line.split()[2:] for line in text.splitlines() if line.startswith("toy")] == [
+        ["0.500", "-", "2"],
+        ["0.000", "-", "2"],
+    ]
+
+
+def test_two_settings_of_one_metric_are_two_lines(store: Path) -> None:
+    """The same metric under two tolerances: each line says which."""
+    for key, method, hits in (("aaaaaa1111", "gradcam", HIT_A), ("bbbbbb2222", "center", HIT_B)):
+        for tolerance in (2, 4):
+            about = {"metric": {"_target_": "Toy", "tolerance": tolerance}}
+            Stored(store, key, method, hits, ENERGY_A, metric_key=f"t{tolerance}", taken=about).write()
+    frame = compare(store, "gradcam", "center")
+    assert frame.loc[frame["column"] == "hit", "metric"].tolist() == [
+        "toy (_target_=Toy, tolerance=2)",
+        "toy (_target_=Toy, tolerance=4)",
+        "toy (_target_=none, tolerance=none)",
+    ]
 
 
 def test_two_settings_of_one_method_by_key(store: Path) -> None:

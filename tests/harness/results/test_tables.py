@@ -1,7 +1,11 @@
 """Papers' tables: published figures as printed, cells filled from tidy rows, what is missing named."""
 
+import json
 import math
 import re
+import shlex
+from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,11 @@ import pandas as pd
 import pytest
 from assay.harness import config as configs
 from assay.harness.config import ConfigError, groups
+from assay.harness.overrides import compose_config, sweep
 from assay.harness.results import tables
-from assay.harness.results.tables.entries import NAMES, PATTERNS, Column, Entry, Result
+from assay.harness.results.tables.entries import NAMES, PATTERNS, Column, Entry, Found, Result, Table
 from assay.harness.results.tables.filling import PUBLISHED, fill_table
-from assay.harness.results.tables.missing import fill_command, missing_lines, note_lines, obstacle
+from assay.harness.results.tables.missing import by_runs, fill_command, missing_lines, note_lines, obstacle
 from assay.harness.results.tables.rendering import entry_text
 from assay.harness.results.tables.spec import names, read_spec
 
@@ -22,15 +27,15 @@ OOD = {"method": "line", "model": "cifar_densenet_bc100", "dataset": "svhn", "re
 OOD |= {"variant": "index,strict", "stat": "fpr95_id_pos", "subset": "all", "protocol": "standard", "split": "test"}
 EMPTY = pd.DataFrame(columns=[*NAMES, *PATTERNS, "status"])
 PRINTED = ["hedging_table1", "rap_table1", *(f"line_s{n}" for n in (1, 2, 3, 4))]
-PRINTED += [f"conductance_table{n}" for n in (4, 5, 6)]
+PRINTED += [f"conductance_table{n}" for n in (4, 5, 6)] + [f"liftcam_table{n}" for n in range(1, 11)]
 PG = {"metric": "pointing_game", "variant": "tol=15px,box", "subset": "all", "stat": "class_mean"}
 NUMBERS = {"value": 0.85, "ci_low": 0.83, "ci_high": 0.87, "n": 4952}
 
 
 def tidy_row(**changes: Any) -> dict[str, Any]:
     """The row that the first cell of Hedging Table 1 asks for, with changes."""
-    texts = {"cell_key": "a", "metric_key": "b", "run_id": "r1", "status": "ok", "x": "", "seed": "0"}
-    return {**texts, **CELL, **PG, **NUMBERS, **changes}
+    texts = {"cell_key": "a", "metric_key": "b", "run_id": "r1", "status": "ok", "x": "", "seed": "0", "settings": ""}
+    return {**texts, "stderr": 0.01, "ci_method": "clt", **CELL, **PG, **NUMBERS, **changes}
 
 
 def results_with(folder: Path, *rows: dict[str, Any], runs: dict[str, str] | None = None) -> Path:
@@ -208,18 +213,193 @@ def test_a_row_of_another_convention_fills_nothing(change: dict[str, str], tmp_p
     assert first_entry(results_with(tmp_path, tidy_row(**change))).ours is None
 
 
-def test_of_several_results_the_largest_then_the_latest_is_shown_and_said(tmp_path: Path) -> None:
-    """A smoke run of 16 and an old full run do not displace the latest full run; the note counts the cell."""
-    rows = [
-        tidy_row(run_id="new", value=0.7, cell_key="a"),
-        tidy_row(run_id="old", value=0.6, cell_key="z"),
-        tidy_row(run_id="smoke", value=0.5, n=16, split="test[:16]", cell_key="y"),
-    ]
-    folder = results_with(tmp_path, *rows, runs={"old": "2026-01-01", "new": "2026-01-02", "smoke": "2026-01-03"})
-    table = tables.regenerate(["hedging_table1"], folder)[0]
+def test_of_results_of_one_setting_the_largest_is_shown_and_said(tmp_path: Path) -> None:
+    """A smoke run of 16 does not displace the full run; the note counts the cell."""
+    rows = [tidy_row(value=0.7), tidy_row(value=0.5, n=16, split="test[:16]")]
+    table = tables.regenerate(["hedging_table1"], results_with(tmp_path, *rows))[0]
     assert table.entries[0].ours is not None
-    assert (table.entries[0].ours.value, table.entries[0].ours.others) == (0.7, 2)
+    assert (table.entries[0].ours.value, table.entries[0].ours.others) == (0.7, 1)
     assert any(note.startswith("1 cells had several results") for note in note_lines(table))
+
+
+def settings(version: int = 1, tolerance: int = 15, **method: Any) -> str:
+    """The `settings` column of a tidy row."""
+    made = {"method": method | {"version": version}, "metric": {"tolerance_px": tolerance, "version": 1}}
+    return json.dumps(made | {"protocol": {"smooth": 0.0}, "data": "f"})
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"settings": settings(steps=16)}, "steps=8 | steps=16"),
+        ({"settings": settings(steps=8, tolerance=7)}, "metric.tolerance_px=15 | metric.tolerance_px=7"),
+        ({"weights": "net@b"}, "weights=net@a | weights=net@b"),
+        ({"seed": "1"}, "seed=0 | seed=1"),
+        ({"split": "test@seed0"}, "split=test | split=test@seed0"),
+        ({"cell_key": "z"}, "cell_key=a | cell_key=z"),
+        ({"settings": settings(steps=16), "n": 16}, "steps=16 | steps=8"),
+    ],
+    ids=str,
+)
+def test_of_results_of_several_settings_none_is_taken(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Whatever they differ in: no number, and the settings by name; the cell is not called missing."""
+    usual = {"settings": settings(steps=8), "weights": "net@a"}
+    folder = results_with(tmp_path, tidy_row(**usual), tidy_row(**usual | {"value": 0.7} | change))
+    table = tables.regenerate(["hedging_table1"], folder)[0]
+    first = table.entries[0]
+    assert first.ours is None and entry_text(first, compared=True) == "2 results · 0.866"
+    assert f"none is taken: {said}. Name one in" in " ".join(note_lines(table))
+    assert first not in table.missing() and "1 fit several results" in tables.summary(table, folder)
+    frame = pd.read_csv(folder / "tables/hedging_table1.csv")
+    assert frame.loc[0, "status"] == "2 results" and math.isnan(frame.loc[0, "value"])
+
+
+def test_several_results_that_agree_are_one(tmp_path: Path) -> None:
+    """Two seeds of a method that draws nothing: any is right."""
+    folder = results_with(tmp_path, tidy_row(), tidy_row(seed="1", cell_key="z"))
+    assert entry_text(first_entry(folder), compared=True).startswith("0.850 ± 0.020")
+
+
+def test_an_older_version_is_no_result(tmp_path: Path) -> None:
+    """What VERSION 1 gave on more images does not stand in for what VERSION 2 gives."""
+    old = tidy_row(value=0.5, n=9000, settings=settings(version=1), cell_key="o")
+    ours = first_entry(results_with(tmp_path, old, tidy_row(settings=settings(version=2)))).ours
+    assert ours is not None and (ours.value, ours.others) == (0.85, 1)
+
+
+# Tables of this file's own: settings, runs and deviations
+
+SPEC: dict[str, Any] = {
+    "title": "toy",
+    "source": "by hand",
+    "rows": [{"label": "A", "method": "gradcam"}],
+    "columns": [{"label": "PG", "metric": "pointing_game", "variant": "*", "stat": "class_mean"}],
+    "panels": [{"label": "P", "model": "vgg16_voc07", "dataset": "voc07", "fill": "python run.py x=1"}],
+}
+SEEDS = {"over": "seed", "count": 3}
+SAMPLES = {"over": "subset_seed", "count": 3}
+
+
+@pytest.fixture
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Table]:
+    """Fills a table that differs from SPEC from some rows; the methods of the project are known to it."""
+    conf = tmp_path / "conf"
+    (conf / "table").mkdir(parents=True)
+    (conf / "method").symlink_to(configs.CONF / "method")
+    monkeypatch.setattr(configs, "CONF", conf)
+
+    def made(*rows: dict[str, Any], **changes: Any) -> Table:
+        (conf / "table/toy.yaml").write_text(json.dumps(SPEC | changes))  # JSON is YAML
+        (tmp_path / "tidy").mkdir(exist_ok=True)
+        pd.DataFrame(rows or [tidy_row(method="none")]).to_csv(tmp_path / "tidy/results.csv", index=False)
+        (table,) = tables.regenerate(["toy"], tmp_path)
+        return table
+
+    return made
+
+
+def texts(table: Table) -> list[str]:
+    """Of every cell."""
+    return [entry_text(entry, compared=False) for entry in table.entries]
+
+
+def test_rows_of_one_method_take_their_settings(filled: Callable[..., Table]) -> None:
+    """.25 with one sample a channel and .75 with ten; a column or a panel may name them, too, and a pattern."""
+    rows = [
+        tidy_row(method="limecam", value=value, settings=settings(samples_per_channel=number), cell_key=str(number))
+        for value, number in ((0.25, 1), (0.75, 10))
+    ]
+    each = [{"label": f"{n}", "method": "limecam", "settings": {"samples_per_channel": n}} for n in (1, 10, 100)]
+    assert texts(filled(*rows, rows=each)) == ["0.250 ± 0.020 · 4952", "0.750 ± 0.020 · 4952", "–"]
+    one = {"rows": [{"label": "A", "method": "limecam"}]}
+    column = SPEC["columns"][0] | {"settings": {"samples_per_channel": 10}}
+    panel = SPEC["panels"][0] | {"settings": {"samples_per_channel": "1*"}}
+    assert texts(filled(*rows, **one, columns=[column])) == ["0.750 ± 0.020 · 4952"]
+    assert texts(filled(*rows, **one, panels=[panel])) == ["2 results"]
+
+
+@pytest.mark.parametrize(
+    "runs, splits",
+    [(SEEDS, ["test"] * 3), (SAMPLES, [f"test[:9]@seed{seed}" for seed in range(3)])],
+    ids=["seed", "sample"],
+)
+def test_a_mean_of_runs(runs: dict[str, Any], splits: list[str], filled: Callable[..., Table]) -> None:
+    """.25, .5 and 1: mean .58333, standard deviation by n - 1 the root of (.11111 + .00694 + .17361) / 2 = .38188;
+    single runs have their own number and interval, counted from 1; a fourth run is none of the three."""
+    values = [0.25, 0.5, 1.0]
+    rows = [
+        tidy_row(value=v, ci_low=v - 0.01, ci_high=v + 0.01, n=9 + k, split=split, cell_key=str(k), settings=settings())
+        | ({"seed": str(k)} if runs is SEEDS else {})
+        for k, (v, split) in enumerate(zip(values, splits, strict=True))
+    ]
+    fourth = (
+        rows[0] | {"value": 0.9, "cell_key": "3"} | ({"seed": "3"} if runs is SEEDS else {"split": "test[:9]@seed3"})
+    )
+    columns = [
+        SPEC["columns"][0] | {"label": name, "runs": runs | only} for name, only in (("m", {}), ("2", {"only": 2}))
+    ]
+    table = filled(*rows, fourth, columns=columns)
+    assert texts(table) == ["0.583 (σ 0.382) · 3 x 9", "0.500 ± 0.010 · 10"]
+    frame = pd.read_csv(StringIO(tables.render(table, "csv")))
+    assert frame["value"].tolist() == [0.583333, 0.5] and frame["n"].tolist() == [9, 10]
+    assert frame["sigma"].tolist()[0] == 0.381881 and math.isnan(frame["sigma"].tolist()[1])
+    assert frame["runs"].tolist() == [f"{runs['over']}=0..2", f"{runs['over']}=1"]
+    assert "a mean of runs (σ, their standard deviation)" in tables.render(table, "md")
+
+
+def test_a_mean_of_fewer_runs_is_none(filled: Callable[..., Table]) -> None:
+    """Two of three seeds on the whole set, the third on 16 images: what is there is said, and what fills it."""
+    rows = [tidy_row(seed=str(seed), cell_key=str(seed), settings=settings()) for seed in (0, 1)]
+    rows.append(rows[0] | {"seed": "2", "n": 16, "split": "test[:16]", "cell_key": "2"})
+    table = filled(*rows, rows=[SPEC["rows"][0] | {"runs": SEEDS}])
+    assert texts(table) == ["2 of 3 runs"]
+    assert table.missing() == table.entries and "seed=0,1,2" in missing_lines(table)[0]
+    assert pd.read_csv(StringIO(tables.render(table, "csv")))["status"].tolist() == ["2 of 3 runs"]
+
+
+def test_runs_of_several_settings_have_no_mean(filled: Callable[..., Table]) -> None:
+    """Two seeds with 8 steps and one with 16; seeds of the metric's own draws are the run's and do not count."""
+    rows = [
+        tidy_row(seed=str(seed), cell_key=str(seed), settings=settings(steps=16 if seed == 2 else 8), value=seed / 4)
+        for seed in range(3)
+    ]
+    runs = {"rows": [SPEC["rows"][0] | {"runs": SEEDS}]}
+    table = filled(*rows, **runs)
+    assert texts(table) == ["2 results"] and "steps=8 | steps=16" in " ".join(note_lines(table))
+    for row in rows:
+        row["settings"] = json.dumps({"method": {}, "metric": {"seed": int(row["seed"])}})
+    assert texts(filled(*rows, **runs)) == ["0.250 (σ 0.250) · 3 x 4952"]
+
+
+def test_an_undefined_run_leaves_the_mean_undefined(filled: Callable[..., Table]) -> None:
+    """Not the mean of the others."""
+    rows = [tidy_row(seed=str(k), cell_key=str(k), value=v) for k, v in enumerate([0.25, None, 0.75])]
+    assert texts(filled(*rows, rows=[SPEC["rows"][0] | {"runs": SEEDS}])) == ["undefined · 3 x 4952"]
+
+
+def test_a_standard_deviation_stands_beside_its_mean(filled: Callable[..., Table]) -> None:
+    """Of the values .25, .75, 1: mean 2/3, deviations -5/12, 1/12, 1/3 with squares 25, 1 and 16 of 144: the root of
+    42/288, which is .38188; the standard error in the row is that by the root of 3. Not of a bootstrap."""
+    sigma = math.sqrt(42 / 288)
+    about = {"stat": "mean", "value": 2 / 3, "n": 3, "stderr": sigma / math.sqrt(3)}
+    columns = [SPEC["columns"][0] | {"label": stat, "stat": stat} for stat in ("mean", "std")]
+    assert texts(filled(tidy_row(**about), columns=columns)) == ["0.667 ± 0.020 · 3", "0.382 · 3"]
+    assert texts(filled(tidy_row(**about, ci_method="cluster_bootstrap"), columns=columns)) == [
+        "0.667 ± 0.020 · 3",
+        "–",
+    ]
+
+
+@pytest.mark.parametrize("runs, message", [
+    ({"over": "sed", "count": 10}, "Did you mean seed"),
+    ({"over": "seed"}, "a runs lacks count"),
+    ({"over": "seed", "count": 1}, "count is a whole number above 1"),
+    ({"over": "seed", "count": 3, "only": 4}, "only one of 1 to count"),
+])  # fmt: skip
+def test_wrong_runs_are_told(runs: dict[str, Any], message: str, filled: Callable[..., Table]) -> None:
+    """With the file."""
+    with pytest.raises(ConfigError, match=f"toy.yaml.*{message}"):
+        filled(rows=[SPEC["rows"][0] | {"runs": runs}])
 
 
 @pytest.mark.parametrize(
@@ -234,7 +414,7 @@ def test_of_several_results_the_largest_then_the_latest_is_shown_and_said(tmp_pa
 def test_what_is_not_there_is_a_dash(value: float, low: float, high: float, reported: float, text: str) -> None:
     """Percent with one digit; half of an asymmetric interval's width."""
     column = Column("PG", "pointing_game", "*", "mean", scale=100, digits=1)
-    entry = Entry("panel", "row", column, {}, Result(value, low, high, 9, {}, 0), reported, "")
+    entry = Entry("panel", "row", column, {}, Found(Result(value, low, high, 9, {})), reported, "")
     assert entry_text(entry, compared=True) == text
 
 
@@ -260,6 +440,41 @@ def test_the_command_of_the_embedded_table_composes() -> None:
     command = fill_command(panel, [entry for entry in table.entries if entry.panel == panel["label"]])
     assert command.startswith("python run.py model=scenes_vgg dataset=scenes")
     assert obstacle(command) == ""
+
+
+@pytest.mark.parametrize("name", ["liftcam_embedded", *(f"liftcam_table{n}" for n in (1, 5, 6, 7))])
+def test_commands_compute_what_cells_ask_for(name: str) -> None:
+    """Each cell's settings, in each of its runs, are a job of its panel's commands, with its method and metric."""
+    table = fill_table(name, EMPTY)
+    _, entries = next(iter(table.by_panel()))
+    commands = [fill_command(table.panels[0], alike) for alike in by_runs(entries)]
+    jobs = [job for command in commands for job in sweep(shlex.split(command)[2:])]
+    chosen = [set(job) | {f"{word.split('=')[0]}={name}" for word in job for name in in_list(word)} for job in jobs]
+    for entry in entries:
+        wanted = {f"method.{entry.asked['method']}.{key}={value}" for key, value in entry.settings.items()}
+        wanted |= {
+            f"{key}={entry.asked[key]}" for key in ("method", "metric") if f"{{{key}s}}" in table.panels[0]["fill"]
+        }
+        for seed in entry.runs.seeds if entry.runs else [None]:
+            needed = wanted | ({f"{entry.runs.over}={seed}"} if entry.runs else set())
+            assert any(needed <= job for job in chosen), (entry.label, needed)
+
+
+def in_list(word: str) -> list[str]:
+    """Names in `method=[a,b]`."""
+    found = re.fullmatch(r"\w+=\[(.*)\]", word)
+    return found[1].split(",") if found else []
+
+
+def test_table_1s_two_runs_have_as_many_orders() -> None:
+    """The metric's number of orders follows the method's, job by job; its name is the cells' variant."""
+    table = fill_table("liftcam_table1", EMPTY)
+    _, entries = next(iter(table.by_panel()))
+    jobs = sweep(shlex.split(fill_command(table.panels[0], entries))[2:])
+    for job, orders in zip(jobs[::4], (1, 10000), strict=True):
+        config = compose_config(job)
+        assert config.method["shapcam"].settings["permutations"] == orders
+        assert config.metric["shap_cosine"].settings["name"] == f"shapcam,permutations={orders}"
 
 
 @pytest.mark.parametrize("command, why", [

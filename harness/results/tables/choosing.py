@@ -1,0 +1,132 @@
+"""Of the rows that fit an entry, the one result that it shows: never one of several settings, never half a mean."""
+
+import math
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pandas as pd
+
+from ..settings import KEYS, OF_METHODS, SHOWN, apart, method_settings, quantity_settings
+from .entries import PATTERNS, Found, Result, Runs, Settings
+
+SEED_OF_IMAGES = re.compile(r"@seed(\d+)$")  # at the end of a split: `val[:1000]@seed3`
+SEED = re.compile(r"(.*\.)?seed")
+VERSIONS = ("version", "metric.version")
+
+Row = dict[str, Any]  # of the tidy table
+
+
+def settings_of(row: Row) -> dict[str, Any]:
+    """All that decides a row's number but its names and the part of the data, by dotted name."""
+    columns = {name: row.get(name, "") for name in OF_METHODS}
+    return method_settings(**columns) | quantity_settings(columns["settings"])
+
+
+def fits(row: Row, wanted: Settings) -> bool:
+    """Whether a row has the settings that are asked for."""
+    held = settings_of(row) if wanted else {}
+    return all(fnmatchcase(str(held.get(name, "none")), str(value)) for name, value in wanted.items())
+
+
+def choose(rows: Sequence[Row], runs: Runs | None) -> Found:
+    """One result of the rows, which are in the order of their number of samples."""
+    current = _of_the_newest_version(rows)
+    found = _one(current) if runs is None else _of_runs([row for row in current if _run(row, runs) in runs.seeds], runs)
+    return found._replace(ours=found.ours._replace(others=len(rows) - found.ours.runs)) if found.ours else found
+
+
+def _of_runs(rows: Sequence[Row], runs: Runs) -> Found:
+    """The mean of as many images' runs, or the one that is asked for."""
+    if several := _unlike([_without_seeds(settings_of(row)) for row in rows]):
+        return Found(several=several)
+    made = [_one(each) for each in _most_runs(rows, runs).values()]
+    if doubtful := [each for each in made if each.several]:
+        return doubtful[0]
+    results = [each.ours for each in made if each.ours]
+    if len(results) < len(runs.seeds):
+        return Found(done=len(results))
+    return Found(results[0] if runs.only else _mean(results))
+
+
+def _of_the_newest_version(rows: Sequence[Row]) -> list[Row]:
+    """What an older VERSION of a method or metric gave is not what it gives."""
+    versions = [tuple(settings_of(row).get(name, 0) for name in VERSIONS) for row in rows]
+    newest = [max(each) for each in zip(*versions, strict=True)]
+    return [row for row, each in zip(rows, versions, strict=True) if list(each) == newest]
+
+
+def _one(rows: Sequence[Row]) -> Found:
+    """The row of most samples, unless another that is as good has another number."""
+    if not rows:
+        return Found()
+    row, largest = rows[-1], [each for each in rows if each["n"] == rows[-1]["n"]]
+    several = _unlike([settings_of(each) for each in rows]) if _numbers_differ(rows) else ()
+    several = several or (_unlike([_place(each) for each in largest]) if _numbers_differ(largest) else ())
+    if several:
+        return Found(several=several)
+    return Found(Result(*_numbers(row), int(row["n"]), {name: row[name] for name in PATTERNS}))
+
+
+def _numbers_differ(rows: Sequence[Row]) -> bool:
+    return len({repr(_numbers(row)) for row in rows}) > 1
+
+
+def _place(row: Row) -> dict[str, Any]:
+    """Which data, and where they are stored: what tells two rows of equal settings apart."""
+    keys = {name: row.get(name, "")[:SHOWN] for name in KEYS}
+    return {"split": row["split"], **keys}
+
+
+def _numbers(row: Row) -> tuple[float, float, float]:
+    return float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
+
+
+def _unlike(settings: Sequence[Settings]) -> tuple[str, ...]:
+    """What tells them apart; nothing if they are all alike."""
+    said = dict.fromkeys(apart(settings))
+    return tuple(said) if len(said) > 1 else ()
+
+
+def _without_seeds(settings: Settings) -> dict[str, Any]:
+    """Seeds are what runs differ in; a metric that draws has the run's, too."""
+    return {name: value for name, value in settings.items() if not SEED.fullmatch(name)}
+
+
+def _run(row: Row, runs: Runs) -> int | None:
+    """The seed of what differs between the runs."""
+    if runs.over == "seed":
+        return int(row["seed"])
+    found = SEED_OF_IMAGES.search(row["split"])
+    return int(found[1]) if found else None
+
+
+def _most_runs(rows: Sequence[Row], runs: Runs) -> dict[int, list[Row]]:
+    """Rows by run: of the parts of the data, that with the most runs and, of these, with the most images.
+
+    Runs over draws are on the same images; runs over images are on as many of them, with the same draws.
+    """
+    parts: dict[tuple[str, str], dict[int, list[Row]]] = {}
+    for row in rows:
+        rest = (row["split"], "") if runs.over == "seed" else (SEED_OF_IMAGES.sub("", row["split"]), row["seed"])
+        run = _run(row, runs)
+        assert run is not None
+        parts.setdefault(rest, {}).setdefault(run, []).append(row)
+    return sorted(parts.values(), key=len)[-1] if parts else {}
+
+
+def _mean(results: Sequence[Result]) -> Result:
+    """Of all runs, each counting as much."""
+    values = pd.Series([each.value for each in results])
+    found = {name: _common({each.found[name] for each in results}) for name in PATTERNS}
+    mean, sigma = float(values.mean(skipna=False)), float(values.std(skipna=False))
+    least = min(each.n for each in results)
+    return Result(mean, math.nan, math.nan, least, found, sigma=sigma, runs=len(results))
+
+
+def _common(texts: set[str]) -> str:
+    """What all say; of splits that differ in their seed alone, without it."""
+    if len(texts) > 1:
+        texts = {SEED_OF_IMAGES.sub("@seed*", text) for text in texts}
+    return texts.pop() if len(texts) == 1 else "*"

@@ -48,6 +48,12 @@ class LayerValues(NamedTuple):
     constants: tuple[Any, ...]
 
 
+NO_GRADIENT = (
+    "the logits have no gradient here: the network computes them without autograd (torch.no_grad, detach, NumPy, a "
+    "quantized layer). Methods that only run the network explain it: rise, and scorecam where it can be traced"
+)
+
+
 def target_gradients(
     outputs: Tensor, wrt: Tensor, targets: Targets, copies: int = 1, keep_graph: bool = False
 ) -> Tensor:
@@ -61,7 +67,12 @@ def target_gradients(
 
     Returns:
         [S,P,...], copy by copy and pair by pair.
+
+    Raises:
+        ValueError: no graph leads from `wrt` to the outputs.
     """
+    if not outputs.requires_grad:
+        raise ValueError(NO_GRADIENT)
     batch = len(outputs) // copies
     gradients = wrt.new_zeros(copies, len(targets.image), *wrt.shape[1:])
     rounds = targets.rounds()
@@ -69,7 +80,9 @@ def target_gradients(
         start = torch.zeros_like(outputs).view(copies, batch, -1)
         start[:, targets.image[pairs], targets.label[pairs]] = 1
         keep = keep_graph or number + 1 < len(rounds)
-        (gradient,) = torch.autograd.grad(outputs, wrt, start.view_as(outputs), retain_graph=keep)
+        (gradient,) = torch.autograd.grad(outputs, wrt, start.view_as(outputs), retain_graph=keep, allow_unused=True)
+        if gradient is None:
+            raise ValueError(NO_GRADIENT)
         gradients[:, pairs] = gradient.view(copies, batch, *wrt.shape[1:])[:, targets.image[pairs]]
     return gradients
 

@@ -16,6 +16,7 @@ from .ending import Ending, ending_of, registered_last
 from .graph import Cut, Traced, cut_at, trace, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
 from .layouts import MARK, as_map, layout_of
+from .modules import frozen, unseen_parts
 from .outputs import Output, check_traced, checked, reading
 
 Activation = Literal["softmax", "sigmoid", "binary"]
@@ -26,7 +27,7 @@ class Network:
     """A frozen classifier in eval mode with its input normalisation and its output activation.
 
     The module itself is frozen, not a copy: it goes to eval mode, its parameters ask for no gradients any more, and it
-    moves where `to` says.
+    moves where `to` says. What wraps it (torch.compile, DataParallel) is taken off (`modules.frozen`).
 
     Args:
         module: logits [B,C] from normalised images [B,3,H,W].
@@ -55,7 +56,7 @@ class Network:
         if activation not in ("softmax", "sigmoid", "binary"):
             raise ValueError(f"activation={activation!r}: choose softmax, sigmoid or binary")
         is_binary = activation == "binary"
-        self.module = reading(module.eval().requires_grad_(False), output, is_binary)
+        self.module = reading(frozen(module), output, is_binary)
         torch.backends.mha.set_fastpath_enabled(False)  # its fused path has no graph, and other last digits
         self._statistics = [torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std)]
         self.mean, self.std = (v.float() for v in self._statistics)
@@ -199,6 +200,7 @@ class Network:
             raise ValueError(
                 f"{type(self.module).__name__} cannot be traced by torch.fx ({error}): methods that read a layer "
                 "(gradcam, ...) need a traceable network; methods on the input gradient work without"
+                f"{unseen_parts(self.module)}"
             ) from error
         check_traced(traced.module, type(self.module).__name__)
         return traced
@@ -236,17 +238,19 @@ class Network:
             return self(inputs), {}
         if layers not in self._tapped:
             self._tapped[layers] = with_outputs(self._traced, [self._cut(name) for name in layers])
-            self._verify(self._tapped[layers], inputs[:1].detach())
+            self._verify(self._tapped[layers], [self._cut(name).head for name in layers], inputs[:1].detach())
         self.passes.forward += len(inputs)
         logits, values = self._tapped[layers](inputs)
         return logits, {name: LayerValues(kept[0], tuple(kept[1:])) for name, kept in zip(layers, values, strict=True)}
 
-    def _verify(self, tapped: fx.GraphModule, image: Tensor) -> None:
+    def _verify(self, tapped: fx.GraphModule, heads: Sequence[fx.GraphModule], image: Tensor) -> None:
         """Tracing loses writes through views and other names: better an error than another network's numbers."""
         with torch.no_grad():
             expected = checked(self.module(image.clone()), type(self.module).__name__, len(image))
-            found = tapped(image.clone())[0]
-        if not torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max()), equal_nan=True):
+            logits, values = tapped(image.clone())
+            found = [logits, *(head(*kept) for head, kept in zip(heads, values, strict=True))]
+        scale = 1e-5 * float(expected.abs().max())
+        if not all(torch.allclose(expected, each, rtol=1e-4, atol=scale, equal_nan=True) for each in found):
             raise ValueError(
                 f"{type(self.module).__name__} gives other logits when traced by torch.fx, probably because it writes "
                 "in place through a view or a second name: methods that read a layer cannot be used with it"

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -21,6 +22,7 @@ def reading(module: nn.Module, output: Output | None, is_binary: bool) -> nn.Mod
     """
     if output is None and not is_binary:
         return module
+    module = Scripted(module) if isinstance(module, torch.jit.ScriptModule) else module
     kind = type(module)
 
     def forward(self: nn.Module, images: Tensor) -> Tensor:
@@ -31,6 +33,18 @@ def reading(module: nn.Module, output: Output | None, is_binary: bool) -> nn.Mod
     made = copy.copy(module)  # shares all that it holds
     made.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
     return made
+
+
+class Scripted(nn.Module):
+    """A scripted or traced module inside one of Python, whose outputs can be read."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inside = module
+
+    def forward(self, images: Tensor) -> Any:
+        """What the module gives."""
+        return self.inside(images)
 
 
 def _two_classes(logits: Any) -> Tensor:
@@ -55,7 +69,7 @@ def checked(outputs: Any, name: str, images: int) -> Tensor:
     Raises:
         OutputError: something else.
     """
-    if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == images:
+    if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == images and outputs.is_floating_point():
         return outputs
     raise OutputError(f"{name} returns {_described(outputs)} for {images} images, not logits [B,C]: {_mend(outputs)}")
 
@@ -70,7 +84,8 @@ def check_traced(module: fx.GraphModule, name: str) -> None:
 def _described(outputs: Any) -> str:
     """`a tuple of 2 ([4, 10], [4, 512])`, `a dict of logits [4, 10], features [4, 512]`, `[4, 10, 7, 7]`."""
     if isinstance(outputs, Tensor):
-        return str(list(outputs.shape))
+        kind = "" if outputs.is_floating_point() else f" of {str(outputs.dtype).removeprefix('torch.')}"
+        return f"{list(outputs.shape)}{kind}"
     if isinstance(outputs, Mapping):
         return f"a dict of {', '.join(f'{name} {_shape(value)}' for name, value in outputs.items())}"
     if isinstance(outputs, (tuple, list)):
@@ -88,6 +103,8 @@ def _shape(value: Any) -> str:
 def _mend(outputs: Any) -> str:
     if isinstance(outputs, Tensor) and outputs.ndim == 1:
         return "one logit an image is two classes: activation=binary"
+    if isinstance(outputs, Tensor) and not outputs.is_floating_point():
+        return "return floating-point numbers before they are compared, rounded or made complex"
     if isinstance(outputs, Tensor):
         return "pool or flatten what it returns in a module of your own"
     likely = "logits" if isinstance(outputs, Mapping) and "logits" in outputs else 0

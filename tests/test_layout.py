@@ -46,6 +46,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.graph",
             "harness.ending",
             "harness.layouts",
+            "harness.modules",
             "harness.outputs",
             "harness.frames",
             "harness.stats",

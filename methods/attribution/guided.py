@@ -10,12 +10,14 @@ from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .gradient import Reduce, reduce_channels
-from .relevance.operations import Made, UnsupportedOp, flat, on_path, spelling
+from .relevance.operations import Made, UnsupportedOp, flat, is_property, on_path, spelling
+
+MOST_SIGNS = 3  # values that a mask or signs have: -1, 0, 1
 
 
 class _Bounds(NamedTuple):
@@ -40,19 +42,39 @@ def _constant(a: Any, b: Any) -> Any:
     return None if on_path(a) and on_path(b) else b if on_path(a) else a
 
 
+def _second(input: Any, *other: Any, **options: Any) -> Any:
+    """The bound in `max(x, bound)`; None of `max(x, dim)`, the largest along a dimension."""
+    found = [value for value in (*other, *options.values()) if isinstance(value, Tensor)]
+    return _constant(input, found[0]) if found else None
+
+
 BOUNDED: dict[str, Callable[..., _Bounds]] = {
     "relu": lambda input, inplace=False: _Bounds(0),
     "relu6": lambda input, inplace=False: _Bounds(0, 6),
     "hardtanh": lambda input, min_val=-1.0, max_val=1.0, inplace=False: _Bounds(min_val, max_val),
-    **dict.fromkeys(("clamp", "clip"), lambda input, min=None, max=None: _Bounds(min, max)),
+    "clamp": lambda input, min=None, max=None: _Bounds(min, max),
     "clamp_min": lambda input, min: _Bounds(min),
     "clamp_max": lambda input, max: _Bounds(None, max),
     "maximum": lambda input, other: _Bounds(_constant(input, other)),
     "minimum": lambda input, other: _Bounds(None, _constant(input, other)),
+    "max": lambda input, *other, **options: _Bounds(_second(input, *other, **options)),
+    "min": lambda input, *other, **options: _Bounds(None, _second(input, *other, **options)),
     "_threshold": lambda input, threshold, value, inplace=False: _Bounds(value if threshold == value else None),
 }
 # What rectifiers are made of in other words: a choice by the sign, a modulus, (x > 0) x.
-DISGUISES = frozenset({"where", "masked_fill", "masked_scatter", "__setitem__", "abs", "absolute", "fmax", "fmin"})
+DISGUISES = frozenset(
+    {
+        *("where", "masked_fill", "masked_scatter", "index_put", "index_fill", "scatter", "__setitem__"),
+        *("data", "abs", "fmax", "fmin", "sign", "sgn", "heaviside", "copysign", "logaddexp"),
+    }
+)
+# Rectifiers of another shape: what passes of a gradient there is defined for none of them.
+OTHERS = frozenset(
+    {
+        *("leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "softplus"),
+        *("hardshrink", "softshrink", "tanhshrink", "log_sigmoid"),
+    }
+)
 
 
 class _ReluRule(torch.autograd.Function):
@@ -60,8 +82,15 @@ class _ReluRule(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rule: Callable[[Tensor, Tensor], Tensor], ceiling: Any, output: Tensor, x: Tensor, inplace: bool
+        ctx: Any,
+        rule: Callable[[Tensor, Tensor], Tensor],
+        ceiling: Any,
+        made: Sequence[Tensor],
+        x: Tensor,
+        inplace: bool,
     ) -> Tensor:
+        ctx.set_materialize_grads(False)  # no gradient at all is not one of zeros
+        (output,) = made  # in a list: an argument that is returned would be a view, which nothing may write into
         ctx.rule, ctx.ceiling = rule, math.inf if ceiling is None else ceiling
         ctx.save_for_backward(output)
         if not inplace:
@@ -70,9 +99,10 @@ class _ReluRule(torch.autograd.Function):
         return x.copy_(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, Tensor, None]:
-        (output,) = ctx.saved_tensors
-        return None, None, None, ctx.rule(gradients[0], (output > 0) & (output < ctx.ceiling)), None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None, None, Tensor | None, None]:
+        (output,), (gradient,) = ctx.saved_tensors, gradients
+        passed = None if gradient is None else ctx.rule(gradient, (output > 0) & (output < ctx.ceiling))
+        return None, None, None, passed, None
 
 
 class _ReluMode(TorchFunctionMode):
@@ -81,10 +111,11 @@ class _ReluMode(TorchFunctionMode):
     What may be a rectifier in other words, or is made out of sight, is refused by name (UnsupportedOp).
     """
 
-    def __init__(self, rule: Callable[[Tensor, Tensor], Tensor], method: str) -> None:
+    def __init__(self, rule: Callable[[Tensor, Tensor], Tensor], method: str, module: nn.Module) -> None:
         super().__init__()
         self.rule, self.method, self.seen = rule, method, 0
-        self.made = Made(f"{method} gives its rule to calls of relu, relu6, hardtanh, clamp and maximum; use gradient")
+        self.mend = f"{method} gives its rule to calls of relu, relu6, hardtanh, clamp and maximum; use gradient"
+        self.made, self.others = Made(module, self.mend), set[str]()
         self._signs: Any = WeakTensorKeyDictionary()  # values off the path that are computed from what is on it
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,6 +124,8 @@ class _ReluMode(TorchFunctionMode):
         carried = [value for value in values if on_path(value)]
         if not torch.is_grad_enabled() or not (carried or any(value in self._signs for value in values)):
             return func(*args, **kwargs)
+        if is_property(func) and not on_path(output := func(*args, **kwargs)):
+            return output
         self.made.check(carried)
         name, inplace = spelling(func, kwargs)
         bounds = BOUNDED[name](*args, **kwargs) if carried and name in BOUNDED else _Bounds()
@@ -100,6 +133,7 @@ class _ReluMode(TorchFunctionMode):
             output = self._rectified(func, bounds.ceiling, inplace, args, kwargs)
         else:
             self._refuse_disguises(name, bounds, carried, values)
+            self.others |= {name} & OTHERS
             output = func(*args, **kwargs)
         self._remember([output, *(args[:1] if inplace else ())])
         return output
@@ -109,7 +143,7 @@ class _ReluMode(TorchFunctionMode):
         x, change = self._argument(func, args, kwargs)
         with torch.no_grad():
             output = change(x.detach().clone() if inplace else x.detach())
-        rectified: Tensor = _ReluRule.apply(self.rule, ceiling, output, x, inplace)
+        rectified: Tensor = _ReluRule.apply(self.rule, ceiling, [output], x, inplace)
         return rectified
 
     def _argument(self, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -126,7 +160,7 @@ class _ReluMode(TorchFunctionMode):
         """Raise UnsupportedOp for what may be a rectifier."""
         by_sign = name == "mul" and any(value in self._signs and _is_mask(value) for value in values)
         if carried and (name in DISGUISES or by_sign or _is_zero(bounds.ceiling) or name == "_threshold"):
-            raise UnsupportedOp(name, "may be a rectifier that is no ReLU call", self.made.mend)
+            raise UnsupportedOp(name, "may be a rectifier that is no ReLU call", self.mend)
 
     def _remember(self, outputs: Iterable[Any]) -> None:
         found = [value for value in flat(outputs) if isinstance(value, Tensor)]
@@ -137,8 +171,8 @@ class _ReluMode(TorchFunctionMode):
 
 
 def _is_mask(value: Tensor) -> bool:
-    """Zeros and ones."""
-    return bool(((value == 0) | (value == 1)).all())
+    """A few values at many places: zeros and ones, signs."""
+    return value.numel() > MOST_SIGNS and len(value.unique()) <= MOST_SIGNS
 
 
 def _positive(gradient: Tensor, active: Tensor) -> Tensor:
@@ -148,10 +182,13 @@ def _positive(gradient: Tensor, active: Tensor) -> Tensor:
 def _rectified_gradient(
     forward: ForwardPass, targets: Targets, rule: Callable[[Tensor, Tensor], Tensor], name: str
 ) -> Tensor:
-    with _ReluMode(rule, name) as mode:
+    with _ReluMode(rule, name, forward.network.module) as mode:
         gradient = forward.network.gradient(forward.inputs, targets)[0]
     if mode.seen == 0:
         raise ValueError(f"{name} changes the backward pass of ReLUs, and this network has none: use gradient")
+    if mode.others:
+        other = min(mode.others)
+        raise UnsupportedOp(other, "is a rectifier too, beside ReLUs, and has no rule of this method", mode.mend)
     return gradient
 
 

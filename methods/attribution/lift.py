@@ -4,7 +4,7 @@ DeepLIFT's rescale rule is a gradient of the head, run on the activation and on 
 every nonlinearity has the slope between the two in the place of its derivative.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,10 +16,11 @@ from assay.harness.network import Network
 from assay.harness.seeds import SampleRng
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .cam import ChannelWeighting
 from .relevance.engine import RuleTable, Tape
-from .relevance.operations import STRUCTURAL, on_path, spelling
+from .relevance.operations import STRUCTURAL, Made, UnsupportedOp, is_property, on_path, spelling
 from .relevance.rules import Epsilon, check_not_negative
 
 Function = Callable[..., Tensor]
@@ -32,16 +33,23 @@ ELEMENTWISE = frozenset(
 )
 MAXIMA = frozenset({"max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax"})
 JOINT = frozenset({"logsumexp"})
-QUOTIENTS = frozenset({"div", "true_divide", "rdiv"})
+QUOTIENTS = frozenset({"div", "rdiv"})
 SUMS = frozenset({"add", "sub", "rsub"})
 # The gradient is the multiplier of what is linear: in all values together, or in one value on the path alone.
-JOINTLY_LINEAR = (STRUCTURAL - JOINT) | SUMS
+JOINTLY_LINEAR = (STRUCTURAL - {"where", "masked_fill"}) | SUMS
 LINEAR = frozenset(
     {
         *("linear", "conv1d", "conv2d", "conv3d", "batch_norm", "mean", "sum", "interpolate", "neg"),
         *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
     }
 )
+SHAPED = frozenset(  # constants that have a value's shape alone
+    {
+        *("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"),
+        *("new_tensor", "size"),
+    }
+)
+MEND = "choose a layer after it, or shapcam, which runs any head"
 NODES = 8  # of the quadrature along the line from reference to value
 TINY = 1e-10  # of differences whose slope is the derivative, as in Captum
 
@@ -127,14 +135,42 @@ def _quotient(dividend: Any, divisor: Any) -> Tensor:
 
 
 class DeepLift(TorchFunctionMode):
-    """Gives every nonlinear operation on the path from a stacked leaf [2B,...] DeepLIFT's multipliers as gradient."""
+    """Gives every nonlinear operation on the path from a stacked leaf [2B,...] DeepLIFT's multipliers as gradient.
+
+    What is computed of the activation by another way (a mask x > 0, a detached value) is no constant between value and
+    reference: what joins it with the path is refused, as is what runs unseen.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self._made = Made(head, MEND)
+        self._loose: Any = WeakTensorKeyDictionary()  # values off the path that are computed from what is on it
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
-        carried = sum(map(on_path, _flat((*args, *options.values()))))
-        if not torch.is_grad_enabled() or not carried:
+        values = [value for value in _flat((*args, *options.values())) if isinstance(value, Tensor)]
+        carried = [value for value in values if on_path(value)]
+        loose = any(value in self._loose for value in values)
+        if not torch.is_grad_enabled() or not (carried or loose):
             return func(*args, **options)
         name, _ = spelling(func, options)
+        if carried and not is_property(func):
+            self._made.check(carried)
+        if carried and loose:
+            raise UnsupportedOp(name, "reads a mask or a detached value of the activation here", MEND)
+        output = self._multiplied(name, func, args, options, len(carried)) if carried else func(*args, **options)
+        for value in _flat([output]):
+            self._remember(name, value)
+        return output
+
+    def _remember(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and on_path(value):
+            self._made.add([value])
+        elif isinstance(value, Tensor) and name not in SHAPED:
+            self._loose[value] = True
+
+    def _multiplied(self, name: str, func: Function, args: Any, options: Mapping[str, Any], carried: int) -> Any:
+        """The operation on the path, with its multipliers."""
         if name in ELEMENTWISE:
             return _Slopes.apply(rescale, lambda x: func(x, *args[1:], **options), args[0])
         if name in MAXIMA:
@@ -148,12 +184,10 @@ class DeepLift(TorchFunctionMode):
             return _quotient(*(args[::-1] if name == "rdiv" else args))
         if name in JOINTLY_LINEAR or (name in LINEAR and carried == 1):
             return func(*args, **options)
-        if not isinstance(output := func(*args, **options), Tensor) or not on_path(output):
+        output: Any = func(*args, **options)
+        if not on_path(output):
             return output
-        raise ValueError(
-            f"the head calls {name!r}, for which DeepLIFT has no rule: choose a layer after it, or shapcam, which runs "
-            "any head"
-        )
+        raise ValueError(f"the head calls {name!r}, for which DeepLIFT has no rule: {MEND}")
 
 
 def _flat(values: Any) -> list[Any]:
@@ -168,7 +202,7 @@ def multipliers(head: Head, activation: Tensor, targets: Targets) -> Tensor:
     count = len(activation)
     leaf = torch.cat([activation, torch.zeros_like(activation)]).requires_grad_()
     rows = torch.arange(count, device=activation.device).repeat(2)
-    with torch.enable_grad(), DeepLift():
+    with torch.enable_grad(), DeepLift(head.module):
         logits = head(leaf, rows)
     made = activation.new_zeros(len(targets.image), *activation.shape[1:])
     for pairs in targets.rounds():

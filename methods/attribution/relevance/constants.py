@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .rules import Affine
 
-JOINING = frozenset({"cat", "concat", "stack"})
+JOINING = frozenset({"cat", "concat", "stack", "hstack", "vstack", "dstack", "column_stack"})
 
 
 class Constants(NamedTuple):
@@ -37,7 +37,7 @@ class Constants(NamedTuple):
     def merged(self, layer: Affine) -> Affine | None:
         """The layer that gives of the base what this one gives of y; None where no weights do (unequal positions)."""
         factor = along(self.factor, self.base, -1 if layer.is_dense else 1)
-        shift = None if self.shift is None else _of_any_sample(self.shift, self.base)
+        shift = None if self.shift is None else of_any_sample(self.shift, self.base)
         if factor is None or (shift is None and self.shift is not None):
             return None
         return layer.after(factor, shift)
@@ -55,7 +55,7 @@ def along(values: Tensor, like: Tensor, dim: int) -> Tensor | None:
     return rows[:, 0].expand(like.shape[dim])
 
 
-def _of_any_sample(values: Tensor, like: Tensor) -> Tensor | None:
+def of_any_sample(values: Tensor, like: Tensor) -> Tensor | None:
     """The values broadcast to one sample [1,...]; None if samples differ."""
     full = values.expand(like.shape)
     if values.ndim == like.ndim and len(values) > 1 and not (full == full[:1]).all():

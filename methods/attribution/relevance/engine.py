@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from assay.harness.forward import ForwardPass
-from assay.harness.heads import Targets
+from assay.harness.heads import NO_GRADIENT, Targets
 from assay.harness.network import Network
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -26,10 +26,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..layers import spatial
 from ..relevance import rules
 from .alarm import Peak, check_size, expected_size, largest
-from .constants import Call, Constants, along, replaced, upright
+from .constants import Call, Constants, along, of_any_sample, replaced, upright
 from .operations import (
     COMMUTING,
     MAXIMA,
+    OVERWRITTEN,
     READERS,
     STRUCTURAL,
     Made,
@@ -37,6 +38,7 @@ from .operations import (
     Reading,
     UnsupportedOp,
     flat,
+    is_property,
     on_path,
     pure,
     spelling,
@@ -78,8 +80,9 @@ class RuleTable:
 
     affine: convolutions and fully connected layers. first: those that read the input. last: the last one called.
     named: module path patterns (`features.1?`, `layer4.*`) -> rule, before all others. pool: average pools and means.
-    maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms that follow an affine layer. shift: other
-    batch-norms and constants, where they cannot be merged into the next affine layer. add: sums of two activations.
+    joint: logsumexp over positions. maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms that follow an
+    affine layer. shift: other batch-norms and constants, where they cannot be merged into the next affine layer. add:
+    sums of two activations.
     gradient_after_last: what follows the last affine layer (SqueezeNet's ReLU and pool) takes its ordinary gradient.
     method: whose table it is, for messages. may_grow: relevance that outgrows the logits is said, and never refused.
     """
@@ -89,6 +92,7 @@ class RuleTable:
     last: AffineRule | None = None
     named: Mapping[str, AffineRule] = field(default_factory=dict)
     pool: MapRule = rules.share
+    joint: MapRule = rules.share
     maximum: MapRule = rules.gradient
     activation: MapRule = rules.identity
     norm: ScaleRule = rules.through
@@ -136,6 +140,10 @@ def _pool(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> 
     return (table.pool(op.inputs[0], op.function, relevance),)
 
 
+def _joint(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
+    return (table.joint(op.inputs[0], op.function, relevance),)
+
+
 def _maximum(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
     return (table.maximum(op.inputs[0], op.function, relevance),)
 
@@ -171,6 +179,7 @@ HANDLERS: dict[str, Callable[[RuleTable, Operation, Tensor, bool], Relevances]] 
     "affine": _affine,
     "norm": _norm,
     "pool": _pool,
+    "joint": _joint,
     "maximum": _maximum,
     "activation": _activation,
     "shift": _shift,
@@ -214,10 +223,10 @@ class _Node(torch.autograd.Function):
     """One recorded operation."""
 
     @staticmethod
-    def forward(ctx: Any, state: _State, operation: Operation, output: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, state: _State, operation: Operation, made: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.state, ctx.operation = state, operation
-        return output
+        return made[0]  # in a list: an argument that is returned would be a view, which nothing may write into
 
     @staticmethod
     def backward(ctx: Any, *relevances: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -239,18 +248,21 @@ class RelevanceMode(TorchFunctionMode):
 
     In-place operations return new tensors; whoever reads the old one afterwards is given the new one.
 
-    layers: of each parameter, by id, the module path. fold: merge batch-norms and constants into the layer before them.
+    layers: of each parameter, by id, the module path. fold: merge batch-norms into the layer before them.
     """
 
-    def __init__(self, state: _State, layers: Mapping[int, str], fold: bool) -> None:
+    def __init__(self, state: _State, module: nn.Module, fold: bool) -> None:
         super().__init__()
-        self.state, self.layers, self.fold = state, layers, fold
+        self.state, self.fold = state, fold
+        self.layers = {id(value): name.rpartition(".")[0] for name, value in module.named_parameters()}
         self._written: Any = WeakTensorKeyDictionary()  # tensor -> what an in-place operation made of it
+        self._overwritten: Any = WeakTensorKeyDictionary()  # tensor whose memory was written into -> the operation
         self._producers: Any = WeakTensorKeyDictionary()  # output of an affine layer -> _Producer
         self._constants: Any = WeakTensorKeyDictionary()  # output of a constant factor and shift -> Constants
         self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
-        self.made = Made()
+        self._kept: Any = WeakTensorKeyDictionary()  # outputs of layers that relevance starts from or stops at
+        self.made = Made(module)
 
     def latest(self, value: Any) -> Any:
         """The value, or what in-place operations have made of it since; tensors inside lists and tuples too."""
@@ -268,23 +280,33 @@ class RelevanceMode(TorchFunctionMode):
         carried = [value for value in flat((*args, *kwargs.values())) if on_path(value)]
         if not carried or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        self.made.check(carried)
+        if is_property(func) and not on_path(output := func(*args, **kwargs)):
+            return output
+        self._check_read(carried)
         name, inplace = spelling(func, kwargs)
         if (other := REWRITTEN.get(name)) is not None and other.applies(*args, **kwargs):
             with self:
                 output = other.function(*args, **kwargs)
-            return self._in_place(args, output) if inplace else output
+            return self._in_place(name, args, output) if inplace else output
         called = pure(func, inplace)
         output = self._moved(name, called, args, kwargs, carried)
         if output is None:
             output = self._seen(name, called, args, kwargs, carried)
-        return self._in_place(args, output) if inplace else output
+        return self._in_place(name, args, output) if inplace else output
 
-    def _in_place(self, args: Sequence[Any], output: Any) -> Any:
-        """The output, for whoever reads the first argument from now on."""
+    def _in_place(self, name: str, args: Sequence[Any], output: Any) -> Any:
+        """The output, for whoever reads the first argument from now on; other views of its memory are out of date."""
         if args and isinstance(output, Tensor):
+            self._overwritten[_memory(args[0])] = name
             self._written[args[0]] = output
         return output
+
+    def _check_read(self, values: Sequence[Tensor]) -> None:
+        """Raise UnsupportedOp for values that were made, or written into, unseen."""
+        self.made.check(values)
+        for value in values:
+            if (name := self._overwritten.get(_memory(value))) is not None:
+                raise UnsupportedOp(name, OVERWRITTEN)
 
     def _seen(self, name: str, called: Any, args: Any, kwargs: Any, carried: Sequence[Tensor]) -> Any:
         if name in READERS:
@@ -323,7 +345,7 @@ class RelevanceMode(TorchFunctionMode):
     def _ordinary(self, name: str, output: Any, carried: Sequence[Tensor]) -> Any:
         """What autograd does by itself, if that is the flow of relevance."""
         carrying = [value for value in flat((output,)) if on_path(value)]
-        if (carrying or name == "__setitem__") and name not in STRUCTURAL:
+        if (carrying or name in ("__setitem__", "data")) and name not in STRUCTURAL:
             raise UnsupportedOp(name)
         self.made.add(carrying)
         for value in carrying:
@@ -337,11 +359,18 @@ class RelevanceMode(TorchFunctionMode):
         value = self.latest(value)
         if isinstance(value, Tensor):
             self._constants.pop(value, None)
+            self._kept[value] = True
         return value
+
+    def before_constants(self, value: Any) -> Any:
+        """The latest value, or what it is a constant factor and shift of."""
+        value = self.latest(value)
+        return self._base(value) if isinstance(value, Tensor) else value
 
     def check(self, ends: Sequence[Tensor], layers: Sequence[str]) -> None:
         """Raise for logits that were made unseen, and for layers, the ends after them, that relevance goes past."""
         self.made.check(ends)
+        self._check_read(ends[:1])
         for name, value in zip(layers, ends[1:], strict=True):
             if value in self._passed:
                 raise ValueError(
@@ -356,7 +385,7 @@ class RelevanceMode(TorchFunctionMode):
         return self._recorded(*self._operation(name, reading), output)
 
     def _recorded(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        recorded: Tensor = _Node.apply(self.state, operation, output, *inputs)
+        recorded: Tensor = _Node.apply(self.state, operation, [output], *inputs)
         self.made.add([recorded])
         self.state.set_depth(recorded, max(operation.depths) + (operation.kind == "affine"))
         if operation.kind == "affine":
@@ -398,15 +427,15 @@ class RelevanceMode(TorchFunctionMode):
         """A batch-norm or a constant: merged into the layer before it, or by itself."""
         (value,) = reading.inputs
         producer = self._producers.get(value)
-        merged = None if producer is None or not self.fold else _folded(producer.operation, reading, value)
+        # A constant after a layer is its bias, whatever norms do; after a layer that is asked for it stays by itself.
+        is_merged = self.fold if reading.kind == "norm" else value not in self._kept
+        merged = _folded(producer.operation, reading, value) if producer is not None and is_merged else None
         if producer is not None and merged is not None:
-            what = "batch-norm" if reading.kind == "norm" else "constant"
-            self._passed[value] = f"{what} that follows it (batch_norm='fold')"
+            what = "batch-norm that follows it (batch_norm='fold')" if reading.kind == "norm" else "constant after it"
+            self._passed[value] = what
             return merged, producer.inputs
-        if producer is None and reading.kind == "norm":
-            reading = reading._replace(kind="shift")
-        elif producer is not None and not self.fold and reading.kind == "shift":
-            reading = reading._replace(shift=None)
+        if producer is None or is_merged:
+            reading = reading._replace(kind="shift")  # of a norm, too
         return self._read(reading, reading.inputs), reading.inputs
 
     def _affine(self, reading: Reading, affine: Affine) -> tuple[Operation, tuple[Tensor, ...]]:
@@ -430,20 +459,31 @@ class RelevanceMode(TorchFunctionMode):
         return factors[::-1] if gates[0] else factors
 
 
+def _memory(value: Tensor) -> Tensor:
+    """Of which tensor it is a view; itself, if of none."""
+    return value if value._base is None else value._base
+
+
 def _folded(layer: Operation, norm: Reading, output: Tensor) -> Operation | None:
     """A batch-norm or constant merged into the affine layer that it follows: one layer from that layer's input.
 
-    None where it is not the same at all positions.
+    None where its factor is not the same at all positions, or its shift not for all samples.
     """
     assert layer.affine is not None
     assert norm.factor is not None
     dim = -1 if layer.affine.is_dense else 1
     factor = along(norm.factor, output, dim)
-    shift = None if norm.shift is None else along(norm.shift, output, dim)
+    shift = None if norm.shift is None else _along_or_of_positions(norm.shift, output, dim)
     if factor is None or (shift is None and norm.shift is not None):
         return None
     merged = layer.affine.scaled(factor, shift)
     return replace(layer, affine=merged, function=lambda x: norm.function(layer.function(x)))
+
+
+def _along_or_of_positions(shift: Tensor, output: Tensor, dim: int) -> Tensor | None:
+    """[out], or [1,out,...] where positions differ."""
+    each = along(shift, output, dim)
+    return of_any_sample(shift, output) if each is None else each
 
 
 class Tape:
@@ -459,13 +499,21 @@ class Tape:
         self._state = state
 
     @classmethod
-    def record(cls, forward: ForwardPass, layers: Sequence[str] = (), batch_norm: BatchNorm = "fold") -> "Tape":
+    def record(
+        cls,
+        forward: ForwardPass,
+        layers: Sequence[str] = (),
+        batch_norm: BatchNorm = "fold",
+        before_constants: bool = False,
+    ) -> "Tape":
         """Run the network on the batch.
 
         Args:
             layers: names, as in `Network`, whose outputs relevance shall start from or stop at. Module paths need no
                 tracing; names of functional operations do.
             batch_norm: `fold` merges it into the layer before it where there is one; `pass` leaves relevance as it is.
+            before_constants: of a layer whose output is a constant factor and shift of another value, give that value:
+                for methods that pass all relevance there, so that maps are those of the merged network.
 
         Raises:
             UnsupportedOp: the network calls something without a rule.
@@ -473,18 +521,21 @@ class Tape:
         """
         network, state = forward.network, _State()
         leaf = forward.inputs.detach().requires_grad_()
-        names = {id(value): name.rpartition(".")[0] for name, value in network.module.named_parameters()}
         by_hook = set(layers) <= {name for name, _ in network.module.named_modules()}
         for layer in () if by_hook else layers:
             network.check_layer(layer)
-        mode = RelevanceMode(state, names, batch_norm == "fold")
+        mode = RelevanceMode(state, network.module, batch_norm == "fold")
+        end = mode.before_constants if before_constants else mode.kept
         with torch.enable_grad(), mode:
             if by_hook:
-                with _outputs(network.module, layers, mode.kept) as found:
+                with _outputs(network.module, layers, end) as found:
                     logits = network(leaf)
             else:
                 logits, values = network.run(leaf, tuple(layers))
                 found = {name: value.activation for name, value in values.items()}
+                found = {name: end(value) for name, value in found.items()} if before_constants else found
+        if not mode.latest(logits).requires_grad:
+            raise ValueError(NO_GRADIENT)
         kept = {name: _tensor(name, found) for name in layers}
         mode.check([mode.latest(logits), *kept.values()], list(kept))
         return cls(network, leaf, mode.latest(logits), kept, state)

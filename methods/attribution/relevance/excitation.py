@@ -10,9 +10,9 @@ from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
 from .engine import RuleTable, Tape
-from .rules import Excitation, Inhibition, shift_takes_nothing
+from .rules import Excitation, Inhibition, gradient, shift_takes_nothing
 
-TABLE = RuleTable(Excitation(), shift=shift_takes_nothing, method="excitation backprop", may_grow=True)
+TABLE = RuleTable(Excitation(), shift=shift_takes_nothing, joint=gradient, method="excitation backprop", may_grow=True)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ExcitationBackprop:
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w], sums to 1."""
-        tape = Tape.record(forward, tuple(filter(None, [self.layer])), batch_norm="pass")
+        tape = Tape.record(forward, tuple(filter(None, [self.layer])), batch_norm="pass", before_constants=True)
         stop = tape.feature_map(self.layer)
         return Attribution(tape.by_pair(targets, lambda start: tape.pull(TABLE, tape.logits, start, stop)).sum(1))
 
@@ -59,7 +59,9 @@ class ContrastiveEB:
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w]; sums to 0 while signed."""
-        tape = Tape.record(forward, tuple(filter(None, [self.contrast_layer, self.layer])), batch_norm="pass")
+        tape = Tape.record(
+            forward, tuple(filter(None, [self.contrast_layer, self.layer])), batch_norm="pass", before_constants=True
+        )
         if tape.is_after_last(self.contrast_layer):
             raise ValueError(
                 f"contrast_layer={self.contrast_layer!r}: no convolution or linear layer lies between it and the "

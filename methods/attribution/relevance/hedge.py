@@ -121,6 +121,7 @@ class GradientHedge:
             maximum=pool_positive,
             norm=BATCH_NORM[self.batch_norm],
             shift=SHIFT[self.batch_norm],
+            joint=rules.gradient,
             add=RESIDUAL[self.residual],
             method=type(self).__name__,
         )

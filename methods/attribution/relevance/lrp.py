@@ -86,13 +86,19 @@ class LRP:
             named=self.layers,
             norm=BATCH_NORM[self.batch_norm],
             shift=self._shift(),
+            joint=rules.gradient if self._leaves_biases_out else partial(rules.share, epsilon=self.stabiliser),
             method=f"{type(self).__name__} ({type(self.rule).__name__})",
             add=partial(rules.proportional, epsilon=self.stabiliser),
         )
 
+    @property
+    def _leaves_biases_out(self) -> bool:
+        """Rules of one sign leave biases out of their denominators, unless they are told."""
+        return isinstance(self.rule, ONE_SIGNED) and not getattr(self.rule, "bias", False)
+
     def _shift(self) -> ShiftRule:
-        """A constant keeps its share, but with rules of one sign that leave biases out of their denominators."""
-        if isinstance(self.rule, ONE_SIGNED) and not getattr(self.rule, "bias", False):
+        """A constant keeps its share, but with rules that leave biases out."""
+        if self._leaves_biases_out:
             return SHIFT[self.batch_norm]
         return partial(rules.shift_keeps, epsilon=self.stabiliser)
 

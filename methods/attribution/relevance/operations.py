@@ -11,17 +11,19 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from assay.harness.modules import unseen_parts
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .rules import Affine
 
 Kind = Literal[
-    "affine", "norm", "pool", "maximum", "activation", "shift", "statistics", "winner", "add", "gated", "gate"
+    "affine", "norm", "pool", "maximum", "joint", "activation", "shift", "statistics", "winner", "add", "gated", "gate"
 ]
 
 
-UNSEEN = "runs inside an autograd.Function or a scripted or traced module, where no rule can be given to it"
+UNSEEN = "runs inside an autograd.Function or a scripted, traced or compiled module, where no rule can be given to it"
+OVERWRITTEN = "writes in place into a value of which the network reads another view, and that is not followed"
 
 
 MEND = (
@@ -77,12 +79,28 @@ class Spelling(NamedTuple):
     inplace: bool
 
 
+SYNONYMS = {
+    **{"__rsub__": "rsub", "__rdiv__": "rdiv"},
+    **{"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "concatenate": "cat"},
+    **{"threshold": "_threshold", "clip": "clamp", "negative": "neg", "absolute": "abs"},
+}
+
+
 def spelling(function: Any, kwargs: Mapping[str, Any]) -> Spelling:
-    """`Tensor.add_`, `operator.iadd` and `torch.add` are all `add`."""
+    """`Tensor.add_`, `operator.iadd` and `torch.add` are all `add`; `x.T` is `T`."""
     name: str = function.__name__
+    if name in ("__get__", "__set__"):
+        return Spelling(getattr(function.__self__, "__name__", name), False)
     if name.startswith("__") and name.endswith("__"):
-        return Spelling({"__rsub__": "rsub", "__rdiv__": "rdiv"}.get(name, name), name == "__setitem__")
-    return Spelling(name.rstrip("_"), name.endswith("_") or bool(kwargs.get("inplace")))
+        return Spelling(SYNONYMS.get(name, name), name == "__setitem__")
+    plain = name.partition(".")[0].rstrip("_")  # torch.ops.aten.relu.default
+    return Spelling(SYNONYMS.get(plain, plain), name.endswith("_") or bool(kwargs.get("inplace")))
+
+
+def is_property(function: Any) -> bool:
+    """Whether a call reads or sets a property: `x.shape`, `x.requires_grad`, `x.T`; not new values, `x.data = y`."""
+    name, owner = function.__name__, getattr(function, "__self__", None)
+    return name == "__get__" or (name == "__set__" and getattr(owner, "__name__", "") != "data")
 
 
 def on_path(value: Any) -> bool:
@@ -100,10 +118,13 @@ def flat(values: Iterable[Any]) -> Iterator[Any]:
 
 
 class Made:
-    """The values on the path that a mode has seen being made. Others were made out of its sight."""
+    """The values on the path that a mode has seen being made. Others were made out of its sight.
 
-    def __init__(self, mend: str = MEND) -> None:
-        self.mend = mend
+    module: the network that runs, for messages. mend: what to do instead.
+    """
+
+    def __init__(self, module: nn.Module, mend: str = MEND) -> None:
+        self.module, self.mend = module, mend
         self._nodes: Any = WeakTensorKeyDictionary()  # tensor -> the node of the graph that made it
 
     def add(self, values: Sequence[Tensor]) -> None:
@@ -116,7 +137,8 @@ class Made:
         for value in values:
             node = value.grad_fn if isinstance(value, Tensor) else None
             if node is not None and self._nodes.get(value) is not node:
-                raise UnsupportedOp(re.sub(r"Backward\d*$", "", node.name()), UNSEEN, self.mend)
+                name = re.sub(r"Backward\d*$", "", node.name()).rpartition("::")[2]
+                raise UnsupportedOp(name, UNSEEN, self.mend + unseen_parts(self.module))
 
 
 def pure(function: Callable[..., Any], inplace: bool) -> Callable[..., Any]:
@@ -239,6 +261,21 @@ def _holds_zero(low: Any, high: Any) -> bool:
     )
 
 
+def _hardtanh(
+    function: Callable[..., Tensor], input: Tensor, min_val: float = -1, max_val: float = 1, **options: Any
+) -> Reading:
+    return _clamp(function, input, min_val, max_val)
+
+
+def _threshold(
+    function: Callable[..., Tensor], input: Tensor, threshold: float, value: float, **options: Any
+) -> Reading:
+    """x where that is above the threshold, else the value: an activation, if 0 stays 0."""
+    if value != 0 and threshold >= 0:
+        raise UnsupportedOp("threshold", f"moves 0 to {value}")
+    return Reading("activation", (input,), lambda x: function(x, threshold, value))
+
+
 def _clamp_min(function: Callable[..., Tensor], input: Tensor, min: Any) -> Reading:
     return _clamp(function, input, min)
 
@@ -358,14 +395,17 @@ READERS: dict[str, Callable[..., Reading]] = {
     "instance_norm": _instance_norm,
     **dict.fromkeys(POOLS, _unary("pool")),
     **dict.fromkeys(MAXIMA, _unary("maximum")),
-    **dict.fromkeys(("relu", "relu6", "hardtanh", "leaky_relu", "elu"), _unary("activation")),
+    "logsumexp": _unary("joint"),
+    **dict.fromkeys(("relu", "relu6", "leaky_relu", "elu"), _unary("activation")),
     **dict.fromkeys(("silu", "gelu", "hardswish", "mish"), _unary("activation")),
     **dict.fromkeys(("prelu", "selu", "celu", "tanh", "local_response_norm"), _unary("activation")),
-    **dict.fromkeys(("clamp", "clip"), _clamp),
+    "clamp": _clamp,
+    "hardtanh": _hardtanh,
+    "_threshold": _threshold,
     "clamp_min": _clamp_min,
     "clamp_max": _clamp_max,
     "maximum": _maximum,
-    **dict.fromkeys(("neg", "negative"), _negative),
+    "neg": _negative,
     **dict.fromkeys(("sigmoid", "hardsigmoid"), _unary("gate")),
     "add": _binary(_sum, _added),
     "sub": _binary(_neither, _subtracted),
@@ -373,22 +413,29 @@ READERS: dict[str, Callable[..., Reading]] = {
     "mul": _binary(_product, _multiplied),
     "div": _binary(_neither, _divided),
     "rdiv": _binary(_neither, _divided_from),
-    "true_divide": _binary(_neither, _divided),
 }
 
-# Ordinary autograd is the right flow of relevance: values are moved, copied or dropped. `logsumexp` joins the logits of
-# several positions: its gradient, a softmax, is how the pointing game starts (TorchRay).
+# Ordinary autograd is the right flow of relevance: values are moved, copied or dropped.
 STRUCTURAL = frozenset(
     {
-        *("cat", "concat", "stack", "chunk", "split", "unbind", "narrow", "select", "index_select", "__getitem__"),
-        *("flatten", "unflatten", "reshape", "view", "view_as", "squeeze", "unsqueeze", "expand", "expand_as"),
-        *("permute", "transpose", "movedim", "flip", "roll", "channel_shuffle", "native_channel_shuffle"),
-        *("repeat", "tile", "repeat_interleave", "broadcast_to", "swapaxes", "swapdims", "moveaxis", "tensor_split"),
-        *("where", "masked_fill"),
+        *("cat", "concat", "stack", "hstack", "vstack", "dstack", "column_stack"),
+        *("chunk", "split", "tensor_split", "unbind", "narrow", "select", "index_select", "__getitem__", "gather"),
+        *("flatten", "unflatten", "ravel", "reshape", "view", "view_as", "squeeze", "unsqueeze", "expand", "expand_as"),
+        *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "T", "mT", "unfold"),
+        *("flip", "fliplr", "flipud", "rot90", "roll", "channel_shuffle", "native_channel_shuffle"),
+        *("repeat", "tile", "repeat_interleave", "broadcast_to", "where", "masked_fill"),
         *("pad", "pixel_shuffle", "pixel_unshuffle", "contiguous", "clone", "to", "type_as", "float", "double"),
-        *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "logsumexp"),
+        *(
+            "dropout",
+            "dropout1d",
+            "dropout2d",
+            "dropout3d",
+            "feature_dropout",
+            "alpha_dropout",
+            "feature_alpha_dropout",
+        ),
     }
 )
 
 # What a constant factor x + shift before it may change places with (see `constants`).
-COMMUTING = (STRUCTURAL - {"logsumexp", "where", "masked_fill"}) | POOLS | MAXIMA
+COMMUTING = (STRUCTURAL - {"where", "masked_fill"}) | POOLS | MAXIMA

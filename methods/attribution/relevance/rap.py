@@ -164,6 +164,7 @@ class RAP:
             last=partial(absolute_contributions, start=self.start),
             norm=BATCH_NORM[self.batch_norm],
             shift=SHIFT[self.batch_norm],
+            joint=rules.gradient,
             add=RESIDUAL[self.residual],
             gradient_after_last=True,
             method=type(self).__name__,

@@ -26,6 +26,28 @@ def _is_by_matrix(*args: Any, **options: Any) -> bool:
     return len(args) == 2 and not options and args[1].ndim == 2 and not on_path(args[1])
 
 
+def _is_constant(*values: Any) -> bool:
+    return not any(map(on_path, values))
+
+
+def _addcmul(input: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    return input + (a * value if on_path(a) else a) * (b if on_path(a) else b * value)
+
+
+def _addmm(input: Tensor, x: Tensor, matrix: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return F.linear(x, alpha * matrix.t()) + beta * input
+
+
+def _is_zero(bound: Any) -> bool:
+    return bound is not None and not on_path(bound) and bool((torch.as_tensor(bound) == 0).all())
+
+
+def _negative_part(input: Any, *others: Any, **options: Any) -> Tensor:
+    """min(x, 0), a rectifier of -x."""
+    x = next(value for value in (input, *others, *options.values()) if on_path(value))
+    return -(-x).relu()
+
+
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
     signal, gate = input.chunk(2, dim)
     return signal * gate.sigmoid()
@@ -48,6 +70,18 @@ REWRITTEN: dict[str, Rewriting] = {
     "add": Rewriting(lambda a, b, alpha: a + alpha * b, _has_alpha_alone),
     "sub": Rewriting(lambda a, b, alpha: a - alpha * b, _has_alpha_alone),
     "rsub": Rewriting(lambda a, b, alpha: b - alpha * a, _has_alpha_alone),
+    "lerp": Rewriting(
+        lambda input, end, weight: input * (1 - weight) + end * weight,
+        lambda input, end, weight: _is_constant(weight),
+    ),
+    "addcmul": Rewriting(_addcmul),
+    "addcdiv": Rewriting(
+        lambda input, a, b, *, value=1: input + a * (value / b), lambda input, a, b, **options: _is_constant(b)
+    ),
+    "addmm": Rewriting(_addmm, lambda input, x, matrix, **options: _is_constant(matrix)),
+    "clamp": Rewriting(_negative_part, lambda input, min=None, max=None: min is None and _is_zero(max)),
+    "clamp_max": Rewriting(_negative_part, lambda input, max: _is_zero(max)),
+    "minimum": Rewriting(_negative_part, lambda input, other: _is_zero(input) or _is_zero(other)),
     "glu": Rewriting(_glu),
     "max": Rewriting(_max_of, lambda *args, **options: len(args) + len(options) > 1),
     **dict.fromkeys(

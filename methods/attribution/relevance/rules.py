@@ -21,7 +21,7 @@ class Affine(NamedTuple):
     """A convolution or fully connected layer: y = apply(x, weight, bias), linear in x for a bias of None.
 
     layer: its module path, as in `Network`; empty where its weight is no module's. bias: [out], or where a constant
-    before the layer was merged into it [1,out,...], a value for each position. transposed: a transposed convolution,
+    beside the layer was merged into it [1,out,...], a value for each position. transposed: a transposed convolution,
     whose weight is [in,out / groups,...].
     """
 
@@ -42,13 +42,17 @@ class Affine(NamedTuple):
         return all(size == 1 for size in self.weight.shape[2:])
 
     def scaled(self, scale: Tensor, shift: Tensor | None) -> "Affine":
-        """The same layer with its outputs multiplied by scale [out] and shifted by shift [out] (a batch-norm)."""
+        """The same layer with its outputs multiplied by scale and shifted by shift (a batch-norm).
+
+        scale: [out]. shift: [out], or [1,out,...] with a value for each position.
+        """
         weight = self._by_second(scale) if self.transposed else self._by_first(scale)
-        if self.bias is None:
-            return self._replace(weight=weight, bias=shift)
-        trailing = 0 if self.is_dense else max(0, self.bias.ndim - 2)
-        bias = self.bias * scale.view(-1, *[1] * trailing)
-        return self._replace(weight=weight, bias=bias if shift is None else bias + shift.view(-1, *[1] * trailing))
+        bias = None if self.bias is None else self.bias * self._wide(scale, self.bias)
+        if bias is not None and shift is not None:
+            bias = self._wide(bias, shift) + self._wide(shift, bias)
+        return self._replace(
+            apply=partial(_with_positions, self.apply), weight=weight, bias=shift if bias is None else bias
+        )
 
     def after(self, scale: Tensor, shift: Tensor | None) -> "Affine":
         """The layer that gives of x what this one gives of scale x + shift: scale [in], shift [1,in,...]."""
@@ -57,6 +61,11 @@ class Affine(NamedTuple):
             return self._replace(weight=weight)
         bias = self.apply(shift, self.weight, self.bias)
         return self._replace(apply=partial(_with_positions, self.apply), weight=weight, bias=bias)
+
+    def _wide(self, values: Tensor, other: Tensor) -> Tensor:
+        """Values [out] shaped to broadcast with others that may be of each position [1,out,...]."""
+        trailing = 0 if self.is_dense or values.ndim > 1 else max(0, other.ndim - 2)
+        return values.view(*values.shape, *[1] * trailing)
 
     def _by_first(self, scale: Tensor) -> Tensor:
         """The weight times the scale along its first dimension."""
@@ -313,12 +322,16 @@ class Flat:
 # Other operations
 
 
-def share(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
-    """J with a linear operation (an average pool) in the place of the weights."""
+def share(x: Tensor, function: Map, relevance: Tensor, epsilon: float = 0) -> Tensor:
+    """J with an operation in the place of the weights: x_i (dy/dx_i) R / y.
+
+    Of a linear one, as an average pool, a sum's shares. Of logsumexp, y = Sum_i p_i x_i + (a constant, the entropy of
+    p), p its gradient: the constant keeps its part, as a bias does in epsilon's rule. epsilon: see `stabilised`.
+    """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         output = function(leaf)
-    (gradient,) = torch.autograd.grad(output, leaf, ratio(relevance, output.detach()))
+    (gradient,) = torch.autograd.grad(output, leaf, ratio(relevance, stabilised(output.detach(), epsilon)))
     return gradient * x
 
 

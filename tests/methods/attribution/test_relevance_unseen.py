@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.types import Attributor
+from assay.methods.attribution.gradient import Gradient
 from assay.methods.attribution.guided import Deconvnet, GuidedBackprop
 from assay.methods.attribution.relevance.excitation import ExcitationBackprop
 from assay.methods.attribution.relevance.hedge import GradientHedge
@@ -42,6 +43,21 @@ class MemorySwish(torch.autograd.Function):
         return gradients[0] * s * (1 + x * (1 - s))
 
 
+class InPlace(torch.autograd.Function):
+    """max(x, 0), written into x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        x.clamp_(min=0)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * (ctx.saved_tensors[0] > 0)
+
+
 class Net(nn.Module):
     """conv - ReLU - something - conv - mean - something."""
 
@@ -71,6 +87,7 @@ def found(method: Attributor, module: nn.Module) -> Tensor:
 
 UNSEEN: dict[str, tuple[str, Callable[[], Callable[[Tensor], Tensor]]]] = {
     "function": ("MemorySwish", lambda: MemorySwish.apply),
+    "function in place": ("InPlace", lambda: InPlace.apply),
     "scripted": ("Relu", lambda: torch.jit.script(nn.ReLU())),
     "traced": ("Relu", lambda: torch.jit.trace(nn.ReLU(), torch.rand(1, 6, 6, 6))),
     "scripted layers": ("Convolution", lambda: torch.jit.script(nn.Sequential(nn.ReLU(), nn.Conv2d(6, 6, 1)))),
@@ -89,7 +106,8 @@ def test_what_is_made_unseen_is_refused(
         pytest.skip("logits have no height")
     operation = build()
     module = Net(lambda x: x, operation) if at_the_end else Net(operation)
-    with pytest.raises(UnsupportedOp, match=f"'{name}', which runs inside an autograd.Function or a scripted"):
+    where = "; here (middle|last) \\(torch.jit\\): give the modules" if name in ("Relu", "Convolution") else ""
+    with pytest.raises(UnsupportedOp, match=f"'{name}', which runs inside an autograd.Function or a scripted.*{where}"):
         found(method, module)
 
 
@@ -102,6 +120,11 @@ def test_checkpoints_that_keep_the_graph_are_seen() -> None:
 RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp": lambda x: x.clamp(min=0),
     "clamp by place": lambda x: torch.clamp(x, 0),
+    "max": lambda x: torch.max(x, torch.zeros_like(x)),
+    "max, named": lambda x: x.max(other=torch.zeros(())),
+    "threshold_": lambda x: F.threshold_(x, 0, 0),
+    "aten": torch.ops.aten.relu,
+    "aten, overload": torch.ops.aten.relu.default,
     "clamp_": lambda x: (x.clamp_(min=0), x)[1],
     "clamp_min": lambda x: x.clamp_min(0),
     "clip": lambda x: torch.clip(input=x, min=0),
@@ -114,10 +137,28 @@ RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("rectify", RECTIFIERS.values(), ids=RECTIFIERS)
 @pytest.mark.parametrize("method", GUIDED, ids=repr)
 def test_other_spellings_of_a_relu(method: Attributor, rectify: Callable[[Tensor], Tensor]) -> None:
-    """Against nn.ReLU; bit-equal, and not the ordinary gradient there."""
-    maps = [found(method, Signed(r)) for r in (rectify, nn.ReLU(), nn.ELU(1e-9))]
+    """Against nn.ReLU; bit-equal, and not the ordinary gradient."""
+    maps = [found(method, Signed(r)) for r in (rectify, nn.ReLU())]
     assert torch.equal(maps[0], maps[1])
-    assert not torch.allclose(maps[2], maps[1])
+    assert not torch.allclose(maps[0], found(Gradient("sum"), Signed(nn.ReLU())))
+
+
+OTHER: list[Callable[[Tensor], Tensor]] = [
+    *(F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.softplus, F.hardshrink),
+    nn.PReLU(),
+    lambda x: F.leaky_relu(x, 0.0),
+    lambda x: F.rrelu(x, 0.1, 0.1),
+]
+
+
+@pytest.mark.parametrize("rectify", OTHER, ids=repr)
+@pytest.mark.parametrize("method", GUIDED, ids=repr)
+def test_rectifiers_of_other_shapes_beside_relus_are_refused(
+    method: Attributor, rectify: Callable[[Tensor], Tensor]
+) -> None:
+    """Their gradient would pass as it is, and that of ReLUs would not: UnsupportedOp with the name."""
+    with pytest.raises(UnsupportedOp, match=r"which is a rectifier too, beside ReLUs, .*: (guided_backprop|deconvnet)"):
+        found(method, Signed(rectify))
 
 
 def _written(x: Tensor) -> Tensor:
@@ -135,6 +176,11 @@ DISGUISED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "written": ("__setitem__", _written),
     "negative part": ("clamp", lambda x: x - x.clamp(max=0)),
     "threshold": ("_threshold", lambda x: F.threshold(x, 0.1, 0)),
+    "signs": ("sign", lambda x: x * (x.sign() + 1) / 2),
+    "detached signs": ("mul", lambda x: x * (x.detach().sign() + 1) / 2),
+    "indexed": ("index_put", lambda x: x.index_put((x < 0).nonzero(as_tuple=True), torch.zeros(()))),
+    "negative maximum": ("minimum", lambda x: -torch.minimum(-x, torch.zeros(()))),
+    "soft": ("logaddexp", lambda x: torch.logaddexp(x, torch.zeros(()))),
 }
 
 

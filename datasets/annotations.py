@@ -1,5 +1,6 @@
 """Ground truth: reading annotation files, and what follows from them."""
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
@@ -12,6 +13,29 @@ from torch import Tensor
 
 from .decoding import DataError
 from .images import Framed
+
+OVER = 0.02  # share of an image's side, and at least a pixel, by which published boxes may reach beyond it; tools round
+
+
+def box_fault(edges: Sequence[float], may_be_empty: bool = False) -> str | None:
+    """What is wrong with x0, y0, x1, y1 as a box of any image, if something is."""
+    x0, y0, x1, y1 = edges
+    is_box = (x0 < x1 and y0 < y1) or (may_be_empty and x0 <= x1 and y0 <= y1)
+    if all(map(math.isfinite, edges)) and is_box:
+        return None
+    return f"{[*edges]} is no box: give edges x0 < x1 and y0 < y1 in pixels, x1 and y1 not included"
+
+
+def outside(edges: Sequence[float], size: tuple[int, int], over: float | None = None) -> str | None:
+    """What is wrong with a box, or the extent of a polygon, in an image of `size` (width, height), if something is.
+
+    over: pixels by which it may reach beyond; None for the share OVER.
+    """
+    x0, y0, x1, y1 = edges
+    wide, high = (max(1.0, OVER * side) if over is None else over for side in size)
+    if x0 >= -wide and y0 >= -high and x1 <= size[0] + wide and y1 <= size[1] + high:
+        return None
+    return f"{[*edges]} lies outside of an image of {size[0]}x{size[1]} pixels (width x height)"
 
 
 def union_area(boxes: Tensor, size: tuple[int, int]) -> int:
@@ -67,12 +91,11 @@ def read_objects(
     """
     try:
         root = ElementTree.parse(path).getroot()
+        if root.tag != "annotation":
+            raise ValueError(f"its root is <{root.tag}>, not <annotation>")
         scale = _scale(_annotated_size(root), size)
-        return [
-            BoxedObject(e.findtext("name", ""), _edges(e, origin, scale), e.findtext("difficult", "0").strip() == "1")
-            for e in root.iter("object")
-            if _named(e, names)
-        ]
+        found = [(e, _edges(e, origin, scale, size)) for e in root.iter("object") if _named(e, names)]
+        return [BoxedObject(_name(e), edges, e.findtext("difficult", "0").strip() == "1") for e, edges in found]
     except _OtherImage as error:
         raise DataError(f"{path}: {error}") from error
     except (ElementTree.ParseError, ValueError) as error:
@@ -114,13 +137,25 @@ def _scale(annotated: tuple[int, int] | None, size: tuple[int, int]) -> tuple[fl
 
 
 def _named(element: ElementTree.Element, names: Container[str] | None) -> bool:
-    return names is None or element.findtext("name", "") in names
+    return names is None or _name(element) in names
 
 
-def _edges(element: ElementTree.Element, origin: int, scale: tuple[float, float]) -> list[float]:
-    """x0, y0, x1, y1, half-open, in pixels of the image."""
-    x0, y0, x1, y1 = (float(element.findtext(f"bndbox/{key}", "nan")) for key in ("xmin", "ymin", "xmax", "ymax"))
+def _name(element: ElementTree.Element) -> str:
+    return element.findtext("name", "")
+
+
+def _edges(element: ElementTree.Element, origin: int, scale: tuple[float, float], size: tuple[int, int]) -> list[float]:
+    """x0, y0, x1, y1, half-open, in pixels of the image of `size` (width, height).
+
+    Raises:
+        ValueError: there is no bndbox, or it is none of this image.
+    """
+    texts = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+    if None in texts:
+        raise ValueError(f"the object {_name(element)!r} has no bndbox with xmin, ymin, xmax and ymax")
+    x0, y0, x1, y1 = (float(text or "") for text in texts)
     edges = [x0 - origin, y0 - origin, x1 - origin + 1, y1 - origin + 1]
-    if any(edge != edge for edge in edges):
-        raise ValueError("an object has no bndbox")
-    return [edge * factor for edge, factor in zip(edges, scale * 2, strict=True)]
+    scaled = [edge * factor for edge, factor in zip(edges, scale * 2, strict=True)]
+    if why := box_fault(scaled, may_be_empty=True) or outside(scaled, size):
+        raise ValueError(f"the object {_name(element)!r}: {why}")
+    return scaled

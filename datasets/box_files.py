@@ -2,12 +2,11 @@
 
 import csv
 import io
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .annotations import BoxedObject
+from .annotations import BoxedObject, box_fault
 from .coco import Picture, read_instances
 from .decoding import DataError
 from .listing import read_text
@@ -68,30 +67,49 @@ def _read_csv(path: Path) -> BoxFile:
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """`file:line` and its cells by column."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    header = [cell.strip().lower() for cell in next(reader, [])]
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = [cell.strip().lower() for cell in next(reader, [])]
+        _check_header(path, header)
+        for cells in reader:
+            if cells:
+                where = f"{path}:{reader.line_num}"
+                yield where, _named(header, [cell.strip() for cell in cells], where)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: no CSV ({error}): is a quotation mark open?") from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
     if missing := [name for name in COLUMNS if name not in header]:
-        raise DataError(f"{path}:1: the header {','.join(header)!r} lacks {', '.join(missing)}. {HINT}")
-    for cells in reader:
-        where = f"{path}:{reader.line_num}"
-        if len(cells) not in (0, len(header)):
-            raise DataError(f"{where}: {len(cells)} cells ({','.join(cells)}), the header has {len(header)}")
-        if cells:
-            yield where, dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        other = next((sign for sign in (";", "\t", "|") if sign in header[0]), None) if header else None
+        mend = f"Its columns are parted by {other!r}: save it with commas. " if other else ""
+        raise DataError(f"{path}:1: the header {','.join(header)!r} lacks {', '.join(missing)}. {mend}{HINT}")
+    if repeated := [name for name in COLUMNS if header.count(name) > 1]:
+        raise DataError(f"{path}:1: the header has {', '.join(repeated)} twice: leave one of them out")
+
+
+def _named(header: list[str], cells: list[str], where: str) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise DataError(f"{where}: {len(cells)} cells ({','.join(cells)}), the header has {len(header)}")
+    made = dict(zip(header, cells, strict=True))
+    if empty := [name for name in COLUMNS if not made[name]]:
+        raise DataError(f"{where}: {', '.join(empty)} is empty: give each box an image, a class and four edges")
+    return made
 
 
 def _number(column: str, text: str, where: str) -> float:
     try:
-        return float(text)
+        if "_" not in text:  # which Python's numbers may have, and nobody else's
+            return float(text)
     except ValueError:
-        raise DataError(f"{where}: {column}={text!r} is no number") from None
+        pass
+    raise DataError(f"{where}: {column}={text!r} is no number: give pixels, with a point for decimals")
 
 
 def _checked(edges: list[float], where: str) -> list[float]:
     """The edges, if they are a box in pixels."""
-    x0, y0, x1, y1 = edges
-    if not all(map(math.isfinite, edges)) or x0 >= x1 or y0 >= y1:
-        raise DataError(f"{where}: {edges} is no box: give edges x0 < x1 and y0 < y1 in pixels, x1 and y1 not included")
+    if why := box_fault(edges):
+        raise DataError(f"{where}: {why}")
     if max(edges) <= 1 and any(edge % 1 for edge in edges):
         raise DataError(f"{where}: {edges} are shares of the image: multiply x by its width and y by its height")
     return edges

@@ -9,7 +9,7 @@ from typing import Any
 from assay.harness.types import Sample
 from PIL import Image
 
-from .annotations import boxes_by_class, difficult_flags
+from .annotations import boxes_by_class, difficult_flags, outside
 from .box_files import HINT, Boxed, read_box_file
 from .decoding import DataError, Reading
 from .images import Transform
@@ -69,7 +69,7 @@ class BoxedFolder:
     def _path(self, image: Boxed, folder: str) -> Path:
         path = self.root / folder / image.name
         where = image.placed[0].where if image.placed else self.file
-        if Path(image.name).is_absolute():
+        if Path(image.name).is_absolute() or ".." in Path(image.name).parts:
             raise DataError(f"{where}: {image.name} is no name below {self.root / folder}")
         if not path.is_file():
             raise DataError(f"{where}: no image at {path.absolute()}. {HINT}")
@@ -103,8 +103,7 @@ class BoxedFolder:
         if boxed.size is not None and boxed.size != image.size:
             raise DataError(f"{about}, {self.file} says {boxed.size[0]}x{boxed.size[1]}: {mend}")
         for box, where in boxed.placed:
-            x0, y0, x1, y1 = box.edges
-            if min(x0, y0) < -OVER_PX or x1 > image.width + OVER_PX or y1 > image.height + OVER_PX:
+            if outside(box.edges, image.size, OVER_PX):
                 raise DataError(f"{where}: {box.edges} lies outside; {about}: {mend}")
 
     def fingerprint(self) -> str:

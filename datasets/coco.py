@@ -1,7 +1,8 @@
 """COCO instances (2014, 2017) in the official layout: boxes and segmentation masks through pycocotools."""
 
 import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,18 @@ from assay.harness.types import Sample
 from PIL import Image
 from torch import Tensor
 
-from .annotations import difficult_by_area
+from .annotations import difficult_by_area, outside
 from .decoding import DataError, Reading
 from .images import Framed, Transform
-from .listing import class_indices, files_fingerprint, read_text, require_files
+from .listing import class_indices, files_fingerprint, read_text, require_files, require_unique
 
 MASKS = ("none", "class", "foreground")
+ID = (int, str)
+NEEDED: dict[str, dict[str, tuple[type, ...]]] = {  # the lists of an instances file, and what is read of their objects
+    "categories": {"id": ID, "name": (str,)},
+    "images": {"id": ID, "file_name": (str,), "width": (int, float), "height": (int, float)},
+    "annotations": {"image_id": ID, "category_id": ID, "bbox": (list,)},
+}
 
 HINT = (
     "Put the images at <root>/<split><year>/*.jpg and the instances at "
@@ -84,6 +91,7 @@ class COCO:
         self.classes, pictures = read_instances(self.annotations, HINT)
         self.excluded = class_indices(exclude_classes, self.classes, "exclude_classes")
         require_files([self._file(picture) for picture in pictures], HINT)
+        require_unique((Path(picture.file_name).stem for picture in pictures), self.annotations)
         kept = self.reading.sift(pictures, lambda each: self.reading.failure(self._file(each)), self.folder)
         self.pictures, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
 
@@ -154,20 +162,70 @@ def read_instances(path: Path, hint: str) -> tuple[list[str], list[Picture]]:
     """
     try:
         content = json.loads(read_text(path))
-        categories = sorted(content["categories"], key=lambda category: category["id"])
+        categories, images, annotations = (_entries(content, key) for key in NEEDED)
         index_of = {category["id"]: index for index, category in enumerate(categories)}
+        size_of = {image["id"]: (image["height"], image["width"]) for image in images}
+        if away := [name for each in images if (name := Path(each["file_name"])).is_absolute() or ".." in name.parts]:
+            raise ValueError(f"{away[0]} is no name below the folder of images")
         instances = defaultdict(list)
-        for each in content["annotations"]:
-            crowd = bool(each.get("iscrowd", 0))
-            found = Instance(_label(each, index_of), tuple(each["bbox"]), each.get("segmentation"), crowd)
-            instances[each["image_id"]].append(found)
-        pictures = [
-            Picture(image["file_name"], (image["height"], image["width"]), instances[image["id"]])
-            for image in sorted(content["images"], key=lambda image: image["id"])
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        for each in annotations:
+            instances[each["image_id"]].append(_instance(each, index_of, size_of))
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no COCO instances file ({type(error).__name__}: {error}). {hint}") from error
+    pictures = [Picture(image["file_name"], size_of[image["id"]], instances[image["id"]]) for image in images]
     return [category["name"] for category in categories], pictures
+
+
+def _entries(content: Any, key: str) -> list[dict[str, Any]]:
+    """The objects of one of the file's lists, those with ids of their own sorted by them.
+
+    Raises:
+        ValueError: there is no such list, an object lacks something, or an id or class name is there twice.
+    """
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError(f"it is no object with a list {key!r}")
+    for number, entry in enumerate(entries, 1):
+        if why := _lacks(entry, NEEDED[key]):
+            raise ValueError(f"entry {number} of {key} {why}")
+    if key == "annotations":
+        return entries
+    for name in ("id", *(["name"] if key == "categories" else [])):
+        if repeated := [value for value, count in Counter(e[name] for e in entries).items() if count > 1]:
+            raise ValueError(f"two {key} have the {name} {repeated[0]!r}")
+    return sorted(entries, key=lambda entry: entry["id"])
+
+
+def _lacks(entry: Any, needed: Mapping[str, tuple[type, ...]]) -> str | None:
+    if not isinstance(entry, dict):
+        return f"is a {type(entry).__name__}, no object"
+    for name, kinds in needed.items():
+        if name not in entry:
+            return f"has no {name!r}"
+        if not isinstance(entry[name], kinds):
+            return f"has {name}={entry[name]!r}: give a {' or '.join(kind.__name__ for kind in kinds)}"
+    return None
+
+
+def _instance(annotation: Mapping[str, Any], index_of: Mapping[Any, int], size_of: Mapping[Any, Any]) -> Instance:
+    """One annotation, whose image and category are there and whose box lies in that image.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    which = f"annotation {annotation.get('id')}"
+    if annotation["image_id"] not in size_of:
+        raise ValueError(f"{which} is of image {annotation['image_id']}, which `images` has not: leave it out")
+    box, (height, width) = annotation["bbox"], size_of[annotation["image_id"]]
+    if len(box) != 4 or not all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in box):
+        raise ValueError(f"{which}: bbox {box} is no x, y, width, height in pixels")
+    x, y, wide, high = box
+    if min(wide, high) < 0:
+        raise ValueError(f"{which}: bbox {box} has a negative width or height")
+    if why := outside([x, y, x + wide, y + high], (width, height)):
+        raise ValueError(f"{which}: {why}")
+    crowd = bool(annotation.get("iscrowd", 0))
+    return Instance(_label(annotation, index_of), tuple(box), annotation.get("segmentation"), crowd)
 
 
 def _label(annotation: Mapping[str, Any], index_of: Mapping[int, int]) -> int:
@@ -202,7 +260,7 @@ def decode(segmentation: Any, size: tuple[int, int]) -> Tensor:
     """Polygons, uncompressed or compressed RLE -> bool [H,W]. No polygon of three points or more: nothing.
 
     Raises:
-        ValueError: there is no segmentation, or an RLE of another size than the image.
+        ValueError: there is no segmentation, a polygon that is none of the image, or an RLE of another size.
     """
     from pycocotools import mask as coco_mask
 
@@ -210,13 +268,37 @@ def decode(segmentation: Any, size: tuple[int, int]) -> Tensor:
         raise ValueError("there is none; for boxes alone use dataset=boxed_folder")
     if isinstance(segmentation, list):
         # pycocotools reads four numbers as a box; a polygon has at least three points.
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        polygons = [polygon for polygon in segmentation if len(_checked_polygon(polygon, size)) >= 6]
         if not polygons:
             return torch.zeros(size, dtype=torch.bool)
         code = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
     else:
-        if tuple(segmentation["size"]) != tuple(size):
-            raise ValueError(f"RLE of size {segmentation['size']} in an image of {list(size)}")
-        raw = isinstance(segmentation["counts"], list)
+        raw = _is_raw(segmentation, size)
         code = coco_mask.frPyObjects(segmentation, *size) if raw else segmentation
     return torch.from_numpy(coco_mask.decode(code)).bool()
+
+
+def _checked_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
+    """x, y, x, y, ...: what is not finite or far outside would be drawn, point by point, until memory ends."""
+    if not isinstance(polygon, list) or not all(isinstance(e, (int, float)) and math.isfinite(e) for e in polygon):
+        raise ValueError(f"polygon {str(polygon)[:60]} is no list of numbers x, y, x, y, ...")
+    if len(polygon) % 2:
+        raise ValueError(f"a polygon of {len(polygon)} numbers: give x, y, x, y, ...")
+    across, down = polygon[::2], polygon[1::2]
+    if polygon and (why := outside([min(across), min(down), max(across), max(down)], (size[1], size[0]))):
+        raise ValueError(f"a polygon {why}")
+    return polygon
+
+
+def _is_raw(code: Any, size: tuple[int, int]) -> bool:
+    """Whether a run-length encoding, of the image's size, is a list of counts; else it is compressed text."""
+    if not isinstance(code, dict) or not {"size", "counts"} <= code.keys():
+        raise ValueError(f"{str(code)[:60]} is neither polygons nor an RLE with size and counts")
+    if list(code["size"]) != list(size):
+        raise ValueError(f"RLE of size {code['size']} in an image of {list(size)}")
+    counts = code["counts"]
+    if not isinstance(counts, list):
+        return False
+    if not all(isinstance(each, int) and each >= 0 for each in counts) or sum(counts) != size[0] * size[1]:
+        raise ValueError(f"RLE of {len(counts)} counts that are not the image's {size[0] * size[1]} pixels together")
+    return True

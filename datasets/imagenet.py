@@ -12,7 +12,7 @@ from torch import Tensor
 from .annotations import difficult_flags, read_voc_xml
 from .decoding import DataError, Reading
 from .images import Transform
-from .listing import files_fingerprint, image_files, read_names, read_text
+from .listing import files_fingerprint, image_files, read_names, read_text, require_unique
 
 CLASS_COUNT = 1000
 
@@ -60,6 +60,7 @@ class ImageNet:
         files = [path for path in found if path.parent.name in self.index_of]
         if not files:
             raise DataError(f"{len(found)} images below {self.folder}, none in a folder named by its wnid. {WHERE}")
+        require_unique((_name(path) for path in files), self.folder)
         kept = self.reading.sift(files, self.reading.failure, self.folder)
         self.files, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
 
@@ -102,7 +103,7 @@ class ImageNet:
         boxes = {c: framed.boxes(b) for c, b in self._boxes(path, image.size).items()}
         boxes = {c: b for c, b in boxes.items() if len(b)}
         return Sample(
-            f"{path.parent.name}/{path.stem}",
+            _name(path),
             framed.image,
             (label,),
             framed.size0,
@@ -123,6 +124,10 @@ class ImageNet:
         annotated = sorted(self.annotations.glob("*.xml")) if self.annotations else []
         files = files_fingerprint(self.root, self.files, contents=annotated)
         return hashlib.sha256(" ".join([files, *self.wnids]).encode()).hexdigest()[:20]
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
 def read_wnids(path: Path) -> list[str]:

@@ -13,9 +13,26 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Images below a folder, sorted by path, through links too; nothing hidden (`._1.png`, `.cache/`, `__MACOSX/`)."""
+    """Images below a folder, sorted by path, through links too; nothing hidden (`._1.png`, `.cache/`, `__MACOSX/`).
+
+    Raises:
+        DataError: a link that leads back to a folder it lies in, or a name that is no UTF-8.
+    """
     endings = image_endings()
-    return sorted(path for path in _files(folder) if path.suffix.lower() in endings)
+    found = sorted(path for path in _files(folder) if path.suffix.lower() in endings)
+    for path in found:
+        _check_name(path)
+    return found
+
+
+def _check_name(path: Path) -> None:
+    """Raise DataError for a name that could be written to no table."""
+    if not _is_text(str(path)):
+        raise DataError(f"{str(path)!r}: its name holds bytes that are no UTF-8: rename it")
+
+
+def _is_text(name: str) -> bool:
+    return name.encode(errors="replace").decode() == name
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -31,11 +48,28 @@ def _files(folder: Path) -> Iterable[Path]:
 def _walk(folder: Path) -> Iterable[tuple[str, list[str], list[str]]]:
     for where, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if _is_shown(name)]  # the walk goes on in these
+        for name in folders:
+            _check_no_loop(Path(where) / name)
         yield where, folders, [name for name in files if _is_shown(name)]
 
 
 def _is_shown(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
+
+
+def _check_no_loop(folder: Path) -> None:
+    """Raise DataError for a link to a folder that it lies in: its images would be found again and again."""
+    if not folder.is_symlink():
+        return
+    target = folder.resolve()
+    if any(above.resolve() == target for above in folder.absolute().parents):
+        raise DataError(f"{folder} is a link back to {target}, which it lies in: remove the link")
+
+
+def require_unique(names: Iterable[str], where: object) -> None:
+    """Raise DataError where two images have one name, under which tables and files of maps know them."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{where}: two images are called {', '.join(repeated[:5])}: give each its own name")
 
 
 def require_files(files: Sequence[Path], hint: str) -> None:
@@ -53,9 +87,12 @@ def read_text(path: Path) -> str:
     """
     encoded = path.read_bytes()
     try:
-        return encoded.decode("utf-16" if encoded.startswith(UTF16) else "utf-8-sig")
+        text = encoded.decode("utf-16" if encoded.startswith(UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no UTF-8 text ({error}): save it as UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"{path} is no text, it has zero bytes: save it as UTF-8")
+    return text
 
 
 def read_names(path: Path) -> list[str]:
@@ -89,10 +126,17 @@ def listing(root: Path, files: Iterable[Path], contents: Iterable[Path] = ()) ->
     """The same digest of the files alone: what `expected_listing` pins."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+        digest.update(f"{path.relative_to(root)} {_size(path)}\n".encode(errors="surrogateescape"))
     for path in contents:
         digest.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:20]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}): a link that leads nowhere? Remove it") from error
 
 
 def check_files(

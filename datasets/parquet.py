@@ -25,6 +25,7 @@ HINT = (
     "dataset.root=/path/to/root 'dataset.files=data/test-*.parquet'."
 )
 CACHED_GROUPS = 4  # row groups in memory at a time
+MOST_CLASSES = 1_000_000
 TAIL = 1 << 16  # bytes at the end of a file, which hold its footer: sizes and statistics of every column
 
 
@@ -90,7 +91,7 @@ class Parquet:
         for path, file in zip(self.files, opened, strict=True):
             self._check_columns(path, file.schema_arrow)
         self.has_labels = all(label_column in file.schema_arrow.names for file in opened)
-        named = classes or _named_classes(opened[0].schema_arrow, label_column)
+        named = classes or _named_classes(self.files[0], opened[0].schema_arrow, label_column)
         self.classes: Sequence[str] = list(named or self._numbered_classes(opened))
         self.groups = [g for path, file in zip(self.files, opened, strict=True) for g in _row_groups(path, file)]
         self.ends = list(accumulate(group.rows for group in self.groups))
@@ -139,6 +140,8 @@ class Parquet:
     def _check_columns(self, path: Path, schema: pa.Schema) -> None:
         if self.image_column not in schema.names:
             raise DataError(f"{path} has no column {self.image_column!r} but {', '.join(schema.names)}. {HINT}")
+        if not _may_hold_images(kind := schema.field(self.image_column).type):
+            raise DataError(f"{path}: column {self.image_column!r} holds {kind}, no image bytes. {HINT}")
         if self.label_column in schema.names and not pa.types.is_integer(schema.field(self.label_column).type):
             raise DataError(f"{path}: column {self.label_column!r} holds no whole numbers: name another label_column")
 
@@ -147,6 +150,8 @@ class Parquet:
             return []
         tables = [file.read([self.label_column], use_threads=False) for file in opened]
         highest = pc.max(pa.concat_tables(tables)[self.label_column]).as_py()
+        if highest is not None and highest > MOST_CLASSES:
+            raise DataError(f"{self.root}: label {highest} is no index of a class: name another label_column")
         return [str(index) for index in range(0 if highest is None else highest + 1)]
 
     def _table(self, number: int) -> pa.Table:
@@ -188,12 +193,22 @@ def _row_groups(path: Path, file: pq.ParquetFile) -> list[RowGroup]:
     return [RowGroup(path, number, starts[number], count) for number, count in enumerate(rows)]
 
 
-def _named_classes(schema: pa.Schema, label_column: str) -> list[str]:
+def _named_classes(path: Path, schema: pa.Schema, label_column: str) -> list[str]:
     """Names in Hugging Face's metadata (a ClassLabel feature) or in a plain `classes` entry, comma-separated."""
     metadata = schema.metadata or {}
-    if features := json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}):
-        return list(features.get(label_column, {}).get("names", []))
+    try:
+        if features := json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}):
+            return list(features.get(label_column, {}).get("names", []))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: its metadata are not Hugging Face's ({error}): give dataset.classes=[...]") from error
     return [name for name in metadata.get(b"classes", b"").decode().split(",") if name]
+
+
+def _may_hold_images(kind: pa.DataType) -> bool:
+    """Bytes, or a struct with `bytes`; a column of nothing (all null) is each row's to say."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind))
 
 
 def _bytes_of(cell: Any, name: str) -> bytes:

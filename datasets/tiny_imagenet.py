@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from assay.harness.types import Sample
 
-from .annotations import difficult_flags
+from .annotations import difficult_flags, outside
 from .decoding import DataError, Reading
 from .imagenet import read_wnids
 from .images import Transform
-from .listing import files_fingerprint, read_names, read_text, require_files
+from .listing import files_fingerprint, read_names, read_text, require_files, require_unique
 
 HINT = (
     "Put the official folder (Stanford CS231n) at <root>, so that <root>/wnids.txt, <root>/val/val_annotations.txt and "
@@ -64,6 +64,7 @@ class TinyImageNet:
         self.classes: Sequence[str] = read_wnids(self.root / imagenet_wnids) if imagenet_wnids else own
         entries = self._entries(split)
         require_files([entry.path for entry in entries], HINT)
+        require_unique((entry.path.stem for entry in entries), self.root)
         kept = self.reading.sift(entries, lambda entry: self.reading.failure(entry.path), self.root)
         self.entries, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
         self.annotations = _annotations(self.root, split)
@@ -94,7 +95,10 @@ class TinyImageNet:
 
     def __getitem__(self, index: int) -> Sample:
         path, label, edges = self.entries[index]
-        framed = self.transform(self.reading.image(path, self._files()))
+        image = self.reading.image(path, self._files())
+        if edges and (why := outside(edges, image.size)):
+            raise DataError(f"{path}: its box {why}: mend its line in {self.annotations[0]}")
+        framed = self.transform(image)
         boxes = framed.boxes(torch.tensor([edges])) if edges else torch.zeros(0, 4)
         found = {label: boxes} if len(boxes) else {}
         flags = difficult_flags(found, framed.size0)

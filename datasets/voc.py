@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from .annotations import BoxedObject, boxes_by_class, difficult_flags, read_objects
-from .decoding import DataError, Reading
+from .decoding import BROKEN, DataError, Reading
 from .images import Framed, Transform
-from .listing import class_indices, files_fingerprint, read_names, require_files
+from .listing import class_indices, files_fingerprint, read_names, require_files, require_unique
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -77,6 +77,7 @@ class VOC:
         if not self.folder.is_dir():
             raise DataError(f"no VOC{year} at {self.folder.absolute()}. {HINT}")
         names = self._names()
+        require_unique(names, self._lists() / f"{image_set}.txt")
         parts = ["JPEGImages", "Annotations", *(["SegmentationClass"] if mask != "none" else [])]
         require_files([self._file(part, name) for name in names for part in parts], HINT)
         kept = self.reading.sift(names, lambda name: self.reading.failure(self._file("JPEGImages", name)), self.folder)
@@ -158,7 +159,9 @@ def read_palette(path: Path, size: tuple[int, int]) -> Tensor:
             if picture.mode not in ("P", "L"):
                 raise DataError(f"{path} has mode {picture.mode}, not a palette: use the official PNG, not colours")
             indices = torch.from_numpy(np.array(picture))
-    except (OSError, SyntaxError) as error:
+    except DataError:
+        raise
+    except BROKEN as error:
         raise DataError(f"{path} cannot be read as a PNG ({error}): replace the file") from error
     if tuple(indices.shape) != (size[1], size[0]):
         raise DataError(

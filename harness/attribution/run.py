@@ -12,6 +12,7 @@ from ..engine.job import Cell, Job
 from ..engine.probe import at_chance, probe
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
+from ..engine.samples import check_ids
 from ..results.tidy import joined
 from ..store import identity
 from ..store.store import SAMPLES, Finished
@@ -90,9 +91,11 @@ class AttributionRun:
             return ()
         images = self.job.images
         table = tables[0].read(images.stop)
+        if not len(table):
+            return ()
         by_image = table.assign(right=table["label"] == table["top"]).groupby("image_id")["right"]
         chance = by_image.size().mean() / max(1, len(images.dataset.classes))
-        return at_chance(images, by_image.any().to_numpy(), float(chance)) if len(table) else ()
+        return at_chance(images, by_image.any().to_numpy(), float(chance))
 
     def _summarise(self, cell: Cell) -> None:
         samples: pd.DataFrame | None = None
@@ -101,7 +104,9 @@ class AttributionRun:
             group = cell.group(name)
             if group.has_failed or group.missing(self.job.shards):
                 continue
-            samples = cell.group(SAMPLES).read(images.stop) if samples is None else samples
+            if samples is None:
+                samples = cell.group(SAMPLES).read(images.stop)
+                check_ids(samples)
             table = joined(samples, group.read(images.stop))
             made = metric.summarize(table) if len(table) else [NO_PAIRS]
             group.finish(images.stop, Finished(self.run_id, images.split, [asdict(row) for row in made]))

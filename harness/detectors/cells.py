@@ -11,6 +11,7 @@ from torch import Tensor
 from ..detection import Detector, ImageDetector, State
 from ..engine.finite import check_rows
 from ..engine.request import Images
+from ..engine.samples import check_ids
 from ..forward import ForwardPass
 from ..results.tidy import joined
 from ..store.fits import Fit
@@ -92,7 +93,9 @@ class ImageSet:
             RuntimeError: some images have none.
         """
         cell = self.cells[detector]
-        table = joined(*(cell.group(name).read(len(self)) for name in (SAMPLES, SCORE)))
+        samples = cell.group(SAMPLES).read(len(self))
+        check_ids(samples)
+        table = joined(samples, cell.group(SCORE).read(len(self)))
         if len(table) != len(self):
             raise RuntimeError(f"{len(table)} of {len(self)} images have scores: compute anew with cache=refresh")
         wrong = (table["label"] >= 0) & (table["label"] != table["predicted"])

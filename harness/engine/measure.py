@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -80,8 +81,22 @@ def share(job: Job, samples: list[Sample], cells: list[Cell], max_rows: int) -> 
     batch = Batch.of(samples, job.device)
     graph, penultimate = any(need.input_graph for need in needs), any(need.penultimate for need in needs)
     forward = ForwardPass(job.network, batch.images, layers, graph, max_rows, penultimate)
-    check_finite(job.config.model.name, forward.logits, batch.image_ids)  # the pass itself, on the caller's clock
+    with _naming(batch):
+        check_finite(job.config.model.name, forward.logits, batch.image_ids)  # the pass itself, on the caller's clock
     return job.targets(batch, forward), forward
+
+
+@contextmanager
+def _naming(batch: Batch) -> Iterator[None]:
+    """What the network cannot do with images, as below its smallest size, with who they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_out_of_memory(error):
+            raise
+        height, width = batch.images.shape[2:]
+        few = f"{', '.join(batch.image_ids[:3])}{', ...' if len(batch.samples) > 3 else ''}"
+        raise RuntimeError(f"{error} (images of {width}x{height} pixels, width x height: {few})") from error
 
 
 def _micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -64,8 +65,25 @@ class Checked:
         return sample
 
     def fingerprint(self) -> str:
-        """The data set's."""
-        return self.whole.fingerprint()
+        """The data set's.
+
+        Raises:
+            ConfigError: its files cannot be looked at.
+        """
+        try:
+            return self.whole.fingerprint()
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{self.name}: {error}") from error
+
+
+def check_ids(samples: pd.DataFrame) -> None:
+    """Raise ConfigError where two images (columns image_id, position) have one id: tables would take them for one."""
+    if samples.empty:  # without these columns, where nothing was to be explained
+        return
+    images = samples[["image_id", "position"]].drop_duplicates()
+    if len(repeated := images.loc[images["image_id"].duplicated(), "image_id"].unique()):
+        names = ", ".join(map(repr, repeated[:5]))
+        raise ConfigError(f"{len(repeated)} ids stand for more than one image: {names}; give each sample its own id")
 
 
 def check_sample(sample: Sample, dataset: str, classes: Sequence[str]) -> None:

@@ -250,7 +250,7 @@ def break_no_box(root: Path) -> Path:
         (break_cut_xml, r"is no annotation in PASCAL/ILSVRC XML"),
         (break_empty_xml, r"is no annotation in PASCAL/ILSVRC XML"),
         (break_no_number, r"is no annotation in PASCAL/ILSVRC XML.*left"),
-        (break_no_box, r"is no annotation in PASCAL/ILSVRC XML.*an object has no bndbox"),
+        (break_no_box, r"is no annotation in PASCAL/ILSVRC XML.*the object 'n10000021' has no bndbox"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -1,5 +1,6 @@
 """What runs have left: status, collect, compare, table, check, report, gc."""
 
+import math
 import time
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import click
 
 from ..config import ConfigError
 from ..results.terminal import wrapped
-from .options import results
+from ..store import damage
+from .options import results, searched
 
 
 @click.command()
@@ -65,55 +67,70 @@ def table(names: tuple[str, ...], kind: str | None, results: Path) -> int:
 
 
 @click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[BEFORE NOW]")
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),
-    default="results/baselines/embedded.csv",
+    default="results/baselines/embedded.csv.gz",
     metavar="FILE",
     show_default=True,
     help="what to compare with",
 )
 @click.option("--update", is_flag=True, help="make the results the baseline; refuses failed rows")
+@click.option("--reason", default="", metavar="TEXT", help="of --update: why; kept beside the baseline")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="write a JUnit XML report")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="write a Markdown summary")
 @results("results/check")
-def check(baseline: Path, update: bool, junit: Path | None, markdown: Path | None, results: Path) -> int:
-    """An embedded run against the committed baseline.
+def check(
+    runs: tuple[Path, ...],
+    baseline: Path,
+    update: bool,
+    reason: str,
+    junit: Path | None,
+    markdown: Path | None,
+    results: Path,
+) -> int:
+    """A run against a baseline, by default the gate's; or one run against another.
 
-    What changed is named; exit codes: 0 same, 1 changed (better is a change too), 2 cannot compare, 3 missing or
-    failed rows.
+    BEFORE and NOW are folders of results, or files of baselines. What changed is named; exit codes: 0 same, 1 changed
+    (better is a change too), 2 cannot compare, 3 missing or failed rows.
     """
     from ..results import gate
     from ..store.files import write_atomically
 
+    if len(runs) not in (0, 2) or (runs and update):
+        raise click.UsageError("give two runs to compare, BEFORE NOW, or none of both: the baseline and the results")
     if update:
-        print(gate.update(baseline, results))
+        print(gate.update(baseline, results, reason))
         return gate.SAME
-    made = gate.check(baseline, results)
+    made = gate.check(*(runs or (baseline, results)))
     for path, text in [(junit, gate.junit(made)), (markdown, gate.markdown(made).encode())]:
         if path:
             write_atomically(path, text)
     print(*gate.lines(made), sep="\n")  # a finding a line, however long: logs are searched
-    return made.code
+    return made.code or (gate.INCOMPARABLE if damage.found else gate.SAME)
 
 
 @click.command()
 @results()
 def report(results: Path) -> int:
     """Charts, and one page with all of them."""
+    from ..arguments import config_folders
+    from ..results.floors import floors
     from ..results.page import write_report
     from ..results.tidy import collect
 
     frame = collect(results)
     if frame.empty:
         raise ConfigError(f"no results below {results.absolute()}: compute some with python run.py")
-    print(f"report: {write_report(frame, results / 'report').absolute()}")
+    page = write_report(frame, results / "report", floors(config_folders(searched())))
+    print(f"report: {page.absolute()}")
     return 0
 
 
 @click.command()
 @click.option("--yes", is_flag=True, help="really remove")
-@click.option("--unfinished", is_flag=True, help="also cells without any finished metric")
+@click.option("--unfinished", is_flag=True, help="also cells without any finished metric, and what nothing reads")
 @click.option("--features", is_flag=True, help="also cached features and fits; scores stay")
 @click.option(
     "--older-than",
@@ -130,6 +147,8 @@ def gc(yes: bool, unfinished: bool, features: bool, older_than: float | None, re
     from ..store.files import remove_leftovers
     from ..store.garbage import find
 
+    if older_than is not None and not math.isfinite(older_than):
+        raise ConfigError(f"--older-than {older_than}: give a number of days")
     root = results / "store"
     horizon = None if older_than is None else time.time() - 86400 * older_than
     leftovers = remove_leftovers(root) if yes else 0  # first: an abandoned lock protects nothing

@@ -1,13 +1,11 @@
-"""The CI gate: an embedded run against committed numbers. A change in either direction fails, and is named.
+"""The CI gate: a run against committed numbers, or another run. A change in either direction fails, and is named.
 
-The baseline is two files: `embedded.csv`, the tidy rows that can change, and `embedded_samples.csv.gz`, the
-columns that metrics declare as paired, a line a sample: text without a format version, equal bytes for
-equal numbers. Only text and stored columns are read here; torch is not imported.
+Only text and stored columns are read here; torch is not imported.
 """
 
 from .baseline import update
 from .comparing import check
-from .findings import CODES, SAME
+from .findings import CODES, INCOMPARABLE, SAME
 from .text import junit, lines, markdown
 
-__all__ = ["CODES", "SAME", "check", "junit", "lines", "markdown", "update"]
+__all__ = ["CODES", "INCOMPARABLE", "SAME", "check", "junit", "lines", "markdown", "update"]

@@ -1,115 +1,73 @@
-"""The committed baseline and the results of a run: what is read, and what `--update` writes."""
+"""A baseline is made of a run's results: what it holds, and why it was changed.
 
-import gzip
+Three files: `NAME.csv` or `NAME.csv.gz`, the tidy rows that can change; `NAME_samples.csv.gz`, the columns that metrics
+declare as paired and the scores of detectors, a line a sample; `NAME_reasons.csv`, a line an update.
+"""
+
+import csv
 import io
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ...config import ConfigError
+from ...store import damage
 from ...store.files import write_atomically
-from ...store.store import CellStore
-from ..tables import read_tidy
+from .comparing import compare_sides
+from .sides import PART, Side, beside, current, failed, part_name, read_side, write_side
 
-CELL = ["model", "dataset", "split", "protocol", "method", "seed", "precision"]
-PART = [*CELL, "metric"]  # the unit of a finding
-ROW = ["variant", "subset", "stat", "x"]
-NUMBERS = ["value", "ci_low", "ci_high"]
-STORED = [*PART, *ROW, *NUMBERS, "n", "status", "weights"]
-SAMPLE = [*PART, "column", "sample_id"]
+HEADER = ["date", "commit", "results", "changed", "gone", "new", "reason"]
 
 
-def samples_file(baseline: Path) -> Path:
-    """The per-sample file beside a baseline."""
-    return baseline.with_name(f"{baseline.stem}_samples.csv.gz")
+def update(baseline: Path, results: Path, reason: str) -> str:
+    """Make the current results the baseline, and note why; says what was written.
 
-
-def read_baseline(path: Path) -> pd.DataFrame:
-    """The rows of a baseline.
-
-    Raises ConfigError when it is not there or was made by another version.
+    Raises ConfigError: a row has failed, there are no samples, or no reason is given.
     """
-    if not path.is_file():
-        raise ConfigError(f"no baseline {path}: make one with python -m harness check --update")
-    rows = read_tidy(path)
-    if absent := [name for name in STORED if name not in rows]:
-        raise ConfigError(f"{path} has no column {absent[0]}: make it with python -m harness check --update")
-    return rows
-
-
-def read_current(results: Path) -> pd.DataFrame:
-    """The tidy rows of a run, with cell_key and metric_key.
-
-    Raises ConfigError when there are none, or when two cells claim the same rows.
-    """
-    path = results / "tidy" / "results.csv"
-    if not path.is_file():
-        raise ConfigError(f"no {path}: compute it with python run.py experiment=ci_embedded (make check does both)")
-    rows = read_tidy(path)
-    twice = rows[rows.duplicated([*PART, *ROW])]
-    if len(twice):
-        raise ConfigError(f"two results for {part_name(twice.iloc[0])} in {path}: remove {results} and run again")
-    return rows
-
-
-def part_name(row: Any) -> str:
-    """`pointing_game of gradcam on scenes_vgg (scenes test[:60])`; a failure has no split."""
-    data = f"{row['dataset']} {row['split']}".strip()
-    return f"{row['metric']} of {row['method']} on {row['model']} ({data})"
-
-
-def failed(rows: pd.DataFrame) -> pd.Series:
-    """Which rows are failures, as bools."""
-    return rows["status"].str.startswith("failed")
-
-
-def current_samples(rows: pd.DataFrame, store: Path) -> pd.DataFrame:
-    """The paired columns behind tidy rows, long: SAMPLE and value; empty where the store is not there."""
-    parts = rows[~failed(rows)].drop_duplicates(PART)
-    tables = [table for row in parts.to_dict("records") for table in _sample_columns(row, store)]
-    return pd.concat(tables, ignore_index=True) if tables else _no_samples()
-
-
-def _sample_columns(row: dict[Any, Any], store: Path) -> Iterator[pd.DataFrame]:
-    group = CellStore(store, row["cell_key"]).group(row["metric_key"])
-    done = [stop for stop in group.stops() if (rows := group.finished(stop)) and rows.split == row["split"]]
-    columns = group.about()["paired"] if done else []
-    table = group.read(done[0]) if columns else pd.DataFrame()  # rows about detectors have no columns of their own
-    for column in columns:
-        about = {name: row[name] for name in PART} | {"column": column}
-        yield table[["sample_id"]].assign(**about, value=table[column].astype(float))[[*SAMPLE, "value"]]
-
-
-def _no_samples() -> pd.DataFrame:
-    return pd.DataFrame(columns=[*SAMPLE, "value"])
-
-
-def read_samples(path: Path) -> pd.DataFrame:
-    """The per-sample file of a baseline; empty if there is none."""
-    if not path.is_file():
-        return _no_samples()
-    return pd.read_csv(path, dtype=dict.fromkeys(SAMPLE, str)).fillna(dict.fromkeys(SAMPLE, ""))
-
-
-def update(baseline: Path, results: Path) -> str:
-    """Make the current results the baseline; says what was written. Refuses failed rows (ConfigError)."""
-    rows = read_current(results)
-    if failed(rows).any():
-        first = rows[failed(rows)].iloc[0]
+    if not reason.strip():
+        raise ConfigError('--update needs --reason "TEXT": it is kept beside the baseline')
+    side = current(results)
+    if failed(side.rows).any():
+        first = side.rows[failed(side.rows)].iloc[0]
         raise ConfigError(f"not a baseline: {part_name(first)} {first.status}")
-    samples = current_samples(rows, results / "store")
-    if samples.empty:
-        raise ConfigError(f"no per-sample tables in {results / 'store'}: run python run.py experiment=ci_embedded")
-    packed = gzip.compress(_csv(samples, SAMPLE), mtime=0)
-    write_atomically(baseline, _csv(rows[STORED], [*PART, *ROW]))
-    write_atomically(samples_file(baseline), packed)
-    size = f"{len(samples)} values of samples, {len(packed) / 1000:.0f} kB"
-    return f"{len(rows)} rows: {baseline}\n{size}: {samples_file(baseline)}"
+    if damage.found:
+        raise ConfigError("not a baseline: what is named above is damaged")
+    if side.samples.empty:
+        raise ConfigError(f"no per-sample tables in {results / 'store'}: run again with cache=missing or refresh")
+    before = read_side(baseline) if baseline.is_file() else None
+    line = [datetime.now(UTC).date().isoformat(), _commit(results), *_counts(before, side), " ".join(reason.split())]
+    written = write_side(side, baseline)
+    path = beside(baseline, "reasons.csv")
+    write_atomically(path, _noted(path, line))
+    return f"{written}\n{line[-1]}: {path}"
 
 
-def _csv(frame: pd.DataFrame, order: list[str]) -> bytes:
-    buffer = io.StringIO()
-    frame.sort_values(order).to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
+def _commit(results: Path) -> str:
+    """The commit of the code that computed the results, `+` where it was edited; empty where that is not known."""
+    path = results / "tidy" / "runs.csv"
+    runs = pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else pd.DataFrame()
+    if runs.empty or "git_sha" not in runs:
+        return ""
+    last = runs.sort_values("started").iloc[-1] if "started" in runs else runs.iloc[-1]
+    return last["git_sha"][:12] + "+" * (last["git_dirty"] == "True")
+
+
+def _counts(before: Side | None, now: Side) -> list[str]:
+    """Of the (method, metric) results: all, changed, gone, new."""
+    ours, known = _parts(now), _parts(before) if before else set()
+    changed = len(compare_sides(before, now).wrong) - len(known - ours) if before else 0
+    return [str(number) for number in (len(ours), changed, len(known - ours), len(ours - known))]
+
+
+def _parts(side: Side) -> set[tuple[str, ...]]:
+    return set(side.rows[PART].itertuples(index=False, name=None))
+
+
+def _noted(path: Path, line: list[str]) -> bytes:
+    """The file of reasons with one line more."""
+    buffer = io.StringIO(path.read_text() if path.is_file() else "", newline="")
+    is_new = not buffer.getvalue()
+    buffer.seek(0, io.SEEK_END)
+    csv.writer(buffer, lineterminator="\n").writerows([HEADER, line] if is_new else [line])
     return buffer.getvalue().encode()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,8 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from ... import config as configs
-from .baseline import (
-    NUMBERS,
-    PART,
-    ROW,
-    SAMPLE,
-    current_samples,
-    failed,
-    part_name,
-    read_baseline,
-    read_current,
-    read_samples,
-    samples_file,
-)
 from .findings import Finding, Moves, RowChange, Verdict, plain
+from .sides import NUMBERS, PART, ROW, SAMPLE, Side, failed, part_name, read_side
 
 SHOWN = 5  # samples named in a finding
 
@@ -33,10 +21,11 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Limits:
-    """conf/check.yaml. tolerance: metric -> absolute, `default` for the rest."""
+    """conf/check.yaml. tolerance: by metric, `default` for the rest; method: by method, where it amplifies rounding."""
 
     tolerance: dict[str, float]
     moved_share: float
+    method: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> "Limits":
@@ -44,20 +33,25 @@ class Limits:
         made: Any = OmegaConf.to_container(OmegaConf.load(configs.CONF / "check.yaml"))
         return cls(**made)
 
-    def of(self, metric: str) -> float:
-        """The tolerance of a metric."""
-        return self.tolerance.get(metric, self.tolerance["default"])
+    def of(self, metric: str, method: str = "") -> float:
+        """The tolerance of a metric of a method: the larger of the two."""
+        return max(self.tolerance.get(metric, self.tolerance["default"]), self.method.get(method, 0.0))
 
 
-def check(baseline: Path, results: Path) -> Verdict:
-    """Compare a run with a baseline under conf/check.yaml.
+def check(before: Path, now: Path) -> Verdict:
+    """Compare two runs under conf/check.yaml, each a folder of results or the file of a baseline.
 
     Raises ConfigError when one of them is not there or cannot be read.
     """
-    before, now, limits = read_baseline(baseline), read_current(results), Limits.read()
-    samples = (read_samples(samples_file(baseline)), current_samples(now, results / "store"))
-    findings = list(_findings(before, now, compare_samples(*samples, limits), limits))
-    return Verdict(findings, [*_remarks(before, now), *_without_samples(*samples)])
+    return compare_sides(read_side(before), read_side(now))
+
+
+def compare_sides(before: Side, now: Side) -> Verdict:
+    """What became of the results of `before`."""
+    limits = Limits.read()
+    moves = compare_samples(before.samples, now.samples, limits)
+    findings = list(_findings(before.rows, now.rows, moves, limits))
+    return Verdict(findings, [*_remarks(before.rows, now.rows), *_without_samples(before.samples, now.samples)])
 
 
 def _findings(
@@ -66,7 +60,7 @@ def _findings(
     """One for each (cell, metric) of the baseline, and for each failure elsewhere."""
     failures = {_without_split(row): str(row["status"]) for row in now[failed(now)].to_dict("records")}
     present = {key: part.set_index(ROW) for key, part in now.groupby(PART, sort=False)}
-    for key, part in before.groupby(PART, sort=False):
+    for key, part in before[~failed(before)].groupby(PART, sort=False):
         about = dict(zip(PART, map(str, key), strict=True))
         why = failures.pop(_without_split(about), None)
         if why is not None:
@@ -92,7 +86,7 @@ def _compare_part(
     if lost:
         why = f"{len(lost)} rows of the baseline are not in the results: {', '.join(lost[:SHOWN])}"
         return Finding(about, "missing", [], [], why)
-    tolerance = limits.of(about["metric"])
+    tolerance = limits.of(about["metric"], about["method"])
     pairs = [(key, before.loc[key], now.loc[key]) for key in before.index]
     rows = [change for pair in pairs for change in _row_changes(*pair, tolerance)]
     rows.sort(key=lambda change: (change.what != "value", not change.row.startswith("mean of all")))
@@ -111,7 +105,7 @@ def _row_changes(key: Key, before: pd.Series, now: pd.Series, tolerance: float) 
 def _close(one: float, other: float, tolerance: float) -> bool:
     if math.isnan(one) or math.isnan(other):
         return math.isnan(one) and math.isnan(other)
-    return abs(one - other) <= tolerance * (1 + 1e-9)
+    return abs(one - other) <= tolerance * max(1.0, abs(one)) * (1 + 1e-9)
 
 
 def _row_name(key: Key) -> str:
@@ -120,17 +114,19 @@ def _row_name(key: Key) -> str:
 
 
 def compare_samples(before: pd.DataFrame, now: pd.DataFrame, limits: Limits) -> dict[Key, list[Moves]]:
-    """(cell, metric) -> what became of each paired column, of the samples in both."""
+    """(cell, metric) -> what became of each column, of the samples of `before` where there are such now."""
     joined = before.merge(now, on=SAMPLE, suffixes=("_before", "_now"))
     moves: dict[Key, list[Moves]] = {}
     for (*key, column), part in joined.groupby([*PART, "column"], sort=False):
-        moves.setdefault(tuple(key), []).append(_moves(column, part, limits.of(part["metric"].iloc[0])))
+        about = dict(zip(PART, key, strict=True))
+        moves.setdefault(tuple(key), []).append(_moves(column, part, limits.of(about["metric"], about["method"])))
     return moves
 
 
 def _moves(column: str, part: pd.DataFrame, tolerance: float) -> Moves:
     one, other = part["value_before"].to_numpy(float), part["value_now"].to_numpy(float)
-    distance = np.where(np.isnan(one) != np.isnan(other), np.inf, np.nan_to_num(np.abs(one - other)))
+    apart = np.where(np.isnan(one) != np.isnan(other), np.inf, np.nan_to_num(np.abs(one - other)))
+    distance = apart / np.maximum(1.0, np.nan_to_num(np.abs(one)))
     moved = int((distance > tolerance).sum())
     order = np.argsort(-distance, kind="stable")[: min(moved, SHOWN)]
     names = part["sample_id"].to_numpy()
@@ -150,7 +146,7 @@ def _remarks(before: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:
     added = [key for key in now[~failed(now)][keys].itertuples(index=False, name=None) if key not in known]
     if added:
         label = part_name(dict(zip(keys, added[0], strict=True)))
-        yield f"{len(added)} rows are not in the baseline, first: {label}; take them in with --update"
+        yield f"{len(added)} rows are not in the baseline, first: {label}; take them in with --update --reason TEXT"
 
 
 def _without_samples(before: pd.DataFrame, now: pd.DataFrame) -> list[str]:

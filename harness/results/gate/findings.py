@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .baseline import part_name
+from .sides import part_name
 
 SAME, CHANGED, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3  # exit codes; ConfigError gives INCOMPARABLE
 CODES = "exit codes: 0 same, 1 changed (better is a change too), 2 cannot compare, 3 missing or failed rows"

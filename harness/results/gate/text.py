@@ -14,7 +14,7 @@ def lines(verdict: Verdict) -> list[str]:
 
 def markdown(verdict: Verdict) -> str:
     """A summary for a pull request or $GITHUB_STEP_SUMMARY."""
-    text = [f"## Embedded benchmark: {verdict}", ""]
+    text = [f"## Check: {verdict}", ""]
     if verdict.wrong:
         text += md.heading(["metric", "method", "network", "what", "before", "now", "samples"])
         text += [md.row(_markdown_cells(finding)) for finding in verdict.wrong]

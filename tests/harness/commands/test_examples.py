@@ -54,8 +54,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = ["method=[gradcam,center]", "metric=[pointing_game]", f"results={folder / 'results'}"]
     assert launch.run(compose_config([*FEW, *chosen]), []) == 0
     (folder / "results/check").symlink_to(folder / "results")
-    baseline = folder / "results/baselines/embedded.csv"
-    assert call(["check", "--update", "--results", str(folder / "results"), "--baseline", str(baseline)]) == 0
+    baseline = folder / "results/baselines/embedded.csv.gz"
+    update = ["check", "--update", "--reason", "new", "--results", str(folder / "results")]
+    assert call([*update, "--baseline", str(baseline)]) == 0
     Image.new("RGB", (80, 60), "teal").save(folder / "photo.jpg")
     return folder
 
@@ -100,6 +101,6 @@ def test_it_runs(
 
 def test_the_examples_were_found() -> None:
     """In the help, on the pages and in the table; each command has one."""
-    assert {"compare gradcam center", "check --update", "status"} <= set(EXAMPLES)
+    assert {"compare gradcam center", "check results results", "status"} <= set(EXAMPLES)
     assert {example.split()[0] for example in EXAMPLES} == set(program.commands)
     assert not [example for example in EXAMPLES if "..." in example]

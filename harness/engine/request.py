@@ -14,6 +14,7 @@ from ..build import build
 from ..config import Choice, ConfigError, RunConfig
 from ..network import Network
 from ..store import identity
+from ..values import IN_PATHS, check_name
 from .finite import check_weights
 from .samples import Checked
 
@@ -124,6 +125,7 @@ class Images:
         dataset = Checked(chosen.name, build(chosen))
         if len(dataset) == 0:
             raise ConfigError(f"{chosen} has no samples")
+        check_name(f"the split of {chosen}", dataset.split, IN_PATHS)
         about = identity.data_identity(
             model=request.config.model.settings,
             weights=request.network.fingerprint,

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ... import config as configs
+from ..tidy import read_table
 from .choosing import choose, fits
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table
 from .spec import Names, columns_of, read_spec, rows_of, runs_of
@@ -25,7 +26,7 @@ def read_tidy(path: Path) -> pd.DataFrame:
     """A tidy result table; text columns hold text, also where they are empty."""
     keys = ["cell_key", "metric_key", "run_id", "weights", "precision", "seed", "settings"]
     texts = [*NAMES, *PATTERNS, *keys, "status", "x", "x_label"]
-    return pd.read_csv(path, dtype=dict.fromkeys(texts, str)).fillna(dict.fromkeys(texts, ""))
+    return read_table(path, texts)
 
 
 def by_samples(tidy: Path) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from assay.given import Data, Model, data_of, home_of, network_of
 from assay.harness.config import Choice, ConfigError, RunConfig
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
+from assay.harness.reading import check_names
 from assay.harness.types import Dataset
 
 Chosen = str | Iterable[str] | Mapping[str, Any]  # names of configs, or names of your own with their objects
@@ -59,6 +60,7 @@ def configured(
     given.check(words)
     config = compose_config([*given.words(), *words], [*given.told()])
     given.put(config)
+    check_names(config)
     _check_readings(config)
     return config
 

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from hydra.utils import get_object
 
 from .config import Choice, ConfigError, suggest
-from .values import check_type
+from .values import check_type, shown
 
 ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", "assay.harness.networks.")
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
@@ -35,8 +35,19 @@ def build(choice: Choice) -> Any:
         _check_settings(node, place, what)
     try:
         return _made(choice.settings)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (OSError, ImportError) as error:
         raise ConfigError(f"{what}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{what}: {error}{_meant(str(error), placed)}") from error
+
+
+def _meant(said: str, placed: list[tuple[str, dict[str, Any]]]) -> str:
+    """The plain settings, where a class complains and names none of them."""
+    plain = [(place, name, value) for place, node in placed for name, value in node.items() if name != "_target_"]
+    if any(word in said for _, name, value in plain for word in (name, value) if isinstance(word, str) and word):
+        return ""
+    told = [f"{place}.{name}={shown(value)}" for place, name, value in plain if isinstance(value, (int, float, str))]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _made(value: Any) -> Any:

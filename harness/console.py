@@ -27,7 +27,8 @@ def _job(config: DictConfig) -> None:
     try:
         failures.append(run(read_config(config), list(HydraConfig.get().overrides.task)))
     except (ConfigError, OSError, Incomplete) as error:
-        print(f"error: {error}", file=sys.stderr)
+        kept = "" if exit_code(error) == WRONG_REQUEST else "; what is finished is kept: the same command resumes"
+        print(f"error: {error}{kept}", file=sys.stderr)
         failures.append(exit_code(error))
 
 

@@ -34,8 +34,6 @@ from .config import (
 from .reading import one_line, read_config
 from .untrusted import check_hydra
 
-MAY_BE_NULL = ("experiment", "dataset@train", "dataset@validation")
-
 # Composing
 
 
@@ -91,7 +89,8 @@ def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dic
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
             check_hydra(config.hydra, overrides)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, TypeError, OSError) as error:
-            raise ConfigError(one_line(error)) from error
+            needs = " (more: pip install '.[launchers]')" if "'hydra/launcher'" in str(error) else ""
+            raise ConfigError(one_line(error) + needs) from error
         except ValueError as error:
             raise error if isinstance(error, ConfigError) else ConfigError(one_line(error)) from error
     if not return_hydra_config:
@@ -109,7 +108,9 @@ def check_overrides(arguments: Sequence[str]) -> None:
     known = groups(folders)
     for word in parsed_options(arguments).overrides:
         if "=" not in word and not word.startswith("~"):
-            raise ConfigError(f"{word!r} is no override: write KEY=VALUE")
+            raise ConfigError(
+                f"{word!r} is no override: write KEY=VALUE, with quotes around it where the value holds a space"
+            )
     overrides = [o for o in _parsed(arguments) if not (o.key_or_group or "").startswith("hydra") and not o.is_add()]
     for override in overrides:
         key = (override.key_or_group or "").split("@")[0]
@@ -135,7 +136,8 @@ def _parse(word: str) -> Override:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
         key, _, value = word.partition("=")
-        hint = f"; if that is a text, quote it twice: '{key}=\"{value}\"'" if value and "[" not in value else ""
+        is_list = "[" in value and key in LIST_GROUPS
+        hint = f"; if that is a text, quote it twice: '{key}=\"{value}\"'" if value and not is_list else ""
         raise ConfigError(f"{word}: {str(error).splitlines()[0]}{hint}") from error
 
 
@@ -158,10 +160,11 @@ def _check_choices(group: str, override: Override, choices: list[str]) -> None:
     else:
         chosen = value if isinstance(value, list) else [value]
     for choice in chosen:
-        if choice is None and (override.is_delete() or override.get_key_element() in MAY_BE_NULL):
+        if choice is None and override.is_delete():
             continue
         if not isinstance(choice, (str, int)):
-            raise ConfigError(f"{override.input_line}: name a choice of {group}: {', '.join(choices)}")
+            leave = f"~{override.get_key_element()} leaves it out; " if choice is None else ""
+            raise ConfigError(f"{override.input_line}: {leave}name a choice of {group}: {', '.join(choices)}")
         if str(choice) not in choices:
             raise ConfigError(suggest(str(choice), choices, group))
         if isinstance(value, list) and group not in LIST_GROUPS and not override.is_sweep_override():
@@ -183,7 +186,7 @@ def _check_key(key: str, override: Override, known: dict[str, list[str]], folder
         if rest[0] not in known[top]:
             raise ConfigError(suggest(rest[0], known[top], top))
         if len(rest) == 1 and not override.is_delete():
-            raise ConfigError(f"{key}={override.value()}: name one of its settings, for example {key}.SETTING=VALUE")
+            raise ConfigError(f"{override.input_line}: name one of its settings, for example {key}.SETTING=VALUE")
     if top in LIST_GROUPS and top not in NESTED and len(rest) > 1:
         file = next(path for path in (folder / top / f"{rest[0]}.yaml" for folder in folders) if path.is_file())
         _check_setting(key, rest[1], OmegaConf.load(file))

@@ -1,7 +1,9 @@
 """The door: a composed config becomes typed objects, checked. Imports no torch."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -13,7 +15,9 @@ from .config import (
     REQUIRED_GROUPS,
     Choice,
     Choices,
+    Compute,
     ConfigError,
+    Protocol,
     RunConfig,
     Schema,
     Settings,
@@ -22,8 +26,9 @@ from .config import (
     selected,
     suggest,
 )
-from .values import check_finite, check_name
+from .values import check_finite, check_name, shown
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 CACHE_MODES = ("missing", "refresh", "off", "only")
 MOST = 1024  # threads, loaders, processes: more is a slip, and tens of thousands of threads end the process unsaid
 LARGEST_SEED = 2**63 - 1  # of torch's generators, of columns of tables
@@ -35,6 +40,7 @@ def read_config(composed: DictConfig) -> RunConfig:
     Raises:
         ConfigError: a value that the schema cannot refuse by its type, or a reference that leads nowhere.
     """
+    _check_keys(composed)
     try:
         read = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
@@ -54,6 +60,15 @@ def read_config(composed: DictConfig) -> RunConfig:
     return config
 
 
+def _check_keys(composed: DictConfig) -> None:
+    """Refuse what an added key (`+key=value`, or an experiment) would say to nobody: the typed objects drop it."""
+    for prefix, schema in (("", Schema), ("protocol.", Protocol), ("compute.", Compute)):
+        node = composed if not prefix else composed.get(prefix[:-1])
+        known = {each.name for each in fields(schema)}
+        for key in sorted(set(map(str, node or ())) - known):
+            raise ConfigError(f"{prefix}{key}: {suggest(key, known, 'key')}")
+
+
 def one_line(error: Exception) -> str:
     """What Hydra or OmegaConf says, in a line, with the key that it is about."""
     cause = error.__cause__ or error
@@ -61,10 +76,11 @@ def one_line(error: Exception) -> str:
         return str(cause)
     key = getattr(cause, "full_key", None)
     said = str(cause.msg if isinstance(cause, OmegaConfBaseException) and cause.msg else cause)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in said.partition("Config search path")[0].splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
     about = str(error).splitlines()[0] if isinstance(error, HydraException) and cause is not error else ""
-    return ": ".join(filter(None, [about or (str(key) if key else ""), "; ".join(told)]))
+    about = about.removeprefix("Error merging override ").removesuffix(".")
+    return ": ".join(filter(None, [about or (str(key) if key else ""), " ".join(told)]))
 
 
 def choice(group: str, key: str, settings: Mapping[str, Any], name: Any) -> Choice:
@@ -105,8 +121,7 @@ def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
     for name, value in {"limit": config.limit, **limits}.items():
         if value is not None:
             _whole(name, value, 1)
-    if not config.results.strip():
-        raise ConfigError("results='': give a folder, results=FOLDER")
+    check_folder(config.results)
     _check_compute(config)
     _check_smoothing(config)
     for group in REQUIRED_GROUPS:
@@ -117,7 +132,21 @@ def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
         check_finite(each.key, {**each.settings, **each.notes})
 
 
+def check_folder(results: str) -> None:
+    """Refuse a place for results that is a file, below one, or can be none."""
+    try:
+        path = Path(results)
+        there = next((each for each in (path, *path.parents) if each.exists()), path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"results={shown(results)}: {error}: give a folder, results=FOLDER") from error
+    if not results.strip() or (there.exists() and not there.is_dir()):
+        why = f"{there} is a file: " if results.strip() else ""
+        raise ConfigError(f"results={shown(results)}: {why}give a folder, results=FOLDER")
+
+
 def _check_compute(config: RunConfig) -> None:
+    if not DEVICE.fullmatch(config.compute.device):
+        raise ConfigError(f"compute.device={shown(config.compute.device)}: choose auto, cpu, cuda or cuda:N")
     _whole("compute.batch_size", config.compute.batch_size, 1)
     _whole("compute.shard_size", config.compute.shard_size, 1)
     _whole("compute.threads", config.compute.threads, 1, MOST)
@@ -138,7 +167,7 @@ def _check_smoothing(config: RunConfig) -> None:
 def check_names(config: RunConfig) -> None:
     """Raise ConfigError for a name that could be no file's; a network's may be its place on a hub, or a folder."""
     check_name("protocol.name", config.protocol.name)
-    check_name("model.name", config.model.name, "/:.")
+    check_name("model.name", config.model.name, "/:")
     for each in _every(config):
         if each.group != "model":
             check_name(f"{each.key}.name" if each.group == "dataset" else each.key, each.name)
@@ -160,6 +189,6 @@ def _one_of(name: str, value: Any, valid: Sequence[str]) -> None:
 
 def _whole(name: str, value: Any, least: int, most: int | None = None) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value}: give a whole number of at least {least}")
+        raise ConfigError(f"{name}={shown(value)}: give a whole number of at least {least}")
     if most is not None and value > most:
         raise ConfigError(f"{name}={value}: give a whole number of at most {most}")

@@ -28,7 +28,7 @@ LOGGING: dict[str, tuple[Any, ...]] = {  # keys that name code or files, and wha
     ".": (),
     "filename": (LOG_FILE,),
     "stream": STREAMS,
-    "level": (*logging.getLevelNamesMapping(), *logging.getLevelNamesMapping().values()),
+    "level": (*logging.getLevelNamesMapping(), *range(101)),
     "style": ("%", "$"),
 }
 
@@ -105,8 +105,8 @@ def _check_logging(path: str, value: Any) -> None:
     if isinstance(value, dict):
         for key, each in value.items():
             if key in LOGGING and each not in LOGGING[key]:
-                valid = ", ".join(map(str, LOGGING[key])) or "nothing"
-                raise ConfigError(f"{path}.{key}={each}: a config may not name any code; valid is {valid}")
+                valid = ", ".join(each for each in LOGGING[key] if isinstance(each, str)) or "nothing"
+                raise ConfigError(f"{path}.{key}={each}: logging takes what Hydra's own configs name: {valid}")
             _check_logging(f"{path}.{key}", each)
     elif isinstance(value, list):
         for place, each in enumerate(value):

@@ -10,7 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from .config import ConfigError
 
 LONGEST_NAME = 100  # bytes: two names and an ending are one file's name, of which file systems take 255
-IN_PATHS = "/\\:."
+IN_PATHS = "/\\:"
+NO_BEGINNING = ".=+-@"  # of hidden files, and of what a spreadsheet takes for a formula when it opens a table
 
 # Names
 
@@ -23,7 +24,7 @@ def check_name(key: str, name: Any, allowed: str = "") -> None:
     if why := _unfit(name, allowed):
         raise ConfigError(
             f"{key}={shown(name)} {why}: files are called by names, so give a text of 1 to {LONGEST_NAME} printable "
-            "characters, without / \\ : and not beginning with a dot"
+            f"characters, without / \\ : and not beginning with one of {' '.join(NO_BEGINNING)}"
         )
 
 
@@ -37,10 +38,11 @@ def _unfit(name: Any, allowed: str) -> str:
         return "holds a character that cannot be printed"
     if not allowed and len(name.encode()) > LONGEST_NAME:
         return f"is {len(name.encode())} bytes long"
-    found = sorted((set(IN_PATHS) - set(allowed)) & set(name) - {"."})
-    if found:
+    if found := sorted((set(IN_PATHS) - set(allowed)) & set(name)):
         return f"holds {' '.join(found)}"
-    return "begins with a dot" if name.startswith(".") and "." not in allowed else ""
+    if ".." in name.split("/"):
+        return "holds .."
+    return f"begins with {name[0]}" if name[0] in NO_BEGINNING else ""
 
 
 def shown(value: Any) -> str:

@@ -38,8 +38,9 @@ def describe(name: str, results: Path) -> int:
     NAME is a choice of any group, or the beginning of a cell key (looked up in --results).
     """
     folders = config_folders(searched())
-    found = [path for folder in folders for path in sorted(folder.glob(f"*/{name}.yaml"))]
-    found = [path for path in found if name in groups(folders).get(path.parent.name, [])]
+    known = groups(folders)
+    files = [path for folder in folders for path in sorted(folder.glob("*/*.yaml")) if path.stem == name]
+    found = [path for path in files if name in known.get(path.parent.name, [])]
     for path in found:
         text = path.read_text()
         print(f"# {path.relative_to(configs.ROOT) if path.is_relative_to(configs.ROOT) else path}\n{text}")

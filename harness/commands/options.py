@@ -14,8 +14,21 @@ FOLDER_KEY = "assay.config_dir"  # of click's notes about a call
 def results(default: str = "results") -> Callable[[Handler], Handler]:
     """`--results`, of a command that reads what runs have left."""
     return click.option(
-        "--results", type=click.Path(path_type=Path), default=default, metavar="FOLDER", help=f"default: {default}"
+        "--results",
+        type=click.Path(path_type=Path),
+        default=default,
+        metavar="FOLDER",
+        callback=_folder,
+        help=f"default: {default}",
     )
+
+
+def _folder(_: click.Context, __: click.Parameter, results: Path | None) -> Path | None:
+    from ..reading import check_folder  # it imports Hydra: not for --help
+
+    if results is not None:
+        check_folder(str(results))
+    return results
 
 
 def composed(metavar: str = "[KEY=VALUE]...") -> Callable[[Handler], Handler]:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import click
 
 from ..config import ConfigError, suggest
-from ..console import INTERRUPTED, WRONG_REQUEST
+from ..console import FAILED, INTERRUPTED, WRONG_REQUEST, exit_code
+from ..store import damage
 from .configs import describe, list_groups, validate
 from .images import detect, gallery, maps
 from .options import everywhere
 from .planning import plan
 from .stored import check, collect, compare, gc, report, status, table
 from .training import train
-
-WRONG = (ConfigError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 SUMMARY = "Everything but computing: list, describe, plan, collect, compare, draw, clean up."
 
@@ -95,16 +94,18 @@ def main(name: str = "python -m harness") -> int:
 
 
 def call(arguments: Sequence[str], name: str = "python -m harness") -> int:
-    """The exit code of one call: 2 for a request that cannot be run, with the reason on standard error."""
+    """The exit code of one call: 2 for a request that cannot be run, 1 for a failure, with the reason on stderr."""
+    damage.found.clear()
     try:
         with program.make_context(name, list(arguments)) as context:
-            return int(program.invoke(context))
+            return int(program.invoke(context)) or (FAILED if damage.found else 0)
     except click.exceptions.Exit as end:  # --help and --version
         return end.exit_code
     except click.ClickException as error:
         print(f"error: {error.format_message().rstrip('.')}{_see(error)}", file=sys.stderr)
-    except WRONG as error:
+    except (ConfigError, OSError, damage.Incomplete) as error:
         print(f"error: {error}", file=sys.stderr)
+        return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -25,6 +25,8 @@ def train(names: tuple[str, ...], networks: tuple[str, ...], out: str) -> int:
     for name in chosen:
         if name not in RECIPES:
             raise ConfigError(suggest(name, RECIPES, "embedded network"))
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ConfigError(f"--out {out} is a file: give a folder for the weights")
     data = {}
     for split, size in SIZES.items():
         config = compose_config([*searched(), "dataset=scenes_train", f"dataset.split={split}", f"dataset.size={size}"])

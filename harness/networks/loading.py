@@ -54,6 +54,8 @@ def torchvision_network(
         raise ValueError(f"architecture={architecture!r} is not in torchvision; choose one of {', '.join(known)}")
     size = _published_size(models, architecture)
 
+    check_classes(classes)
+
     def made(count: int | None) -> nn.Module:
         settings = _published_form(architecture) | ({} if count is None else {"num_classes": count})
         return _seeded(lambda: models.get_model(architecture, weights=None, **settings))
@@ -146,6 +148,20 @@ def class_groups(network: Network, class_map: str, classes: Sequence[str]) -> Ne
     return _noted(made, network.notes)
 
 
+def check_classes(classes: int | None) -> None:
+    """Raise ValueError for a network of no outputs."""
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes={classes}: give the number of outputs, at least 1, or null")
+
+
+def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise ValueError unless images of three colours, or grey ones, can be normalised by these."""
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise ValueError(f"mean={list(mean)} and std={list(std)}: give three numbers each, or one for grey images")
+    if min(std) <= 0:
+        raise ValueError(f"std={list(std)}: give deviations above 0, of pixels in [0,1]")
+
+
 def _download(models: Any, architecture: str, weights: str) -> nn.Module:
     try:
         return models.get_model(architecture, weights=weights)
@@ -204,6 +220,7 @@ def _network(
     convert: Convert = dict,
     input_size: tuple[int, int] | None = None,
 ) -> Network:
+    check_statistics(mean, std)
     notes = [] if weights is None else load_weights(module, weights, sha256, convert)
     made = Network(module, mean, std, activation, fingerprint(module.state_dict()), input_size=input_size)
     return _noted(made, notes)

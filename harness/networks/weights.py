@@ -2,7 +2,9 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +33,8 @@ def find_weights(weights: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
+    if folders := [path for path in candidates if path.is_dir()]:
+        raise IsADirectoryError(f"weights {weights!r} is a folder ({folders[0].absolute()}): name a file in it")
     tried = " and ".join(str(path) for path in dict.fromkeys(map(Path.absolute, candidates)))
     raise FileNotFoundError(
         f"weights file {weights!r} not found (looked at {tried}). Name a .safetensors or .pth file: "
@@ -113,18 +117,38 @@ def _load(module: nn.Module, read: _Checkpoint, convert: Convert) -> list[str]:
     """Load what was read; returns what was done to its names."""
     path, (renamed, notes) = read.path, _renamed(read.state, module)
     state = {name: value.float() if value.is_floating_point() else value for name, value in convert(renamed).items()}
-    try:
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
+    if others := _of_other_shapes(state, module):
         hint = "Is it of model.classes outputs, and model.architecture the one that it was saved from?"
-        raise ValueError(f"{path} does not fit {type(module).__name__}, of other shapes: {error}. {hint}") from error
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__}, of other shapes: {'; '.join(others[:3])}. {hint}"
+        )
+    missing, unexpected = module.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ValueError(
             f"{path} does not fit {type(module).__name__}: missing {missing[:5] or 'nothing'}, "
             f"unexpected {unexpected[:5] or 'nothing'}. Is model.architecture the one the file was saved from?"
+            f"{_common_prefix(unexpected)}"
         )
     return [f"{note} in {path.name}" for note in notes]
+
+
+def _of_other_shapes(state: dict[str, Tensor], module: nn.Module) -> list[str]:
+    own = {name: list(value.shape) for name, value in module.state_dict().items()}
+    found = {name: list(value.shape) for name, value in state.items()}
+    return [
+        f"{name} is {found[name]}, and should be {own[name]}"
+        for name in own
+        if name in found and found[name] != own[name]
+    ]
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """A hint, where all names that do not fit begin alike."""
+    first = {name.partition(".")[0] for name in names}
+    return (
+        f" All those names begin with {first.pop() + '.'!r}: a wrapper's? Then rename them" if len(first) == 1 else ""
+    )
 
 
 def _renamed(state: dict[str, Tensor], module: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
@@ -139,20 +163,36 @@ def _renamed(state: dict[str, Tensor], module: nn.Module) -> tuple[dict[str, Ten
 def _read_state(path: Path) -> _Checkpoint:
     try:
         if path.suffix == ".safetensors":
-            return _Checkpoint(path, load_file(path), [])
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: Any = load_file(path)
+        else:
+            with warnings.catch_warnings():  # about pickles of another kind, which are refused below
+                warnings.simplefilter("ignore")
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is no weights file that can be read without running code ({reason})") from error
+        raise ValueError(f"{path} {_unreadable(error, path)}") from error
     if _is_state(loaded):
         return _Checkpoint(path, dict(loaded), [])
     entries = [key for key in CONTAINERS if isinstance(loaded, dict) and _is_state(loaded.get(key))]
     if len(entries) != 1:
-        found = f"; it has several: {', '.join(entries)}" if entries else ""
+        found = f"; it has several: {', '.join(entries)}" if entries else "; it is empty" if loaded == {} else ""
         raise ValueError(
             f"{path} holds no state dict (names -> tensors, alone or under a key {', '.join(CONTAINERS)}){found}"
         )
     return _Checkpoint(path, dict(loaded[entries[0]]), [f"read from the entry {entries[0]!r} of {path.name}"])
+
+
+def _unreadable(error: Exception, path: Path) -> str:
+    """Why, in our words: torch's own would have the file's code run."""
+    if path.stat().st_size == 0:
+        return "is empty: copy or download it again"
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return (
+            f"is a pickle that names code ({named[1]}), which is not run: save a state dict, "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    if isinstance(error, SafetensorError):
+        return f"is no safetensors file, or a damaged one ({error}): copy or download it again"
+    return "is no torch file, or a damaged one: copy or download it again"
 
 
 def _is_state(value: Any) -> bool:

@@ -168,7 +168,7 @@ def test_results_is_an_override_where_a_config_is_composed(capsys: Capture, tmp_
         (["plan", "limit=0"], "limit=0: give a whole number of at least 1"),
         (["plan", "limit=few"], "limit"),
         (["validate", "method=[gradcm]"], "Did you mean gradcam"),
-        (["gallery", "--images", "-1"], "'--images': -1 is not in the range x>=1"),
+        (["gallery", "--images", "-1"], "'--images': -1 is not in the range 1<=x<=1000000000"),
         (["gallery", "--images", "few"], "'--images': 'few' is not a valid integer"),
         (["gallery", "--out", "maps.doc"], "--out maps.doc: give a name that ends in .png"),
         (["gallery", "method=[knn]", "metric=[ood]"], "knn scores images and makes no maps"),

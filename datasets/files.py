@@ -6,7 +6,7 @@ from typing import Any
 
 from .decoding import DataError, Reading
 from .images import LabelledFiles
-from .listing import require_files
+from .listing import require_files, require_unique
 
 
 class Files(LabelledFiles):
@@ -19,7 +19,7 @@ class Files(LabelledFiles):
         orientation, unreadable: as of `datasets.folder.Folder`.
 
     Raises:
-        DataError: no file is named, or one does not exist.
+        DataError: no file is named, one is named twice, or does not exist.
     """
 
     def __init__(
@@ -34,5 +34,6 @@ class Files(LabelledFiles):
             raise DataError("files=[]: name at least one image")
         paths = [Path(file).expanduser().absolute() for file in files]
         require_files(paths, "Give the path of an image.")
+        require_unique(map(str, paths), "files")
         reading = Reading.of(orientation, unreadable)
         super().__init__(Path(paths[0].anchor), [(path, None) for path in paths], (), split, transform, reading)

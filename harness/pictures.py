@@ -31,12 +31,14 @@ def panels(
         each: of a panel, `margin`: of what the figure has beside them.
         share_y: whether all have one vertical axis.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     across = max(1, min(count, most))
     down = max(1, -(-count // across))
     figure = Figure(figsize=(each.width * across + margin.width, each.height * down + margin.height))
-    axes = figure.subplots(down, across, sharey=share_y, squeeze=False)
+    with rc_context({"text.parse_math": False}):  # titles and labels are people's names, not formulas
+        axes = figure.subplots(down, across, sharey=share_y, squeeze=False)
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     return figure, list(axes.flat[:count])

@@ -1,6 +1,7 @@
 """Single images, judged by detectors at a threshold: `python -m harness detect`."""
 
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,8 @@ def _check(threshold: str) -> None:
 
 def _scored(config: RunConfig) -> Detection:
     run = DetectorRun.of(Request.of(config, Path(config.results) / "store"))
+    for caution in run.detection.sets[PLACE].images.cautions(run.request.network):
+        print(f"caution: {caution}", file=sys.stderr)
     run.prepare()
     run.compute(Rank(0, 1))
     return run.detection

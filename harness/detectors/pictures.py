@@ -161,7 +161,7 @@ def _label(axes: Sequence[Any], below: str, beside: str) -> None:
 def _legend_below(figure: Any, axes: Sequence[Any], title: str) -> None:
     """One for all panels, and the title above them."""
     entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     if entries:
         look = {"ncols": len(entries), "frameon": False, "fontsize": 8}
         figure.legend(list(entries.values()), list(entries), loc="lower center", **look)

@@ -14,6 +14,7 @@ from ...store.damage import unless_damaged
 from ...store.files import write_atomically
 from ...store.store import SCORE, CellStore, Finished, Group
 from ..tables import read_tidy
+from ..tidy import read_table
 
 CELL = ["model", "dataset", "split", "protocol", "method", "seed", "precision"]
 PART = [*CELL, "metric"]  # the unit of a finding

@@ -16,7 +16,7 @@ from ..store.damage import unless_damaged
 from ..store.files import Lock, write_atomically
 from ..store.identity import SCHEMA, canonical
 from ..store.journal import Journal
-from ..store.sealed import read_json, read_unsealed, write_json
+from ..store.sealed import checksum_of, read_json, read_unsealed, write_json
 from ..store.store import CellStore
 from ..store.survey import cells
 from ..types import ResultRow
@@ -30,6 +30,7 @@ ORDER = [
     *("model", "dataset", "split", "protocol", "method", "metric", "variant", "subset", "stat", "x"),
     *("seed", "precision", "weights", "cell_key", "reference", "metric_key"),
 ]
+TABLES, SUMS = ("results.csv", "runs.csv"), ".checksums.json"
 LOST = "what it says of a run is lost (its results are not): delete it"  # of a damaged record
 FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=False))
 FLOATS = ["x", "value", "stderr", "ci_low", "ci_high"]
@@ -154,6 +155,7 @@ def collect(results: Path) -> pd.DataFrame:
         frame = results_table(cells(results / "store"))
         write_csv(frame, results / "tidy" / "results.csv")
         write_csv(runs_table(results / "runs"), results / "tidy" / "runs.csv")
+        _remember(results / "tidy")
         for journal, names in zip(journals, noted, strict=True):
             journal.settle(names)
     return frame
@@ -164,13 +166,30 @@ def update(results: Path) -> None:
 
     The same bytes as `collect` leaves, at a cost that does not grow with the store.
     """
-    known, runs = (_as_text(results / "tidy" / name) for name in ("results.csv", "runs.csv"))
-    if known is None or runs is None or list(known) != COLUMNS or "record" not in runs:
-        collect(results)
-        return
     with _tables_in_hand(results):
-        _update_results(results)
-        _update_runs(results)
+        if is_known := _are_as_written(results / "tidy") and _are_ours(results / "tidy"):
+            _update_results(results)
+            _update_runs(results)
+            _remember(results / "tidy")
+    if not is_known:
+        collect(results)
+
+
+def _remember(tidy: Path) -> None:
+    """What the tables are now: a byte that changes without us would stay for ever."""
+    write_json(tidy / SUMS, {name: checksum_of(tidy / name) for name in TABLES})
+
+
+def _are_as_written(tidy: Path) -> bool:
+    """Whether the tables are what we have left, and no kill, hand or disk has changed one."""
+    kept = unless_damaged(partial(read_json, tidy / SUMS)) if (tidy / SUMS).is_file() else None
+    return kept == {name: checksum_of(tidy / name) for name in TABLES}
+
+
+def _are_ours(tidy: Path) -> bool:
+    """Whether the tables have this version's columns."""
+    known, runs = (_as_text(tidy / name) for name in TABLES)
+    return known is not None and runs is not None and list(known) == COLUMNS and "record" in runs
 
 
 def _update_results(results: Path) -> None:

@@ -102,6 +102,32 @@ def test_the_page_shows_every_section_and_its_pictures(tmp_path: Path) -> None:
     assert all(f'src="{name}"' in page for name in pictures)
 
 
+def test_failures_of_no_part_of_a_data_set_are_listed(tmp_path: Path) -> None:
+    """A failed metric has no split, and may be all that there is of its model and data set."""
+    failed = {"split": "", "value": None, "headline": False, "status": "failed:no", "model": "m3"}
+    page = write_report(table({}, failed, {**failed, "method": "rise", "dataset": "e"}), tmp_path).read_text()
+    assert "m3 on d: gradcam x pointing_game: failed:no" in page
+    assert "m3 on e: rise x pointing_game: failed:no" in page
+    assert "Failed" not in write_report(table({}), tmp_path).read_text()
+
+
+def test_curves_of_two_settings_are_two_lines(drawn: list[Figure], tmp_path: Path) -> None:
+    """Not one that runs to and fro; a floor is marked; two ways of one metric are two panels."""
+    eight, sixteen = (f'{{"method": {{"steps": {steps}}}}}' for steps in (8, 16))
+    rows = [*curve("ig", [0.1, 0.2], settings=eight), *curve("ig", [0.5, 0.7], settings=sixteen)]
+    rows += [*curve("center", [0.3, 0.3], settings=eight)]
+    assert draw_curves(table(*rows), tmp_path / "a.png", floors=["center"])
+    (axis,) = [axis for axis in drawn[-1].axes if axis.axison]
+    names = [text.get_text() for text in drawn[-1].legends[0].get_texts()]
+    assert dict(zip(names, (list(map(float, line.get_ydata())) for line in axis.lines), strict=True)) == {
+        **{"center (floor)": [0.3, 0.3], "ig (steps=16)": [0.5, 0.7], "ig (steps=8)": [0.1, 0.2]},
+    }
+    ways = [curve("ig", [0.1 * n, 0.2], settings=f'{{"metric": {{"sigma": {n}}}}}') for n in (1, 2)]
+    assert draw_curves(table(*ways[0], *ways[1]), tmp_path / "b.png")
+    titles = [axis.get_title().split("accuracy ")[-1] for axis in drawn[-1].axes if axis.axison]
+    assert [title.split(" (")[-1] for title in titles] == ["metric.sigma=1)", "metric.sigma=2)"]
+
+
 def test_points_show_the_numbers(drawn: list[Figure], tmp_path: Path) -> None:
     """A panel a quantity; methods from the top in alphabetical order; a small quantity has an axis of its own."""
     small = {"metric": "average_drop", "stat": "average_drop", "value": 0.02, "ci_low": 0.01, "ci_high": 0.03}

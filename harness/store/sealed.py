@@ -47,6 +47,11 @@ def read_sealed(path: Path, remedy: str = REMEDY) -> bytes:
     return data
 
 
+def checksum_of(path: Path) -> str:
+    """Of a file that holds none, eight hex digits; empty where there is none."""
+    return f"{zlib.crc32(path.read_bytes()):08x}" if path.is_file() else ""
+
+
 def _checksum(data: bytes, at: int) -> bytes:
     """Of all bytes but those of the checksum itself, which stands `at`; eight hex digits."""
     view = memoryview(data)

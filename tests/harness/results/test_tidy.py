@@ -134,7 +134,7 @@ def test_collect_writes_both_tables(tmp_path: Path) -> None:
     write_json(tmp_path / "runs" / "run4" / "t2.json", shared | {"methods": {}})
     frame = collect(tmp_path)
     tidy = tmp_path / "tidy"
-    assert sorted(path.name for path in tidy.iterdir()) == ["results.csv", "runs.csv"]
+    assert sorted(path.name for path in tidy.iterdir()) == [".checksums.json", "results.csv", "runs.csv"]
     again = pd.read_csv(tidy / "results.csv", keep_default_na=False, na_values={"value": [""]})
     assert list(again.columns) == COLUMNS
     assert again["value"].tolist()[0] == 1 / 3  # 17 digits: exact
@@ -215,6 +215,22 @@ def test_collect_of_nothing(tmp_path: Path) -> None:
     assert list(collect(tmp_path).columns) == COLUMNS
     assert runs_table(tmp_path / "runs").empty
     assert (tmp_path / "tidy" / "results.csv").read_text().strip() == ",".join(COLUMNS)
+
+
+def test_a_table_that_is_not_as_it_was_written_is_made_anew(tmp_path: Path) -> None:
+    """A flipped bit that makes another number, one that makes no text, half a file, no checksums: an update mends."""
+    made = cell(tmp_path / "store", "cell1", {"key1": "pointing_game"})
+    finish(made, "key1", [row(value=0.75)])
+    collect(tmp_path)
+    path = tmp_path / "tidy" / "results.csv"
+    whole = path.read_bytes()
+    for broken in (whole.replace(b"0.75", b"0.74"), whole.replace(b"0.75", b"0.\xf75"), whole[:-9], b""):
+        path.write_bytes(broken)
+        update(tmp_path)
+        assert path.read_bytes() == whole
+    (tmp_path / "tidy" / ".checksums.json").write_text("{}")
+    update(tmp_path)
+    assert path.read_bytes() == whole
 
 
 def test_collect_lets_go_of_its_lock_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from assay.harness.engine.costs import Summary
 from assay.harness.engine.determinism import deterministic
 from assay.harness.engine.job import Cell
 from assay.harness.engine.measure import share
+from assay.harness.engine.probe import probe_once
 from assay.harness.engine.processes import Rank
 from assay.harness.engine.request import Request
 from assay.harness.engine.samples import check_pixels
@@ -74,8 +75,9 @@ def evaluation(
         refuse_to_compute(run)
         with redirect_stdout(sys.stderr):  # cautions are the command line's to print
             run.prepare()
-            _, summary = complete(run, Rank(0, 1))
-        yield run, summary
+            said: list[str] = []
+            _, summary = complete(run, Rank(0, 1), said.append)
+        yield run, summary._replace(cautions=(*said, *summary.cautions))
 
 
 def asked_as(model: Callable[P, Any]) -> Callable[[Callable[..., pd.DataFrame]], Table[P]]:
@@ -114,7 +116,8 @@ def evaluate(*asked: Any, **more: Any) -> pd.DataFrame:
 
     Returns:
         The columns of results.csv (docs/structure.md). A method or metric that failed has a row whose status says why,
-        and warns; so does what the images forbid to conclude.
+        and warns; so does what the images forbid to conclude, outputs that look like probabilities, and an accuracy of
+        guesses.
 
     Raises:
         ConfigError: (a ValueError) as run.py's errors: the thing, the value, the valid choices.
@@ -170,7 +173,7 @@ def _warn(run: Run, summary: Summary) -> None:
     """Of failures and cautions, in the caller's line: a public function and its wrapper are between."""
     for name, why in summary.failures.items():
         warnings.warn(f"{name} failed: {why}", RuntimeWarning, stacklevel=4)
-    for caution in run.cautions():
+    for caution in (*run.cautions(), *summary.cautions):
         warnings.warn(caution, stacklevel=4)
 
 
@@ -253,7 +256,9 @@ def explain(
     run = AttributionRun.of(
         Request.of(_in_this_process(configured(model, {"dataset": image[None]}, lists, overrides, readings)), NOWHERE)
     )
-    for caution in run.cautions():
+    said = list(run.cautions())
+    probe_once(run.request, run.job.images, said.append)
+    for caution in said:
         warnings.warn(caution, stacklevel=3)
     (cell,), sample = run.job.cells, run.job.images.dataset[0]
     assert isinstance(cell, AttributionCell)

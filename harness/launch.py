@@ -1,5 +1,6 @@
 """One run from a config to tidy tables: the one road of attributions and of detectors."""
 
+import errno
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from .config import ConfigError, RunConfig
 from .detectors.run import DetectorRun
 from .engine.costs import Outcome, Summary, merge
 from .engine.determinism import make_deterministic, watched
+from .engine.probe import Say, say
 from .engine.processes import Rank
 from .engine.request import Request, build_all
 from .results.record import finish
@@ -42,8 +44,11 @@ class Run(Protocol):
     def prepare(self) -> None:
         """Write identities; forget earlier failures, and what `cache=refresh` asks to forget."""
 
-    def compute(self, rank: Rank) -> Outcome:
-        """Compute what is missing, together with the other ranks; failures are in the store."""
+    def compute(self, rank: Rank, say: Say = say) -> Outcome:
+        """Compute what is missing, together with the other ranks; failures are in the store.
+
+        say: hears what is doubtful about the network.
+        """
 
     def summarise(self) -> Summary:
         """Put the result rows of all that is complete; by one process, when everything is computed."""
@@ -83,7 +88,8 @@ def run(config: RunConfig, overrides: list[str]) -> int:
             made.compute(rank)
             return 0  # an exit code of 1 would end rank 0 before it has summarised
         if config.cache != "only":
-            made.prepare()
+            with _writing(config.results):
+                made.prepare()
         with watched() as unstable:
             outcome, summary = complete(made, rank)
         outcome.unstable |= unstable
@@ -93,8 +99,8 @@ def run(config: RunConfig, overrides: list[str]) -> int:
     return int(bool(summary.failures))
 
 
-def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:
-    """Compute what is missing, and what turns out to be damaged, and summarise.
+def complete(made: Run, rank: Rank, say: Say = say) -> tuple[Outcome, Summary]:
+    """Compute what is missing, and what turns out to be damaged, and summarise; `say` as of `Run.compute`.
 
     Raises:
         Damaged: with `cache=only`, which computes nothing.
@@ -102,7 +108,7 @@ def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:
     outcomes = [Outcome(batch_size=made.request.config.compute.batch_size)]
     while True:
         try:
-            outcomes.append(made.compute(rank))
+            outcomes.append(made.compute(rank, say))
             return merge(outcomes), made.summarise()
         except Damaged as damage:
             if made.request.config.cache == "only":
@@ -116,6 +122,20 @@ def _check_shared(config: RunConfig, rank: Rank) -> None:
             f"cache={config.cache} under torchrun: the {rank.world} processes meet in the store, so they can neither "
             "clear it nor do without it; use cache=missing, with results=NEW_FOLDER to compute all anew"
         )
+
+
+@contextmanager
+def _writing(results: str) -> Iterator[None]:
+    """The first that is written: a folder that cannot be is a wrong request, and no failure of something begun."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise ConfigError(
+            f"results={results}: nothing can be written there ({error}): give another folder, results=FOLDER, or "
+            "cache=only to read what is there"
+        ) from error
 
 
 @contextmanager

@@ -54,6 +54,13 @@ class SpatialStatistics(nn.Module):
         return self.fc(F.relu(self.b(self.c(x))).mean((2, 3)))
 
 
+class Divided(Ending):
+    """Logits that are no numbers where an image is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.trunk(x / x.abs().amax((1, 2, 3), keepdim=True)))
+
+
 KINDS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: Ending(3, lambda logits, _: logits),
     "tuple": lambda: Ending(3, lambda logits, features: (logits, features)),
@@ -68,6 +75,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "noise": lambda: Ending(3, lambda logits, _: logits + 0.01 * torch.randn_like(logits)),
     "batch_statistics": BatchStatistics,
     "spatial_statistics": SpatialStatistics,
+    "divided": lambda: Divided(3, lambda logits, _: logits),
     "grey": lambda: Ending(3, lambda logits, _: logits, channels=1),
 }
 

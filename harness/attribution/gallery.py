@@ -1,58 +1,110 @@
 """Pictures of maps: one row an image, one column a method, with boxes and the arg-max, hit or miss."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..config import ConfigError
-from ..engine.job import Job
+from ..engine.job import Cell, Job
 from ..engine.measure import share
+from ..engine.probe import probe
 from ..forward import ForwardPass
 from ..pictures import Size, encoded, panels
 from ..store.files import write_atomically
-from ..types import Batch, FramedMaps
+from ..types import Batch, FramedMaps, Sample
 
 FULL_COLOUR = 0.995  # quantile of the modulus: fine-grained maps have a few pixels far above the rest
 
 
-def draw_gallery(job: Job, path: Path, count: int) -> int:
-    """Draw the first `count` images with every method of the job; returns how many were drawn.
+class Drawn(NamedTuple):
+    """How many images were drawn, and why a method was not (to the end)."""
+
+    images: int
+    failures: dict[str, str]
+
+
+def draw_gallery(job: Job, path: Path, count: int) -> Drawn:
+    """Draw the first `count` images with every method of the job; a method that fails is left out from there on.
 
     Each image shows its first target. The map is drawn over the image in its frame: red where positive,
     blue where negative, full colour at the 99.5 % quantile of the modulus; a circle marks the arg-max, green inside the
     ground truth (within the data set's tolerance), black outside.
     """
-    shown = [(_first_class(batch), forward) for batch, forward in islice(explained(job), count)]
+    failures: dict[str, str] = {}
+    shown = [(_first_class(batch), forwards) for batch, forwards in islice(explained(job, failures), count)]
+    if not shown and not failures:
+        raise ConfigError(NOTHING_TO_SHOW)
     if not shown:
-        raise ConfigError("no image has a class to be explained under this protocol: there is nothing to draw")
+        return Drawn(0, failures)
     columns = 1 + len(job.cells)
     figure, axes = panels(columns * len(shown), columns, Size(1.7, 1.75))
-    for row, (batch, forward) in enumerate(shown):
+    for row, (batch, forwards) in enumerate(shown):
         first, *others = axes[row * columns :][:columns]
         _draw_truth(job, first, batch)
         for axis, cell in zip(others, job.cells, strict=True):
-            _draw_map(job, axis, batch, cell.prepare(batch, forward))
+            with failing(cell, failures):
+                if cell.name in forwards and cell.name not in failures:
+                    _draw_map(job, axis, batch, cell.prepare(batch, forwards[cell.name]))
     for axis, cell in zip(axes[1:], job.cells, strict=False):
-        axis.set_title(cell.name, fontsize=8)
+        axis.set_title(f"{cell.name}{' (failed)' if cell.name in failures else ''}", fontsize=8)
     for axis in axes:
         axis.set_axis_off()
     figure.tight_layout(pad=0.3)
     write_atomically(path, encoded(figure, path.suffix, dpi=100))
-    return len(shown)
+    return Drawn(len(shown), failures)
 
 
-def explained(job: Job) -> Iterator[tuple[Batch, ForwardPass]]:
-    """Images one by one with their classes under the protocol; those without one are passed over."""
+NOTHING_TO_SHOW = "no image has a class to be explained under this protocol: there is nothing to show"
+
+
+def explained(job: Job, failures: dict[str, str]) -> Iterator[tuple[Batch, dict[str, ForwardPass]]]:
+    """Images one by one with their classes under the protocol, and the forward pass of each method.
+
+    Those without a class are passed over. The network is looked at first (`engine.probe`).
+
+    failures: of methods, which are left out; those are added whose forward pass fails.
+    """
+    probe(job.request, job.images, say=lambda caution: print(f"caution: {caution}", file=sys.stderr))
     for index in job.images.order[: job.images.stop]:
         sample = job.images.dataset[int(index)]
-        batch, forward = share(job, [sample], job.cells, job.config.compute.batch_size)
-        if batch.pairs:
-            yield batch, forward
+        made = list(_passes(job, sample, [cell for cell in job.cells if cell.name not in failures], failures))
+        if made and made[0][0].pairs:
+            yield made[0][0], {cell.name: forward for _, forward, cells in made for cell in cells}
+
+
+def _passes(
+    job: Job, sample: Sample, cells: list[Cell], failures: dict[str, str]
+) -> Iterator[tuple[Batch, ForwardPass, list[Cell]]]:
+    """One forward pass for all methods; where it fails, one for each, so that one's layers do not fail another."""
+    try:
+        yield (*share(job, [sample], cells, job.config.compute.batch_size), cells)
+    except Exception as error:
+        if len(cells) == 1:
+            failures[cells[0].name] = why(error)
+        else:
+            for cell in cells:
+                yield from _passes(job, sample, [cell], failures)
+
+
+@contextmanager
+def failing(cell: Cell, failures: dict[str, str]) -> Iterator[None]:
+    """Whatever stops a method, kept under its name; the others go on."""
+    try:
+        yield
+    except Exception as error:
+        failures[cell.name] = why(error)
+
+
+def why(error: Exception) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _first_class(batch: Batch) -> Batch:

@@ -16,7 +16,7 @@ from ..engine.job import Job
 from ..store.files import write_atomically
 from ..types import Attribution, Batch, FramedMaps
 from .cell import AttributionCell
-from .gallery import explained, frame_image, overlay
+from .gallery import NOTHING_TO_SHOW, explained, failing, frame_image, overlay
 
 FORMATS = ("npz", "png")
 LONGEST_NAME = 200  # file systems take 255 bytes
@@ -42,22 +42,20 @@ def export_maps(job: Job, folder: Path, count: int, formats: Sequence[str] = FOR
     if count < 1:
         raise ConfigError(f"--images {count}: give at least 1")
     images, maps, failures = 0, 0, dict[str, str]()
-    for batch, forward in islice(explained(job), count):
+    for batch, forwards in islice(explained(job, failures), count):
         images += 1
         for cell in job.cells:
             if not isinstance(cell, AttributionCell):
                 raise ConfigError(f"{cell.name} is no attribution method: it has no maps")
-            if cell.name in failures:
+            if cell.name not in forwards or cell.name in failures:
                 continue
-            try:
-                made = cell.attribute(batch, forward)
-            except Exception as error:
-                failures[cell.name] = f"{type(error).__name__}: {error}"
-                continue
-            _write(job, folder / cell.name, batch, made, cell.name, formats)
-            maps += len(batch.pairs)
-    if not images:
-        raise ConfigError("no image has a class to be explained under this protocol: there is nothing to write")
+            with failing(cell, failures):
+                made = cell.attribute(batch, forwards[cell.name])
+            if cell.name not in failures:
+                _write(job, folder / cell.name, batch, made, cell.name, formats)
+                maps += len(batch.pairs)
+    if not images and not failures:
+        raise ConfigError(NOTHING_TO_SHOW)
     return Exported(images, maps, failures)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..engine.costs import Outcome, Summary
 from ..engine.job import Cell, Job
-from ..engine.probe import at_chance, probe
+from ..engine.probe import Say, at_chance, probe, say
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..engine.samples import check_ids
@@ -68,10 +68,10 @@ class AttributionRun:
                     cell.group(name).clear(self.job.images.stop)
                 cell.group(name).forgive(Rank.from_environment().launch)
 
-    def compute(self, rank: Rank) -> Outcome:
-        """Attribute and measure what is missing."""
+    def compute(self, rank: Rank, say: Say = say) -> Outcome:
+        """Attribute and measure what is missing; `say` hears what is doubtful about the network."""
         if self.missing():
-            probe(self.request, self.job.images)
+            probe(self.request, self.job.images, say=say)
         rebuild = partial(build_job, self.request.config, self.request.root)
         return compute(self.job, rank, rebuild, self.run_id)
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".pdf", ".svg")  # what a gallery may be written as
 
-images = click.option("--images", type=click.IntRange(min=1), default=10, metavar="N", help="how many (default: 10)")
+MOST = 10**9  # images that are asked for
+
+images = click.option("--images", type=click.IntRange(1, MOST), default=10, metavar="N", help="how many (default: 10)")
 
 
 def _job(words: list[str]) -> "Job":
@@ -29,7 +31,9 @@ def _job(words: list[str]) -> "Job":
 
 
 def _subject(job: "Job") -> str:
-    return f"{job.config.model.name}-{job.config.dataset.name}"
+    from ..attribution.maps import file_name
+
+    return file_name(f"{job.config.model.name}-{job.config.dataset.name}")  # a network's may be OWNER/NAME
 
 
 @click.command()
@@ -42,15 +46,19 @@ def _subject(job: "Job") -> str:
     help="picture (default: <results>/report/gallery-MODEL-DATASET.png)",
 )
 def gallery(words: list[str], images: int, out: Path | None) -> int:
-    """Maps drawn over images: a row an image, a column a method."""
+    """Maps drawn over images: a row an image, a column a method.
+
+    The exit code is 1 when a method failed; the others are drawn.
+    """
     from ..attribution.gallery import draw_gallery
 
     if out is not None and out.suffix not in PICTURES:
         raise ConfigError(f"--out {out}: give a name that ends in {', '.join(PICTURES)}")
     job = _job(words)
     path = out or Path(job.config.results) / "report" / f"gallery-{_subject(job)}.png"
-    print(f"{draw_gallery(job, path, images)} images: {path.absolute()}")
-    return 0
+    made = draw_gallery(job, path, images)
+    print(f"{made.images} images: {path.absolute()}" if made.images else "nothing was drawn")
+    return _failed(made.failures)
 
 
 @click.command()

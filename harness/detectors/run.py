@@ -9,7 +9,7 @@ from ..config import RunConfig
 from ..detection import AVERAGE
 from ..engine.costs import Outcome, Summary, merge
 from ..engine.job import Job
-from ..engine.probe import at_chance, probe
+from ..engine.probe import Say, at_chance, probe, say
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..store import identity
@@ -79,14 +79,15 @@ class DetectorRun:
             for name in each.cells.keys() & self.detection.unable.keys():
                 each.cells[name].group(SCORE).fail(Failure(self.detection.unable[name]))
 
-    def compute(self, rank: Rank) -> Outcome:
+    def compute(self, rank: Rank, say: Say = say) -> Outcome:
         """All missing scores: one pass a data set, fits before scores; a detector that fails does not stop the others.
 
-        Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's.
+        Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's. `say` hears what is
+        doubtful about the network.
         """
         detection = self.detection
         if detection.unseen():
-            probe(self.request, *detection.labelled())
+            probe(self.request, *detection.labelled(), say=say)
         outcomes = [Outcome(batch_size=self.request.config.compute.batch_size)]
         if detection.training is not None and (names := detection.unfitted()):
             outcomes.append(pass_over(detection, TRAIN, names, rank))

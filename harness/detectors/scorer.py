@@ -1,6 +1,7 @@
 """A detector in memory: fitted, asked, kept in a file and read again; no store, no config of a run."""
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from ..config import Choice, Compute, ConfigError
 from ..detection import Detector, Features, ImageDetector, State
 from ..engine.costs import Outcome
 from ..engine.determinism import deterministic
-from ..engine.probe import probe
+from ..engine.probe import PROBED, is_known, look, probe
 from ..engine.processes import Rank
 from ..engine.request import Request
 from ..engine.samples import check_pixels
@@ -78,9 +79,16 @@ class Scorer:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images {list(images.shape)}: give [N,3,H,W]; one image [3,H,W] is image[None]")
         torch.set_num_threads(self.compute.threads)
+        self._look(images[:PROBED])
         scores = [self._scores(part) for part in images.split(PART) if len(part)]
         names = [f"image {number}" for number in range(len(images))]
         return checked_scores(self.chosen.name, torch.cat([torch.zeros(0), *scores]), names)
+
+    def _look(self, images: Tensor) -> None:
+        """The look that a run takes at its network, the first time."""
+        if len(images) and not is_known(self.network):
+            name, ids = type(self.network.module).__name__, [f"image {number}" for number in range(len(images))]
+            look(self.network, name, images.to(self.network.mean.device), ids, "these images", warnings.warn)
 
     def _scores(self, images: Tensor) -> Tensor:
         """Of as many images as are scored at once: from their features together, or from each pass."""
@@ -135,7 +143,7 @@ def _fitted(request: Request, name: str) -> State:
     """What the fit of the one detector leaves."""
     detection, outcome = plan(request), Outcome(batch_size=request.config.compute.batch_size)
     assert detection.training is not None  # or a check has failed
-    probe(request, detection.training.images)
+    probe(request, detection.training.images, say=warnings.warn)
     pass_over(detection, TRAIN, [name], Rank(0, 1))
     fit(detection, [name], outcome)
     if name in outcome.failures:

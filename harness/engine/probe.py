@@ -1,12 +1,14 @@
-"""One look at a run's network before anything is computed: are its outputs logits, one row an image, of its classes?
+"""One look at a network before anything is computed: are its outputs logits, one row an image, of its classes?
 
-Each check is of a kind of network that people have and that would otherwise give wrong numbers without an error. What
-no single batch shows, classes in another order, is looked for in the accuracy of all.
+Each check is of a kind of network that people have and that would otherwise give wrong numbers without an error. Runs
+of both wings, galleries, exported maps, single explanations and detectors in memory take the same look. What no single
+batch shows, classes in another order, is looked for in the accuracy of all.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -23,26 +25,65 @@ FEW = 20  # images whose accuracy says nothing
 SUSPICIOUS = 8  # numbers that are all between 0 and 1 by chance in no network
 
 
-def probe(request: Request, images: Images, *labelled: Images) -> None:
-    """Send the first images through the network, and the first of them twice alone; their passes are counted.
+Say = Callable[[str], None]  # what hears a caution
 
-    labelled: further sets whose classes are to be the network's.
+
+def say(caution: str) -> None:
+    """Print it."""
+    print(f"caution: {caution}", flush=True)
+
+
+def probe(request: Request, images: Images, *labelled: Images, say: Say = say) -> None:
+    """Look at a request's network on its first images, and at the number of its classes.
+
+    labelled: further sets whose classes are to be the network's. say: hears cautions.
+
+    Raises:
+        ConfigError: as `look`; fewer outputs than the data has classes.
+    """
+    samples, name = _first(images), request.config.model.name
+    pixels = torch.stack([sample.image for sample in samples]).to(request.device)
+    outputs = look(request.network, name, pixels, [sample.id for sample in samples], images.name, say)
+    for each in (images, *labelled):
+        _check_classes(request, each, outputs)
+
+
+def probe_once(request: Request, images: Images, say: Say = say) -> None:
+    """The same for callers that come back with the same network, image by image: the first time alone."""
+    if not is_known(request.network):
+        probe(request, images, say=say)
+
+
+_LOOKED_AT: WeakSet[Network] = WeakSet()
+
+
+def is_known(network: Network) -> bool:
+    """Whether a look has found it in order."""
+    return network in _LOOKED_AT
+
+
+def look(network: Network, name: str, pixels: Tensor, ids: Sequence[str], data: str, say: Say = say) -> int:
+    """Send images through the network, and the first of them twice alone; their passes are counted.
 
     Two results are the same when they differ by at most half of the digits, sqrt(eps) of the largest logit (3e-4 in
     float32): rounding takes fewer digits, dropout and statistics of a batch more.
 
+    Args:
+        name, ids, data: of the network, the images and where they are from, for messages.
+        pixels: [N,3,H,W] in [0,1]. say: hears cautions.
+
+    Returns:
+        How many classes it has.
+
     Raises:
-        ConfigError: outputs that are no logits [B,C], not finite, not the same twice, not the same for an image alone
-            as in its batch, probabilities, or fewer than the data's classes; channels that the network does not take.
+        ConfigError: the network cannot run on them; outputs that are no logits [B,C], not finite, not the same twice,
+            not the same for an image alone as in its batch, probabilities; channels that the network does not take.
     """
-    network, samples = request.network, _first(images)
-    pixels = torch.stack([sample.image for sample in samples]).to(request.device)
-    several = pixels if len(samples) > 1 else torch.cat([pixels, 1 - pixels])  # an image needs a neighbour
+    several = pixels if len(pixels) > 1 else torch.cat([pixels, 1 - pixels])  # an image needs a neighbour
     inputs = network.normalise(several)
-    with torch.no_grad(), understood(request, images):
+    with torch.no_grad(), _understood(network, name, data):
         together, alone, again = network(inputs), network(inputs[:1]), network(inputs[:1])
-    name = request.config.model.name
-    check_finite(name, together[: len(samples)], [sample.id for sample in samples])
+    check_finite(name, together[: len(pixels)], ids)
     if not _same(alone, again):
         raise ConfigError(
             f"{name} gives the same image other logits the second time ({_apart(alone, again)}): dropout or noise "
@@ -50,9 +91,20 @@ def probe(request: Request, images: Images, *labelled: Images) -> None:
         )
     if not _same(together[:1], alone):
         raise ConfigError(_depends_on_batch(name, _apart(together[:1], alone)))
-    _check_logits(name, network, together)
-    for each in (images, *labelled):
-        _check_classes(request, each, network.scores(together).shape[1])
+    _check_logits(name, network, together, say)
+    _check_groups(name, network, together.shape[1])
+    _LOOKED_AT.add(network)
+    return network.scores(together).shape[1]
+
+
+def _check_groups(name: str, network: Network, outputs: int) -> None:
+    """Raise ConfigError for a class group with an output that the network does not have."""
+    members = sorted({member for group in network.groups or () for member in group})
+    if strangers := [member for member in members if not 0 <= member < outputs]:
+        raise ConfigError(
+            f"{name} has {outputs} outputs, and its class groups name {', '.join(map(str, strangers[:5]))}: give "
+            f"members 0 to {outputs - 1} (model.class_map is a table of the network's own outputs)"
+        )
 
 
 def _first(images: Images) -> list[Sample]:
@@ -61,26 +113,41 @@ def _first(images: Images) -> list[Sample]:
     return [sample for sample in samples if sample.image.shape == samples[0].image.shape]
 
 
-@contextmanager
-def understood(request: Request, images: Images) -> Iterator[None]:
+def understood(request: Request, images: Images) -> AbstractContextManager[None]:
     """What a network cannot do with images, and what it returns that is no logits, as a ConfigError."""
-    name = request.config.model.name
+    return _understood(request.network, request.config.model.name, images.name)
+
+
+ALONE = "more than 1 value per channel when training"
+CHANNELS = r"to have (\d+) channels, but got (\d+)"
+
+
+@contextmanager
+def _understood(network: Network, name: str, data: str) -> Iterator[None]:
     try:
         yield
-    except OutputError as error:
-        raise ConfigError(f"model {name}: {error}") from error
-    except ValueError as error:
-        if "more than 1 value per channel when training" not in str(error):
-            raise
-        raise ConfigError(_depends_on_batch(name, "an image alone has none")) from error
-    except RuntimeError as error:
-        if not (found := re.search(r"to have (\d+) channels, but got (\d+)", str(error))):
-            raise
-        raise ConfigError(
-            f"model {name} reads {found[1]} channels and gets {found[2]} of {images.name}: the network's mean and std "
-            f"have a number a channel (one of them: images are made grey), and here they have "
-            f"{len(request.network.statistics[0])}"
-        ) from error
+    except (ConfigError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ConfigError(_in_words(error, network, name, data)) from error
+
+
+def _in_words(error: Exception, network: Network, name: str, data: str) -> str:
+    """What stopped a network, and the mend where it is known."""
+    if isinstance(error, OutputError):
+        return f"model {name}: {error}"
+    if ALONE in str(error):
+        return _depends_on_batch(name, "an image alone has none")
+    if found := re.search(CHANNELS, str(error)):
+        return (
+            f"model {name} reads {found[1]} channels and gets {found[2]} of {data}: the network's mean and std have a "
+            f"number a channel (one of them: images are made grey), and here they have {len(network.statistics[0])}"
+        )
+    first = (str(error).strip().splitlines() or [""])[0]
+    return (
+        f"model {name} cannot be run on images of {data} ({type(error).__name__}: {first}): it is given several images "
+        f"together and one alone, in {network.mean.dtype}; does it take other sizes or numbers of images?"
+    )
 
 
 def _depends_on_batch(name: str, how: str) -> str:
@@ -111,7 +178,7 @@ def check_finite(name: str, logits: Tensor, ids: Sequence[str]) -> None:
     )
 
 
-def _check_logits(name: str, network: Network, logits: Tensor) -> None:
+def _check_logits(name: str, network: Network, logits: Tensor, say: Say) -> None:
     """Refuse probabilities, and a softmax of one number; say where something looks like probabilities."""
     if logits.shape[1] == 1 and network.activation == "softmax":
         raise ConfigError(f"{name} has one output, whose softmax is always 1: activation=binary makes it two classes")
@@ -123,9 +190,9 @@ def _check_logits(name: str, network: Network, logits: Tensor) -> None:
             "detectors read, the logits before it"
         )
     if within and logits.numel() >= SUSPICIOUS and network.activation == "sigmoid":
-        _say(f"all outputs of {name} are in [0,1]: a sigmoid inside the network is taken twice")
+        say(f"all outputs of {name} are in [0,1]: a sigmoid inside the network is taken twice")
     if logits.shape[1] > 1 and _are(logits.logsumexp(1), 0):
-        _say(
+        say(
             f"{name} returns logarithms of probabilities (log_softmax): probabilities are right, but energy is 0 for "
             "every image, and methods explain log p"
         )
@@ -133,10 +200,6 @@ def _check_logits(name: str, network: Network, logits: Tensor) -> None:
 
 def _are(values: Tensor, number: float) -> bool:
     return bool(((values - number).abs() < 1e-4).all())
-
-
-def _say(what: str) -> None:
-    print(f"caution: {what}", flush=True)
 
 
 def _check_classes(request: Request, images: Images, outputs: int) -> None:

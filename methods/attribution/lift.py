@@ -278,7 +278,7 @@ class LRPCAM(ChannelWeighting):
     """
 
     epsilon: float = 1e-6
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         check_not_negative("epsilon", self.epsilon)

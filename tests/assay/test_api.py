@@ -17,6 +17,7 @@ import torch
 from assay.harness import launch
 from assay.harness.attribution.maps import export_maps
 from assay.harness.attribution.plan import build_job
+from assay.harness.config import ConfigError
 from assay.harness.networks.scenes import ScenesVGG
 from assay.harness.overrides import compose_config
 from assay.harness.types import Sample
@@ -314,13 +315,20 @@ def test_the_caller_stays_as_it_was(caller: Path, capfd: pytest.CaptureFixture[s
     assert said.out == "" and "image/s" in said.err
 
 
-def test_cautions_are_not_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
-    """What the command line prints of an odd network: here, of a sigmoid that is taken twice."""
+def test_cautions_are_warnings(capfd: pytest.CaptureFixture[str]) -> None:
+    """What the command line prints of an odd network (here, of a sigmoid that is taken twice) and of an accuracy of
+    guesses, in the caller's line; nothing is on stdout."""
     network = assay.Network(nn.Sequential(*small(), nn.Sigmoid()), *HALF, activation="sigmoid")
-    images = random_images(8, 12)
-    assay.evaluate(network, (images, [0, 1] * 4), "gradient", "average_drop")
-    said = capfd.readouterr()
-    assert said.out == "" and "a sigmoid inside the network is taken twice" in said.err
+    images = random_images(40, 12)
+    for methods, metrics in (("gradient", "average_drop"), ("msp", "error_detection")):
+        with pytest.warns(UserWarning) as found:
+            assay.evaluate(network, (images, [0, 1] * 20), methods, metrics)
+        said = [str(each.message) for each in found if each.filename == __file__]
+        assert any("a sigmoid inside the network is taken twice" in each for each in said)
+        assert any("are classified right, and guesses would be 0.500" in each for each in said)
+    with pytest.warns(UserWarning, match=r"returns logarithms of probabilities \(log_softmax\)"):
+        assay.explain((nn.Sequential(*small(), nn.LogSoftmax(1)), *HALF), images[0], "gradient")
+    assert capfd.readouterr().out == ""
 
 
 def test_the_caller_stays_as_it_was_when_it_fails(caller: Path) -> None:
@@ -388,13 +396,11 @@ class Unknown(Squares):
 
 
 def test_a_class_that_nobody_has() -> None:
-    """Fails by the image's name."""
-    why = "sample 'square1' is of class 5, and the network has classes 0 to 1"
+    """Refused by the image's name."""
     for protocol in ("labels", "predicted"):
-        with pytest.warns(RuntimeWarning, match=f"gradient failed: ValueError: {why}"):
+        with pytest.raises(ConfigError, match="sample 'square1': targets: class 5 is none of the data set's, 0 to 1"):
             words = [f"protocol.targets={protocol}"]
-            rows = assay.evaluate((small(), *HALF), Unknown(), "gradient", "average_drop", overrides=words)
-        assert rows.status.tolist() == [f"failed:ValueError: {why}"]
+            assay.evaluate((small(), *HALF), Unknown(), "gradient", "average_drop", overrides=words)
 
 
 class Broken(Gradient):

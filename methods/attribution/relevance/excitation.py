@@ -24,7 +24,7 @@ class ExcitationBackprop:
     """
 
     layer: str | None = None
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
@@ -51,7 +51,7 @@ class ContrastiveEB:
     contrast_layer: str
     layer: str | None = None
     signed: bool = True
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""

@@ -82,7 +82,7 @@ class GradientHedge:
     terms: Sequence[str] = TERMS
     residual: Residual = "main_only"
     batch_norm: BatchNorm = "pass_nonzero"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if self.residual not in RESIDUAL:

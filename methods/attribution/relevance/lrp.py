@@ -54,7 +54,7 @@ class LRP:
     batch_norm: BatchNorm = "fold"
     stabiliser: float = 1e-6
     start: Start = "logit"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_batch_norm(self.batch_norm)
@@ -114,7 +114,7 @@ class ContrastiveLRP:
     """
 
     lrp: LRP = field(default_factory=lambda: LRP(AlphaBeta()))
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""

@@ -136,7 +136,7 @@ class RAP:
     batch_norm: BatchNorm = "pass_nonzero"
     residual: Residual = "positive"
     start: Start = "logit"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if self.variant not in RULES:

@@ -172,6 +172,6 @@ def test_no_class_to_explain_is_an_error(tmp_path: Path) -> None:
 
 def test_the_gallery_still_draws(tmp_path: Path) -> None:
     """It shares the maps' pictures: a PNG of three images, the first class of each."""
-    assert draw_gallery(job_of(), tmp_path / "gallery.png", 3) == 3
+    assert draw_gallery(job_of(), tmp_path / "gallery.png", 3) == (3, {})
     with Image.open(tmp_path / "gallery.png") as picture:
         assert picture.width > 300

@@ -65,6 +65,18 @@ def test_maps_of_the_others_are_written_when_one_method_fails(
     assert {path.parent.name for path in (tmp_path / "maps").rglob("*.npz")} == {"center"}
 
 
+def test_a_gallery_of_the_others_is_drawn_when_one_method_fails(
+    broken: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    """Exit code 1, a line that says which and why."""
+    path = tmp_path / "maps.png"
+    assert call(["gallery", "method=[center,broken]", *FEW, "--out", str(path), "--images", "2", *broken]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == f"2 images: {path}\n"
+    assert shown.err.splitlines()[-1] == "FAILED broken: ValueError: no such map"
+    assert path.is_file()
+
+
 def test_maps_and_nothing_else_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """Below the results folder of the config, named after model and data set; no store."""
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """One look at a run's network: what would give wrong numbers is refused before anything is computed, with the mend."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from assay.harness import launch
+from assay.harness.attribution.gallery import draw_gallery
+from assay.harness.attribution.maps import export_maps
+from assay.harness.attribution.plan import build_job
 from assay.harness.config import Choice, ConfigError, RunConfig
+from assay.harness.engine.job import Job
 from assay.harness.engine.probe import PROBED
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
@@ -17,6 +22,8 @@ from assay.harness.store.store import SAMPLES
 from assay.harness.types import Sample
 from field_networks import field_network
 from torch import Tensor, nn
+
+import assay
 
 ATTRIBUTION = ["method=[gradient]", "metric=[positive_ratio]"]
 DETECTION = ["method=[msp]", "metric=[error_detection]"]
@@ -37,7 +44,7 @@ class Pictures:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        image = self.images[index] * (torch.nan if index == self.bad else 1)
+        image = self.images[index] if index != self.bad else torch.full((3, 16, 16), 0.5)
         return Sample(f"picture{index}", image, (index % len(self.classes),), (16, 16))
 
     def fingerprint(self) -> str:
@@ -90,6 +97,72 @@ def test_a_network_that_would_give_wrong_numbers_is_refused(
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+def job_of(network: Network, folder: Path) -> Job:
+    return build_job(config_of(network, folder, ATTRIBUTION), folder)
+
+
+DOORS: dict[str, Callable[[Network, Path], Any]] = {
+    "gallery": lambda network, folder: draw_gallery(job_of(network, folder), folder / "gallery.png", 1),
+    "maps": lambda network, folder: export_maps(job_of(network, folder), folder, 1),
+    "explain": lambda network, folder: assay.explain(network, Pictures().images[0], "gradient"),
+    "fit": lambda network, folder: assay.fit("mahalanobis", network, (Pictures(count=30).images, [0, 1, 2] * 10)),
+    "score": lambda network, folder: assay.fit("msp", network).score(Pictures().images),
+}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("softmax", "returns probabilities .*Take the softmax out of the module"),
+        ("dropout", "other logits the second time .*training=self.training"),
+        ("spatial_statistics", "other logits alone than in a batch .*track_running_stats=False"),
+        ("grey", "reads 1 channels and gets 3 of"),
+        ("map", r"returns \[\d, 3, 2, 2\] for \d images, not logits"),
+    ],
+)
+def test_every_way_to_a_network_takes_the_same_look(
+    kind: str, why: str, door: Callable[[Network, Path], Any], tmp_path: Path
+) -> None:
+    """As a run of either wing: ConfigError with the mend, and nothing is written."""
+    if door is DOORS["fit"] and kind in ("softmax", "dropout"):
+        pytest.skip("without a linear layer at the end, which this detector misses before")
+    with pytest.raises(ConfigError, match=why):
+        door(of_kind(kind), tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".npz")]
+
+
+def test_single_explanations_look_once() -> None:
+    """Of the same network: one pass of one image for the map after the first call."""
+    network = of_kind("plain")
+    before = network.passes.forward
+    counts = []
+    for image in Pictures().images[:3]:
+        assay.explain(network, image, "gradient")
+        counts.append(network.passes.forward - before)
+    assert [later - earlier for earlier, later in pairwise(counts)] == [1, 1]
+    assert counts[0] > 1
+
+
+class OfTwo(nn.Module):
+    """A network for batches of two images of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = field_network("plain")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.view(2, 3, 16, 16))
+
+
+@WINGS
+def test_whatever_stops_a_network_is_one_line(wing: list[str], tmp_path: Path) -> None:
+    """A ConfigError (no traceback) with the error's own words."""
+    network = Network(OfTwo(), [0.5] * 3, [0.25] * 3, fingerprint="two")
+    with pytest.raises(ConfigError, match=r"model field cannot be run on images of pictures \(RuntimeError: shape"):
+        launch.run(config_of(network, tmp_path, wing), [])
+
+
 @pytest.mark.parametrize(("kind", "mend"), [("tuple", "output=0"), ("dict", "output=logits")])
 def test_a_layer_of_a_network_with_several_outputs_is_looked_for_after_the_mend(
     kind: str, mend: str, tmp_path: Path
@@ -131,10 +204,11 @@ def test_classes_of_the_training_set_are_counted_too(tmp_path: Path) -> None:
 def test_logits_that_are_no_numbers_name_their_images(
     wing: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the first batch the run is refused; later on its methods fail, naming the image."""
+    """In the first batch the run is refused; later on its methods fail, naming the image. (One that is 0 when it is
+    normalised, of a network that divides by the largest value.)"""
     with pytest.raises(ConfigError, match="field: logits of picture2 are not finite: look at these images"):
-        launch.run(config_of(of_kind("plain"), tmp_path, wing, Pictures(bad=2)), [])
-    assert launch.run(config_of(of_kind("plain"), tmp_path, wing, Pictures(bad=7)), []) == 1
+        launch.run(config_of(of_kind("divided"), tmp_path, wing, Pictures(bad=2)), [])
+    assert launch.run(config_of(of_kind("divided"), tmp_path, wing, Pictures(bad=7)), []) == 1
     assert "logits of picture7 are not finite" in capsys.readouterr().err
 
 

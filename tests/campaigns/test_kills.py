@@ -214,7 +214,7 @@ def test_a_killed_run_resumes_to_the_same_tables(
     if case.begun:
         shutil.copytree(expected, results)
         shutil.rmtree(results / "tidy")
-    span = {"collect": 0.3, "report": 3.0, "gc": 0.05, "rows": 0.6}.get(case.name, 3.0)
+    span = {"collect": 0.15, "report": 3.0, "gc": 0.05, "rows": 0.6}.get(case.name, 3.0)
     state = killed(case, results, span, draw)
     last = case.commands[-1] if case.name != "gc" else (*RUN, *case.asked, ONE)
     to_the_end(last, results, tmp_path / "resumed.log")

@@ -1,4 +1,4 @@
-"""Gradient methods and Grad-CAM on ResNet-18 at 224 px: floor, ours, Captum, pytorch-grad-cam."""
+"""Gradient methods, DeepLIFT, Grad-CAM on ResNet-18 (and VGG-11) at 224 px: floor, ours, Captum, pytorch-grad-cam."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,8 +11,10 @@ from assay.harness.networks.loading import torchvision_network
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attributor
 from assay.methods.attribution.cam import GradCAM
+from assay.methods.attribution.deeplift import DeepLIFT
 from assay.methods.attribution.gradient import Gradient, IntegratedGradients, SmoothGrad
 from assay.methods.attribution.guided import GuidedBackprop
+from captum.attr import DeepLift as CaptumDeepLift
 from captum.attr import GuidedBackprop as CaptumGuided
 from captum.attr import IntegratedGradients as CaptumIntegrated
 from captum.attr import NoiseTunnel, Saliency
@@ -77,6 +79,8 @@ def tasks() -> Iterator[pd.DataFrame]:
             ),
         },
     )
+    yield _deeplift("resnet18")  # whose ReLUs are reused: Captum refuses
+    yield _deeplift("vgg11", CaptumDeepLift(_no_inplace("vgg11")))
     yield race(
         "gradcam",
         {
@@ -87,6 +91,29 @@ def tasks() -> Iterator[pd.DataFrame]:
             ),
         },
     )
+
+
+def _deeplift(architecture: str, peer: CaptumDeepLift | None = None) -> pd.DataFrame:
+    """The floor: a forward pass of images and baselines, and the gradient of the images' logits."""
+    network, module = torchvision_network(architecture, weights=None), _untouched(architecture)
+    torch.manual_seed(0)
+    images, labels = torch.rand(BATCH, 3, 224, 224), torch.arange(BATCH)
+    inputs, ours = network.normalise(images), _Ours(network, images, Targets(torch.arange(BATCH), labels))
+
+    def floor() -> None:
+        with torch.no_grad():
+            module(torch.zeros_like(inputs))
+        leaf = _leaf(inputs)
+        torch.autograd.grad(module(leaf).gather(1, labels[:, None]).sum(), leaf)
+
+    runs: dict[str, Callable[[], object]] = {
+        "floor: 2F+1B": floor,
+        "assay baseline mean (one row for all)": ours(DeepLIFT()),
+        "assay baseline blur (one row an image)": ours(DeepLIFT("blur")),
+    }
+    if peer is not None:
+        runs["captum DeepLift"] = lambda: peer.attribute(inputs, target=labels)
+    return race(f"deeplift {architecture} batch {BATCH}", runs)
 
 
 class _Ours:

@@ -128,8 +128,8 @@ class IntegratedGradients:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        _check_choice("rule", self.rule, RULES)
-        _check_choice("baseline", self.baseline, BASELINES)
+        check_choice("rule", self.rule, RULES)
+        check_choice("baseline", self.baseline, BASELINES)
         _check_steps(self.steps, 2 if self.rule == "trapezoid" else 1)
 
     def needs(self) -> Needs:
@@ -181,7 +181,8 @@ class SmoothGrad:
         return Attribution(reduce_channels(average_gradient(forward, targets, points, weights), self.reduce))
 
 
-def _check_choice(name: str, value: str, choices: Mapping[str, object]) -> None:
+def check_choice(name: str, value: str, choices: Mapping[str, object]) -> None:
+    """Raise ValueError unless a setting's value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
 

@@ -57,16 +57,20 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job that run.py would start: an experiment's sweep, and `key=a,b`, expanded by Hydra."""
     check_overrides(overrides)
     parsed = _parsed(overrides)
-    swept = _own_sweep(overrides)
+    swept = _own_sweep(_unswept(overrides))
     every = [*_parsed([f"{key}={values}" for key, values in swept.items()]), *parsed]
     return [job for batch in BasicSweeper.split_arguments(every, None) for job in batch]
 
 
-def _own_sweep(overrides: Sequence[str]) -> dict[str, Any]:
+def _own_sweep(config: DictConfig) -> dict[str, Any]:
     """What an experiment sweeps."""
+    return (config.hydra.sweeper.get("params") or {}) if config.hydra.mode == RunMode.MULTIRUN else {}
+
+
+def _unswept(overrides: Sequence[str]) -> DictConfig:
+    """What the overrides that are not swept compose to, with Hydra's node."""
     chosen = [str(o.input_line) for o in _parsed(overrides) if not o.is_sweep_override()]
-    hydra = _compose([*_search(config_folders(overrides)[1:]), *chosen], return_hydra_config=True).hydra
-    return (hydra.sweeper.get("params") or {}) if hydra.mode == RunMode.MULTIRUN else {}
+    return _compose([*_search(config_folders(overrides)[1:]), *chosen], return_hydra_config=True)
 
 
 def check_jobs(arguments: Sequence[str]) -> None:
@@ -75,10 +79,20 @@ def check_jobs(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: some job's config cannot be run, or would have Hydra run code.
     """
-    words, searched = _words(arguments), _search(config_folders(arguments)[1:])
-    is_sweep = parsed_options(arguments).multirun or bool(_own_sweep(arguments))
-    for job in sweep(arguments) if is_sweep else [words]:
-        read_config(_compose([*searched, *job]))
+    words, searched, first = _words(arguments), _search(config_folders(arguments)[1:]), _unswept(arguments)
+    if parsed_options(arguments).multirun or first.hydra.mode == RunMode.MULTIRUN:
+        for job in sweep(arguments):
+            read_config(_compose([*searched, *job]))
+    elif any(override.is_sweep_override() for override in _parsed(arguments)):
+        _compose([*searched, *words])  # Hydra says how to sweep
+    else:
+        read_config(_without_hydra(first))
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
@@ -93,10 +107,7 @@ def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dic
             raise ConfigError(one_line(error) + needs) from error
         except ValueError as error:
             raise error if isinstance(error, ConfigError) else ConfigError(one_line(error)) from error
-    if not return_hydra_config:
-        with open_dict(config):
-            del config["hydra"]
-    return config
+    return config if return_hydra_config else _without_hydra(config)
 
 
 # Checking

@@ -168,7 +168,7 @@ def _read_state(path: Path) -> _Checkpoint:
             with warnings.catch_warnings():  # about pickles of another kind, which are refused below
                 warnings.simplefilter("ignore")
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise ValueError(f"{path} {_unreadable(error, path)}") from error
     if _is_state(loaded):
         return _Checkpoint(path, dict(loaded), [])
@@ -190,6 +190,8 @@ def _unreadable(error: Exception, path: Path) -> str:
             f"is a pickle that names code ({named[1]}), which is not run: save a state dict, "
             "torch.save(model.state_dict(), FILE)"
         )
+    if isinstance(error, PermissionError):
+        return f"cannot be read ({error.strerror})"
     if isinstance(error, SafetensorError):
         return f"is no safetensors file, or a damaged one ({error}): copy or download it again"
     return "is no torch file, or a damaged one: copy or download it again"

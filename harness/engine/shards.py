@@ -1,13 +1,15 @@
 """Shards taken in hand: their locks, and their images, loaded ahead."""
 
+import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from ..store.files import Lock
 from ..store.store import Shard
-from ..types import Sample
+from ..types import Dataset, Sample
 from .costs import SHARED, Clock, Outcome
 from .job import Job
 
@@ -61,8 +63,8 @@ def load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tupl
             else:
                 task.release()
 
-    loader: DataLoader[Sample] = DataLoader(
-        cast(Any, job.images.dataset),  # any object with __len__ and __getitem__
+    loader: DataLoader[Sample | Exception] = DataLoader(
+        cast(Any, _Told(job.images.dataset)),  # any object with __len__ and __getitem__
         batch_sampler=cast(Any, take()),  # lazily: a lock is taken when its shard is about to be read
         num_workers=job.config.compute.workers,
         collate_fn=list,
@@ -98,15 +100,33 @@ class Unreadable(Exception):
         self.error = error
 
 
-def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample]") -> Iterator[list[Sample]]:
+@dataclass(frozen=True)
+class _Told:
+    """A data set that gives its errors instead of raising them: torch would put a loader's traceback before them."""
+
+    dataset: Dataset
+
+    def __getitem__(self, index: int) -> Sample | Exception:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            if get_worker_info() is not None:
+                error.add_note(traceback.format_exc())  # which would stay behind in the loader's process
+            return error
+
+
+def _timed(job: Job, outcome: Outcome, loader: "DataLoader[Sample | Exception]") -> Iterator[list[Sample]]:
     """The loader's batches; waiting for them counts as shared time."""
     batches = iter(loader)
     while True:
         with Clock(job.network, outcome, SHARED):
             try:
-                samples = next(batches, None)
+                found = next(batches, None)
             except Exception as error:
                 raise Unreadable(error) from error
-        if samples is None:
+        if found is None:
             return
-        yield samples
+        for each in found:
+            if isinstance(each, Exception):
+                raise Unreadable(each) from each
+        yield cast(list[Sample], found)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from assay.harness.config import ConfigError
 from assay.harness.engine.samples import Checked, check_sample
+from assay.harness.network import Network
 from assay.harness.types import Sample
 from torch import Tensor, nn
 
@@ -150,3 +151,34 @@ def test_a_data_sets_own_error_is_a_wrong_request() -> None:
 
     with pytest.raises(ConfigError, match=r"^own: a\.png cannot be read"):
         Checked("own", Broken(None))[0]
+
+
+class Late(Own):
+    """The ninth of twelve cannot be read; two in a shard."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 8:
+            raise ValueError("the ninth is broken")
+        return replace(GOOD, id=str(index))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_loader_is_the_data_sets(workers: int) -> None:
+    """In its own words, whoever reads it; and no number of a part of the images."""
+    overrides = [f"compute.workers={workers}", "compute.shard_size=2"]
+    with pytest.warns(RuntimeWarning, match="edges failed: ConfigError: Late: the ninth is broken$"):
+        table = assay.evaluate(MODEL, Late(None), "edges", "positive_ratio", overrides=overrides)
+    assert table["status"].tolist() == ["failed:ConfigError: Late: the ninth is broken"]
+
+
+def test_groups_of_outputs_that_are_not_there() -> None:
+    """Not an index error, and -1 is not the last output."""
+    for member in (3, -1):
+        network = Network(small(), [0.5] * 3, [0.25] * 3, groups=[[0], [member], [1, 2]])
+        with pytest.raises(
+            ConfigError, match=f"has 3 outputs, and its class groups name {member}: give members 0 to 2"
+        ):
+            assay.evaluate(network, Own(replace(GOOD, id="b")), "edges", "positive_ratio")

@@ -96,9 +96,20 @@ def main(name: str = "python -m harness") -> int:
 def call(arguments: Sequence[str], name: str = "python -m harness") -> int:
     """The exit code of one call: 2 for a request that cannot be run, 1 for a failure, with the reason on stderr."""
     damage.found.clear()
+    code = _answer(arguments, name)
+    if not damage.found:
+        return code
+    from ..results.remedies import remedies
+
+    for command in remedies([*damage.found]):
+        print(f"makes what is damaged anew: {command}", file=sys.stderr)
+    return code or FAILED
+
+
+def _answer(arguments: Sequence[str], name: str) -> int:
     try:
         with program.make_context(name, list(arguments)) as context:
-            return int(program.invoke(context)) or (FAILED if damage.found else 0)
+            return int(program.invoke(context))
     except click.exceptions.Exit as end:  # --help and --version
         return end.exit_code
     except click.ClickException as error:

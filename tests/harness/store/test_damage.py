@@ -220,7 +220,7 @@ SCORES = [
 def run(results: Path, *words: str) -> int:
     """The exit code of a run in this process."""
     damage.found.clear()
-    return launch.run(compose_config([*words, *SMALL, f"results={results}"]), [])
+    return launch.run(compose_config([*words, *SMALL, f"results={results}"]), list(words))
 
 
 def flip(path: Path) -> None:
@@ -271,6 +271,7 @@ def test_no_command_is_blocked_and_the_same_command_mends(
     assert {name for name, code in found.items() if code == 2} <= {"compare"}  # it knows no gradcam
     said = capsys.readouterr()
     assert f"damaged: {path} is damaged" in said.err and "center" in said.out
+    assert f"makes what is damaged anew: python run.py {' '.join(MAPS)}\n" in said.err
     assert ",center," in (results / "tidy/results.csv").read_text()
     if kind.startswith("samples"):
         with pytest.raises(Damaged, match=r"samples/.*parquet is damaged"):
@@ -291,6 +292,7 @@ def test_a_damaged_record_is_named_and_deleted(whole: Path, tmp_path: Path, caps
     flip(path)
     assert codes(results, "status", "collect") == {"status": 0, "collect": 1}
     assert f"damaged: {path} is damaged" in (said := capsys.readouterr().err) and "delete it" in said
+    assert "anew" not in said
     path.unlink()
     assert codes(results, "collect") == {"collect": 0}
 

@@ -25,25 +25,30 @@ def build(choice: Choice) -> Any:
     """
     if choice.made is not None:
         return choice.made
-    what = str(choice)
+    check(choice)
+    try:
+        return _made(choice.settings)
+    except (OSError, ImportError) as error:
+        raise ConfigError(f"{choice}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{choice}: {error}{_meant(str(error), choice)}") from error
+
+
+def check(choice: Choice) -> None:
+    """All that is checked before anything is made: that its classes are allowed and there, that its settings fit."""
+    what, placed = str(choice), _of(choice)
     if "_target_" not in choice.settings:
         raise ConfigError(f"{what} has no _target_: name the class that it builds")
-    placed = list(_placed(choice.settings, choice.key or choice.group))
     for _, node in placed:
         _check_allowed(node["_target_"], what)
     for place, node in placed:
         _check_settings(node, place, what)
-    try:
-        return _made(choice.settings)
-    except (OSError, ImportError) as error:
-        raise ConfigError(f"{what}: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{what}: {error}{_meant(str(error), placed)}") from error
 
 
-def _meant(said: str, placed: list[tuple[str, dict[str, Any]]]) -> str:
+def _meant(said: str, choice: Choice) -> str:
     """The plain settings, where a class complains and names none of them."""
-    plain = [(place, name, value) for place, node in placed for name, value in node.items() if name != "_target_"]
+    settings = [(place, *each) for place, node in _of(choice) for each in node.items()]
+    plain = [(place, name, value) for place, name, value in settings if name != "_target_"]
     if any(word in said for _, name, value in plain for word in (name, value) if isinstance(word, str) and word):
         return ""
     told = [f"{place}.{name}={shown(value)}" for place, name, value in plain if isinstance(value, (int, float, str))]
@@ -64,6 +69,10 @@ def _made(value: Any) -> Any:
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
     """Every mapping with a `_target_` in a nested config."""
     return (node for _, node in _placed(value, ""))
+
+
+def _of(choice: Choice) -> list[tuple[str, dict[str, Any]]]:
+    return list(_placed(choice.settings, choice.key or choice.group))
 
 
 def _placed(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:

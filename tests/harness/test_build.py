@@ -2,15 +2,17 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import pytest
 from assay.datasets.images import Transform
 from assay.harness.arguments import take_allow_flag
-from assay.harness.build import ALLOW_VARIABLE, build
+from assay.harness.build import ALLOW_VARIABLE, build, check
 from assay.harness.config import LIST_GROUPS, Choice, ConfigError, groups
 from assay.harness.overrides import compose_config
+from assay.harness.values import check_type, shown
 from assay.methods.attribution.floors import Center
 from conftest import alone
 
@@ -33,12 +35,13 @@ def composed(group: str, choice: str) -> Choice:
     return chosen[choice] if group in LIST_GROUPS else chosen
 
 
-CHOICES = [(g, choice) for g in ("model", "dataset", "method", "metric") for choice in groups()[g]]
+CHOICES = [(g, choice) for g in ("model", "dataset", "ood", "method", "metric") for choice in groups()[g]]
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(pair) for pair in CHOICES])
 def test_every_config_fits_its_class(group: str, choice: str) -> None:
-    """`_target_` exists where it says, and its parameters are exactly those given or those with defaults."""
+    """`_target_` exists where it says; its parameters are those given or have defaults, and take values like these."""
+    check(composed(group, choice))
     arguments = dict(composed(group, choice).settings)
     module, _, name = arguments.pop("_target_").rpartition(".")
     target = getattr(importlib.import_module(module), name)
@@ -188,6 +191,69 @@ def test_a_constructors_own_complaint_is_shown() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
     with pytest.raises(ConfigError, match=r"^dataset toy: no ImageNet images at"):
         made("assay.datasets.imagenet.ImageNet", root="/nowhere")
+
+
+# Values and types
+
+
+class Shape(NamedTuple):
+    """Some types of parameters."""
+
+    count: int
+    share: float
+    flag: bool
+    name: str
+    place: Path
+    maybe: int | None
+    word: Literal["one", "two"]
+    pair: tuple[int, int]
+    many: Sequence[float]
+    table: Mapping[str, int]
+    either: Literal["auto"] | float
+    inner: Transform
+    anything: Any
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "wanted"),
+    [
+        ("count", [1, -3], [1.5, True, "1", None, [1]], "a whole number"),
+        ("share", [1, 0.5], [True, "0.5", None], "a number"),
+        ("flag", [True], [1, "true", None], "true or false"),
+        ("name", ["x", ""], [1, None, ["x"]], "a text"),
+        ("place", ["/x"], [1, None], "a path"),
+        ("maybe", [1, None], ["1", 0.5], "a whole number or null"),
+        ("word", ["one"], ["three", 1, None], "one of one, two"),
+        ("pair", [[1, 2]], [[1], [1, 2, 3], [1, "2"], 1, "12"], "a list [a whole number, a whole number]"),
+        ("many", [[], [1, 0.5]], [1, "12", [None], {"a": 1}], "a list of a number"),
+        ("table", [{}, {"a": 1}], [[1], {"a": "1"}, None], "a mapping (name: value)"),
+        ("either", ["auto", 0.5], ["x", None], "one of auto or a number"),
+        ("inner", [{"_target_": TRANSFORM}], [1, "x", None, {"size": 3}], "a mapping with a _target_ (Transform)"),
+        ("anything", [1, None, "x", [1], {"a": [1]}], [], ""),
+    ],
+)
+def test_a_value_is_of_its_parameters_type(name: str, good: list[Any], bad: list[Any], wanted: str) -> None:
+    """What YAML has of each type; everything else is refused by key, value and what is wanted."""
+    hint = get_type_hints(Shape)[name]
+    for value in good:
+        check_type(f"method.x.{name}", value, hint)
+    for value in bad:
+        with pytest.raises(ConfigError) as caught:
+            check_type(f"method.x.{name}", value, hint)
+        assert str(caught.value) == f"method.x.{name}={shown(value)}: give {wanted}"
+
+
+def test_a_nested_object_is_of_any_type() -> None:
+    """What a `_target_` makes is known when it is made."""
+    check_type("x", {"_target_": TRANSFORM}, int)
+
+
+def test_what_is_escaped_is_text(tmp_path: Path) -> None:
+    """A second reading of a value would find code in it: `\\${...}` stays what it says."""
+    code = f"${{oc.create:{{_target_: os.mkdir, path: {tmp_path}/owned}}}}"
+    with pytest.raises(ConfigError, match=r"\$\{oc.create"):
+        made(TRANSFORM, mode=code)
+    assert not (tmp_path / "owned").exists()
 
 
 class Takes:

@@ -520,6 +520,7 @@ def test_latex_escapes(tmp_path: Path) -> None:
     text = tables.render(tables.regenerate(["rap_table1"], tmp_path)[0], "tex")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 4
     assert r"LRP $\alpha$1$\beta$0" in text
+    assert r"method & $\mu$ & $\sigma$ \\" in tables.render(tables.regenerate(["liftcam_table1"], tmp_path)[0], "tex")
     embedded = tables.render(tables.regenerate(["embedded_localization"], tmp_path)[0], "tex")
     assert not re.search(r"(?<!\\)_", embedded)
 

@@ -146,6 +146,21 @@ def test_floors_are_marked() -> None:
     assert "center (floor)" in text and "rap (" not in text and "edges" not in text
 
 
+def test_two_settings_of_one_method_are_two_lines() -> None:
+    """Each with its own number and place in the ranking, also of detectors; the floor's mark stays."""
+    settings = [f'{{"method": {{"steps": {steps}}}}}' for steps in (8, 16)]
+    rows = [
+        {"method": "ig", "value": value, "settings": each} for value, each in zip((0.7, 0.2), settings, strict=True)
+    ]
+    text = text_of(*rows, {"method": "center", "value": 0.4, "settings": "{}"}, floors=("center",))
+    lines = [line.split("   ")[0] for line in text.splitlines() if line.startswith(("ig", "center"))]
+    assert lines == ["ig (steps=16)", "center (floor)", "ig (steps=8)"]
+    assert "ig (steps=8)     0.700" in text
+    ood = {"reference": "scenes", "metric": "ood", "stat": "fpr", "dataset": "one"}
+    text = text_of(*({**row, **ood} for row in rows))
+    assert "ig (steps=16)   20.00" in text and "ig (steps=8)    70.00" in text
+
+
 def test_detectors_are_ranked_over_the_sets() -> None:
     """By the mean of the first quantity; a missing set leaves its place empty, a missing value a dash."""
     ood = {"reference": "scenes", "metric": "ood"}

@@ -57,15 +57,28 @@ def data_of(given: Data) -> str | Dataset:
     if isinstance(given, Tensor):
         return _in_memory(given, [-1] * len(given))
     if isinstance(given, tuple) and len(given) == 2:
-        if min(map(int, given[1]), default=0) < 0:
-            raise ConfigError("a class below 0: classes count from 0; images without classes are given alone")
-        return _in_memory(*given)
+        return _in_memory(given[0], _checked(given[1]))
     if lacks := [name for name in DATASET if not hasattr(given, name)]:
         raise TypeError(
             f"a {type(given).__name__} is no data set (it has no {', '.join(lacks)}): give a config's name, (images, "
             "classes), images alone, or an object as in docs/how-to/own-dataset.md"
         )
     return given
+
+
+def _checked(labels: Labels) -> Labels:
+    """One class an image, if they are indices."""
+    try:
+        values = torch.as_tensor(labels)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"classes: {error}: give indices, whole numbers from 0") from error
+    if values.ndim != 1:
+        raise ConfigError(f"classes {list(values.shape)}: give one index an image, [N] (of one-hot rows: argmax(1))")
+    if values.dtype == torch.bool or bool((values != values.long()).any()):
+        raise ConfigError(f"classes are {values.dtype}, as {values[0].item()}: give indices, whole numbers from 0")
+    if len(values) and int(values.min()) < 0:
+        raise ConfigError("a class below 0: classes count from 0; images without classes are given alone")
+    return values.long().tolist()
 
 
 def _in_memory(images: Tensor, labels: Labels) -> InMemory:

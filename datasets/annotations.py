@@ -95,7 +95,7 @@ def read_objects(
             raise ValueError(f"its root is <{root.tag}>, not <annotation>")
         scale = _scale(_annotated_size(root), size)
         found = [(e, _edges(e, origin, scale, size)) for e in root.iter("object") if _named(e, names)]
-        return [BoxedObject(_name(e), edges, e.findtext("difficult", "0").strip() == "1") for e, edges in found]
+        return [BoxedObject(_name(e), edges, _is_difficult(e)) for e, edges in found]
     except _OtherImage as error:
         raise DataError(f"{path}: {error}") from error
     except (ElementTree.ParseError, ValueError) as error:
@@ -142,6 +142,13 @@ def _named(element: ElementTree.Element, names: Container[str] | None) -> bool:
 
 def _name(element: ElementTree.Element) -> str:
     return element.findtext("name", "")
+
+
+def _is_difficult(element: ElementTree.Element) -> bool:
+    flag = element.findtext("difficult", "0").strip() or "0"
+    if flag not in ("0", "1"):
+        raise ValueError(f"the object {_name(element)!r} has difficult={flag}: give 0 or 1")
+    return flag == "1"
 
 
 def _edges(element: ElementTree.Element, origin: int, scale: tuple[float, float], size: tuple[int, int]) -> list[float]:

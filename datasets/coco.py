@@ -224,8 +224,9 @@ def _instance(annotation: Mapping[str, Any], index_of: Mapping[Any, int], size_o
         raise ValueError(f"{which}: bbox {box} has a negative width or height")
     if why := outside([x, y, x + wide, y + high], (width, height)):
         raise ValueError(f"{which}: {why}")
-    crowd = bool(annotation.get("iscrowd", 0))
-    return Instance(_label(annotation, index_of), tuple(box), annotation.get("segmentation"), crowd)
+    if (crowd := annotation.get("iscrowd", 0)) not in (0, 1):
+        raise ValueError(f"{which}: iscrowd={crowd!r}: give 0 or 1")
+    return Instance(_label(annotation, index_of), tuple(box), annotation.get("segmentation"), bool(crowd))
 
 
 def _label(annotation: Mapping[str, Any], index_of: Mapping[int, int]) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from .images import Transform
 from .listing import files_fingerprint, image_files, read_names, read_text, require_unique
 
 CLASS_COUNT = 1000
+WNID = re.compile(r"n\d{8}")
 
 WHERE = (
     "Put the images at <root>/<images>/<wnid>/*.JPEG, the annotations of the ILSVRC localization task at "
@@ -60,6 +62,9 @@ class ImageNet:
         files = [path for path in found if path.parent.name in self.index_of]
         if not files:
             raise DataError(f"{len(found)} images below {self.folder}, none in a folder named by its wnid. {WHERE}")
+        wnids = {path.parent.name for path in found if WNID.fullmatch(path.parent.name)}
+        if strange := sorted(wnids - self.index_of.keys()):
+            raise DataError(f"{self.folder} has images of {', '.join(strange[:5])}, which the list of wnids has not")
         require_unique((_name(path) for path in files), self.folder)
         kept = self.reading.sift(files, self.reading.failure, self.folder)
         self.files, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
@@ -88,7 +93,9 @@ class ImageNet:
         path = self.root / "classes.csv"
         if not path.is_file():
             return self.wnids
-        rows = csv.DictReader(read_text(path).splitlines())
+        rows = [*csv.DictReader(read_text(path).splitlines())]
+        if not rows or not {"wnid", "name"} <= rows[0].keys():
+            raise DataError(f"{path} has no columns wnid and name: give a class a line, or remove the file")
         names = {row["wnid"]: row["name"] for row in rows}
         return [names.get(wnid, wnid) for wnid in self.wnids]
 
@@ -137,4 +144,6 @@ def read_wnids(path: Path) -> list[str]:
     names = read_names(path)
     if len(set(names)) != CLASS_COUNT:
         raise DataError(f"{path} lists {len(set(names))} wnids, ImageNet has {CLASS_COUNT}: put one a line")
+    if len(names) != CLASS_COUNT:
+        raise DataError(f"{path} has {len(names)} lines for {CLASS_COUNT} wnids: put each once")
     return sorted(names)

@@ -90,8 +90,14 @@ class Parquet:
         opened = [_open(path) for path in self.files]
         for path, file in zip(self.files, opened, strict=True):
             self._check_columns(path, file.schema_arrow)
-        self.has_labels = all(label_column in file.schema_arrow.names for file in opened)
-        named = classes or _named_classes(self.files[0], opened[0].schema_arrow, label_column)
+        labelled = [label_column in file.schema_arrow.names for file in opened]
+        self.has_labels = all(labelled)
+        if any(labelled) and not self.has_labels:
+            raise DataError(
+                f"{self.files[labelled.index(False)]} has no column {label_column!r}, and others of {files} have: "
+                "name files of one kind"
+            )
+        named = classes or self._named_classes(opened)
         self.classes: Sequence[str] = list(named or self._numbered_classes(opened))
         self.groups = [g for path, file in zip(self.files, opened, strict=True) for g in _row_groups(path, file)]
         self.ends = list(accumulate(group.rows for group in self.groups))
@@ -144,6 +150,19 @@ class Parquet:
             raise DataError(f"{path}: column {self.image_column!r} holds {kind}, no image bytes. {HINT}")
         if self.label_column in schema.names and not pa.types.is_integer(schema.field(self.label_column).type):
             raise DataError(f"{path}: column {self.label_column!r} holds no whole numbers: name another label_column")
+
+    def _named_classes(self, opened: Sequence[pq.ParquetFile]) -> list[str]:
+        """Names in the files' metadata, the same in all."""
+        each = [
+            _named_classes(path, f.schema_arrow, self.label_column) for path, f in zip(self.files, opened, strict=True)
+        ]
+        for path, names in zip(self.files, each, strict=True):
+            if names != each[0]:
+                raise DataError(
+                    f"{path} names other classes ({', '.join(names[:5])}, ...) than {self.files[0]} "
+                    f"({', '.join(each[0][:5])}, ...): a label would mean two things; give dataset.classes=[...]"
+                )
+        return each[0]
 
     def _numbered_classes(self, opened: Sequence[pq.ParquetFile]) -> list[str]:
         if not self.has_labels:

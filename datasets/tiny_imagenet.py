@@ -13,7 +13,7 @@ from .annotations import difficult_flags, outside
 from .decoding import DataError, Reading
 from .imagenet import read_wnids
 from .images import Transform
-from .listing import files_fingerprint, read_names, read_text, require_files, require_unique
+from .listing import files_fingerprint, read_classes, read_text, require_files, require_unique
 
 HINT = (
     "Put the official folder (Stanford CS231n) at <root>, so that <root>/wnids.txt, <root>/val/val_annotations.txt and "
@@ -60,7 +60,7 @@ class TinyImageNet:
         self.root, self.reading = Path(root).expanduser(), Reading.of("stored", unreadable)
         self.transform = Transform.of(transform)
         require_files([self.root / "wnids.txt", *_annotations(self.root, split)], HINT)
-        own = sorted(read_names(self.root / "wnids.txt"))
+        own = sorted(read_classes(self.root / "wnids.txt"))
         self.classes: Sequence[str] = read_wnids(self.root / imagenet_wnids) if imagenet_wnids else own
         entries = self._entries(split)
         require_files([entry.path for entry in entries], HINT)

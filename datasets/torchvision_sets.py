@@ -127,7 +127,7 @@ def dtd(
     base = base / "dtd" if (base / "dtd").is_dir() else base
     if not (base / "images").is_dir():
         raise DataError(f"no images at {(base / 'images').absolute()}. {_or_download(hint)}")
-    classes = sorted(path.name for path in (base / "images").iterdir() if path.is_dir())
+    classes = sorted(path.name for path in (base / "images").glob("[!.]*") if path.is_dir())
     if split == "all":
         files = image_files(base / "images")
         check_files(base / "images", files, expected_count, None, "DTD")

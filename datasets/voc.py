@@ -96,7 +96,7 @@ class VOC:
                 f"image_set={self.image_set!r} has no list {listed}; there are {', '.join(available)}. {HINT}"
             )
         part = "Annotations" if self.mask == "none" else "SegmentationClass"
-        return sorted(path.stem for path in (self.folder / part).glob("*.*"))
+        return sorted(path.stem for path in (self.folder / part).glob("[!.]*.*"))
 
     def _file(self, part: str, name: str) -> Path:
         suffix = {"JPEGImages": "jpg", "Annotations": "xml", "SegmentationClass": "png"}[part]

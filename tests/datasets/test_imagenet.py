@@ -297,3 +297,21 @@ def test_wnids_from_a_file(root: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=rf"no list of ImageNet's wnids at {path}"):
         read_wnids(path)
+
+
+def test_what_would_shift_or_lose_classes(tmp_path: Path) -> None:
+    """A wnid twice in the list, images of a wnid that it has not, a table of names without its columns."""
+    wnids = [f"n{number:08}" for number in range(1000)]
+    (tmp_path / "wnids.txt").write_text("\n".join([*wnids, wnids[3]]))
+    with pytest.raises(DataError, match=r"wnids\.txt has 1001 lines for 1000 wnids: put each once"):
+        read_wnids(tmp_path / "wnids.txt")
+    (tmp_path / "wnids.txt").write_text("\n".join(wnids))
+    for wnid in (wnids[0], "n99999999"):
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "val" / wnid / "a.png")
+    with pytest.raises(DataError, match="has images of n99999999, which the list of wnids has not"):
+        ImageNet(str(tmp_path), annotations=None)
+    (tmp_path / "val/n99999999").rename(tmp_path / "val/other")
+    (tmp_path / "classes.csv").write_text("id,name\n1,owl\n")
+    with pytest.raises(DataError, match=r"classes\.csv has no columns wnid and name"):
+        _ = ImageNet(str(tmp_path), annotations=None).classes

@@ -137,3 +137,18 @@ def test_loader_processes_read_the_same() -> None:
     loader: DataLoader[Sample] = DataLoader(data, batch_size=20, num_workers=2, collate_fn=list)  # type: ignore[arg-type]
     there = torch.stack([s.image for samples in loader for s in samples][:60])
     assert torch.equal(here, there)
+
+
+def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
+    """Labels in some files alone would be lost in all; other names of classes would make a label mean two things."""
+    image = {"bytes": encoded(1), "path": ""}
+    pq.write_table(pa.table({"image": [image], "label": [0]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [image]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet has no column 'label', and others of \*\.parquet have"):
+        load(tmp_path)
+    table = pa.table({"image": [image], "label": [0]})
+    for name, classes in (("a", "cat,dog"), ("b", "dog,cat")):
+        pq.write_table(table.replace_schema_metadata({"classes": classes}), tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet names other classes \(dog, cat, \.\.\.\) than .*a\.parquet"):
+        load(tmp_path)
+    assert len(load(tmp_path, classes=["cat", "dog"])) == 2

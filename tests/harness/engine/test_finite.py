@@ -137,3 +137,15 @@ def test_scores_name_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         table = assay.evaluate(model(Net()), (IMAGES, LABELS), "msp", "error_detection")
     assert table.value.isna().all() and isinstance(table, pd.DataFrame)
+
+
+def test_infinities_that_cancel_are_found() -> None:
+    """The quick look sums: inf - inf is no finite number, and a sum that overflows is looked at again."""
+    net = Net()
+    with torch.no_grad():
+        net.fc.weight[0, 0], net.fc.weight[1, 0] = torch.inf, -torch.inf
+    with pytest.raises(ConfigError, match=r"fc\.weight, 2 of 12"):
+        check_weights(net, "net")
+    with torch.no_grad():
+        net.fc.weight.fill_(3e38)
+    check_weights(net, "net")

@@ -21,10 +21,13 @@ import pytest
 import torch
 from assay.datasets.folder import Folder
 from assay.harness import launch
+from assay.harness.commands.program import call
 from assay.harness.config import ConfigError, RunConfig
 from assay.harness.console import exit_code
 from assay.harness.detection import DetectorNeeds, Features, State
 from assay.harness.overrides import compose_config
+from assay.harness.pictures import Size, panels, tighten
+from assay.harness.pictures import encoded as encoded_figure
 from assay.harness.results.tables import read_tidy
 from assay.harness.types import Sample
 from PIL import Image
@@ -465,3 +468,44 @@ def test_no_errors_and_one_score() -> None:
     assert (of.loc[of["stat"] == "auroc", "value"] == 0.5).all() and (of["stat"] == "auroc").any()
     errors = table[(table["metric"] == "error_detection") & (table["stat"] == "auroc")]
     assert errors["value"].isna().all() and errors["status"].str.startswith("undefined:").all()
+
+
+# Left out and said
+
+
+def test_what_is_left_out_is_left_out_of_each_run(earlier: Earlier, tmp_path: Path) -> None:
+    """The second run has the same images: nothing is computed again; the split counts what is missing."""
+    image("a/9.png", b"", FINE).write(tmp_path)
+    config = earlier.config("folder", tmp_path, {"unreadable": "skip", "split": "mine"})
+    runs = [launch.build_run(config, earlier.results / "store") for _ in range(2)]
+    assert runs[0].run_id == runs[1].run_id
+    assert launch.run(config, []) == 0
+    assert runs[1].missing() == []
+    table = read_tidy(earlier.results / "tidy/results.csv")
+    assert set(table.loc[table["split"].str.startswith("mine"), "split"]) == {"mine-1unreadable"}
+    assert any("1 images left out (unreadable=skip): " in line for line in runs[0].describe())
+
+
+def test_judged_images_that_are_left_out_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One named twice, or that is none, is refused; skipped, it is said which one has no verdict."""
+    image("a/9.png", b"no image", FINE).write(tmp_path)
+    words = ["detect", "experiment=ood_embedded", "dataset.size=20", "method=[msp]", f"results={tmp_path / 'out'}"]
+    good, bad = str(tmp_path / "a/0.png"), str(tmp_path / "a/9.png")
+    assert call([*words, good, good]) == REFUSED
+    assert f"two images are called {good}" in capsys.readouterr().err
+    assert call([*words, good, bad]) == FAILED
+    assert "9.png cannot be read as an image" in capsys.readouterr().err
+    assert call([*words, good, bad, "ood.files.unreadable=skip"]) == FINE
+    said = capsys.readouterr()
+    assert good in said.out and bad not in said.out
+    assert "files: 1 images left out (unreadable=skip): " in said.err and bad in said.err
+
+
+def test_names_are_no_formulas_in_pictures(tmp_path: Path) -> None:
+    """`$\\frac$` is a class' name; as a formula it would end a gallery."""
+    figure, axes = panels(2, 2, Size(2, 2))
+    for axis in axes:
+        axis.set_title("$\\frac$")
+        axis.set_xlabel("$^$")
+    tighten(figure)
+    assert encoded_figure(figure).startswith(b"\x89PNG")

@@ -238,7 +238,7 @@ def voc(xml: str, says: str, mask: bytes | None = None) -> Case:
         f"{where}ImageSets/Main/test.txt": b"a\n",
         f"{where}ImageSets/Segmentation/test.txt": b"a\n",
     }
-    extra = {} if mask is None else {f"{where}SegmentationClass/a.png": mask}
+    extra: dict[str | bytes, Any] = {} if mask is None else {f"{where}SegmentationClass/a.png": mask}
     return Case("voc07", files | extra, REFUSED, says, {"mask": "none" if mask is None else "class"})
 
 

@@ -39,6 +39,7 @@ from assay.harness.engine.request import Request
 from assay.harness.engine.samples import check_pixels
 from assay.harness.forward import ForwardPass
 from assay.harness.launch import Run, build_run, complete, refuse_to_compute
+from assay.harness.reading import check_folder
 from assay.harness.results.tidy import joined, own_rows
 from assay.harness.store.store import SAMPLES
 from assay.harness.types import Batch, FramedMaps
@@ -166,6 +167,7 @@ def _root(config: RunConfig, results: str | Path | None) -> Iterator[Path]:
             f"results={str(results)!r}: a store's keys say what configs say, and {', '.join(objects)} came as objects: "
             "write configs for them (docs/how-to), or leave `results` out"
         )
+    check_folder(str(results))
     yield Path(results) / "store"
 
 

@@ -113,9 +113,12 @@ class Given:
             *(name for name in self.lists if self.lists[name]),
         }
         for word in words:
+            if not isinstance(word, str):
+                raise TypeError(f"override {word!r}: give texts, 'KEY=VALUE'")
             key, is_setting, _ = word.lstrip("+").partition("=")
-            if not is_setting and not word.startswith(("~", "-")):
-                raise ConfigError(f"override {word!r}: write KEY=VALUE")
+            is_folder = word.startswith(("--config-dir=", "-cd="))
+            if (word.startswith("-") and not is_folder) or not (is_setting or word.startswith("~")):
+                raise ConfigError(f"override {word!r}: write KEY=VALUE, or --config-dir=FOLDER")
             if why := "given as an argument" if key in arguments else self._fixed(key):
                 raise ConfigError(f"override {word!r}: {why}")
 
@@ -170,7 +173,7 @@ def _choice(group: str, name: str, made: Any, limit: int | None = None) -> Choic
         about["weights"] = "given"
     elif of.__repr__ is not object.__repr__:  # else it says where in memory the object is, which is another each time
         about["settings"] = repr(made)
-    return Choice(group, name, about, limit=limit, made=made)
+    return Choice(group, name, about, limit=limit, made=made, key=f"{group}.{name}")
 
 
 def _at_home(network: Network, config: RunConfig) -> Network:

@@ -22,6 +22,7 @@ from assay.harness.commands.program import call
 from assay.harness.config import CONF, ConfigError
 from assay.harness.overrides import compose_config
 from assay.harness.store import identity
+from assay.methods.attribution.floors import Center
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -406,6 +407,28 @@ def test_a_network_of_a_hub_keeps_its_name(place: Path) -> None:
     words = ["maps", *RUN, "model.name=owner/net", "--images", "1", "--format", "npz"]
     assert other_command(words) == (FINE, "")
     assert [path.name for path in (place / "results" / "maps").iterdir()] == ["owner%2Fnet-scenes"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"results": "file"}, "results=file: file is a file: give a folder"),
+        ({"results": ""}, "results='': give a folder"),
+        ({"overrides": ["--help"]}, "override '--help': write KEY=VALUE, or --config-dir=FOLDER"),
+        ({"overrides": ["--experimental-rerun=evil.pt"]}, "override '--experimental-rerun=evil.pt': write KEY=VALUE"),
+        ({"overrides": [3]}, "override 3: give texts"),
+        ({"methods": {"a/b": Center()}}, f"method.a/b=a/b holds /: {TO_FILES}"),
+        ({"tolerance_px": float("nan")}, "dataset.tolerance_px=nan: give a finite number"),
+    ],
+)
+def test_it_is_refused_from_python(asked: dict[str, Any], says: str, place: Path) -> None:
+    """What only Python can ask for."""
+    before = store(place)
+    with pytest.raises((ConfigError, TypeError)) as caught:
+        assay.evaluate(
+            **{"model": "scenes_vgg", "dataset": "scenes", "methods": "center", "metrics": "pointing_game"} | asked
+        )
+    assert says in str(caught.value) and store(place) == before
 
 
 # What happens while it runs

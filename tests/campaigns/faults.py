@@ -74,7 +74,7 @@ FAULTS = (
         "(distance < tolerance)",
         "(distance <= tolerance)",
         POINTING,
-        "pointing_game of center",
+        "pointing_game of (center|gradcam)",
     ),
     Fault(
         "FPR conventions swapped",
@@ -247,10 +247,10 @@ FAULTS = (
         "insertion of gradcam",
     ),
     Fault(
-        "half of the steps of a curve",
+        "half of the pixels at each step of a curve",
         "metrics/perturbation.py",
-        "for number in range(self.steps + 1))",
-        "for number in range(self.steps // 2 + 1))",
+        "places = (number * self.step * pixels / whole",
+        "places = (number * self.step * pixels / 2 / whole",
         CURVES,
         "perturbation of gradcam",
     ),

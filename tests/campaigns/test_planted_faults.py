@@ -86,9 +86,8 @@ def test_a_planted_fault_is_caught_and_named(fault: Fault, campaign: Campaign) -
     done = campaign.gate(place, fault.part.words, str(baseline))
     found = [line for line in done.text.splitlines() if re.match("changed|missing|failed", line)]
     named = [line for line in found if re.search(fault.finding, line)]
-    print(
-        f"\n| {fault.name} | {' '.join(fault.part.words)} | {done.code} | {len(found)} | {(named or [''])[0][:150]} |"
-    )
+    about = " ".join(fault.part.words)
+    print(f"\n| {fault.name} | {about} | {done.code} | {len(found)} | {(named or [''])[0][:150]} |")
     assert done.code in (CHANGED, INCOMPLETE), f"escaped: {done.text}{(place / 'output').read_text()}"
     assert named, done.text
 

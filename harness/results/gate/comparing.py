@@ -1,6 +1,5 @@
 """A run against a baseline: numbers off by more than their tolerance, samples that moved, rows that are gone."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from ... import config as configs
-from .findings import Finding, Moves, RowChange, Verdict, plain
+from .findings import Finding, Moves, RowChange, Verdict, moved
 from .sides import NUMBERS, PART, ROW, SAMPLE, Side, failed, part_name, read_side
 
 SHOWN = 5  # samples named in a finding
@@ -59,19 +58,46 @@ def _findings(
 ) -> Iterator[Finding]:
     """One for each (cell, metric) of the baseline, and for each failure elsewhere."""
     failures = {_without_split(row): str(row["status"]) for row in now[failed(now)].to_dict("records")}
-    present = {key: part.set_index(ROW) for key, part in now.groupby(PART, sort=False)}
-    for key, part in before[~failed(before)].groupby(PART, sort=False):
-        about = dict(zip(PART, map(str, key), strict=True))
+    present = set(now[PART].itertuples(index=False, name=None))
+    joined = side_by_side(before, now, limits)
+    wrong = joined[joined["lost"] | joined["off"].astype(bool)]
+    parts = {key: part for key, part in wrong.groupby(PART, sort=False)}
+    for key in joined[PART].drop_duplicates().itertuples(index=False, name=None):
+        about, part = dict(zip(PART, map(str, key), strict=True)), parts.get(key, wrong[:0])
         why = failures.pop(_without_split(about), None)
         if why is not None:
             yield Finding(about, "failed", [], [], why)
         elif key not in present:
             yield Finding(about, "missing", [], [], f"{len(part)} rows of the baseline are not in the results")
         else:
-            yield _compare_part(about, part.set_index(ROW), present[key], moves.get(key, []), limits)
+            yield _compare_part(about, part, moves.get(key, []), limits)
     for place, why in failures.items():
         names = [name for name in PART if name != "split"]
         yield Finding(dict(zip(names, place, strict=True)) | {"split": ""}, "failed", [], [], why)
+
+
+def side_by_side(before: pd.DataFrame, now: pd.DataFrame, limits: Limits) -> pd.DataFrame:
+    """The rows of the baseline with those of now: NUMBERS and n of both, `off` (which of them differ) and `lost`.
+
+    A number differs by more than the tolerance, or is defined in one of the two only.
+    """
+    numbers = [*NUMBERS, "n"]
+    columns = [*PART, *ROW, *numbers]
+    known = before.loc[~failed(before), columns]
+    joined = known.merge(now[columns], on=[*PART, *ROW], how="left", suffixes=("_before", "_now"), indicator="found")
+    pairs = joined[["metric", "method"]].itertuples(index=False, name=None)
+    tolerance = np.array([limits.of(*pair) for pair in pairs])
+    off = [_off(joined, name, 0 * tolerance if name == "n" else tolerance) for name in numbers]
+    joined["off"] = [
+        [name for name, is_off in zip(numbers, each, strict=True) if is_off] for each in zip(*off, strict=True)
+    ]
+    return joined.assign(lost=joined["found"] == "left_only")
+
+
+def _off(joined: pd.DataFrame, name: str, tolerance: Any) -> Any:
+    one, other = (joined[f"{name}_{side}"].to_numpy(float) for side in ("before", "now"))
+    close = np.abs(one - other) <= tolerance * np.maximum(1.0, np.abs(one)) * (1 + 1e-9)
+    return ~(close | (np.isnan(one) & np.isnan(other)))
 
 
 def _without_split(row: dict[Any, Any]) -> Key:
@@ -79,33 +105,22 @@ def _without_split(row: dict[Any, Any]) -> Key:
     return tuple(str(row[name]) for name in PART if name != "split")
 
 
-def _compare_part(
-    about: dict[str, str], before: pd.DataFrame, now: pd.DataFrame, moves: list[Moves], limits: Limits
-) -> Finding:
-    lost = [_row_name(key) for key in before.index if key not in now.index]
+def _compare_part(about: dict[str, str], part: pd.DataFrame, moves: list[Moves], limits: Limits) -> Finding:
+    """part: its rows that are lost or off."""
+    lost = [_row_name(key) for key in part.loc[part["lost"], ROW].itertuples(index=False, name=None)]
     if lost:
         why = f"{len(lost)} rows of the baseline are not in the results: {', '.join(lost[:SHOWN])}"
         return Finding(about, "missing", [], [], why)
-    tolerance = limits.of(about["metric"], about["method"])
-    pairs = [(key, before.loc[key], now.loc[key]) for key in before.index]
-    rows = [change for pair in pairs for change in _row_changes(*pair, tolerance)]
+    rows = [change for row in part.to_dict("records") for change in _row_changes(row)]
     rows.sort(key=lambda change: (change.what != "value", not change.row.startswith("mean of all")))
     shifted = any(move.moved > limits.moved_share * move.total for move in moves)
     return Finding(about, "changed" if rows or shifted else "same", rows, moves if rows or shifted else [])
 
 
-def _row_changes(key: Key, before: pd.Series, now: pd.Series, tolerance: float) -> Iterator[RowChange]:
-    """Numbers of one row that differ by more than the tolerance, or are defined in one of the two only."""
-    for what, limit in [*((name, tolerance) for name in NUMBERS), ("n", 0.0)]:
-        one, other = float(before[what]), float(now[what])
-        if not _close(one, other, limit):
-            yield RowChange(_row_name(key), what, one, other)
-
-
-def _close(one: float, other: float, tolerance: float) -> bool:
-    if math.isnan(one) or math.isnan(other):
-        return math.isnan(one) and math.isnan(other)
-    return abs(one - other) <= tolerance * max(1.0, abs(one)) * (1 + 1e-9)
+def _row_changes(row: dict[Any, Any]) -> Iterator[RowChange]:
+    for what in row["off"]:
+        one, other = float(row[f"{what}_before"]), float(row[f"{what}_now"])
+        yield RowChange(_row_name(tuple(row[name] for name in ROW)), what, one, other)
 
 
 def _row_name(key: Key) -> str:
@@ -127,12 +142,12 @@ def _moves(column: str, part: pd.DataFrame, tolerance: float) -> Moves:
     one, other = part["value_before"].to_numpy(float), part["value_now"].to_numpy(float)
     apart = np.where(np.isnan(one) != np.isnan(other), np.inf, np.nan_to_num(np.abs(one - other)))
     distance = apart / np.maximum(1.0, np.nan_to_num(np.abs(one)))
-    moved = int((distance > tolerance).sum())
-    order = np.argsort(-distance, kind="stable")[: min(moved, SHOWN)]
+    count = int((distance > tolerance).sum())
+    order = np.argsort(-distance, kind="stable")[: min(count, SHOWN)]
     names = part["sample_id"].to_numpy()
     flips = bool(np.isin(one[~np.isnan(one)], (0, 1)).all())
-    most = [f"{names[i]} ({plain(one[i])} -> {plain(other[i])})" for i in order]
-    return Moves(column, moved, len(part), flips, most)
+    most = [f"{names[i]} ({moved(one[i], other[i])})" for i in order]
+    return Moves(column, count, len(part), flips, most)
 
 
 def _remarks(before: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:

@@ -24,7 +24,7 @@ class RowChange(NamedTuple):
         return self.row if self.what == "value" else f"{self.row} {self.what}"
 
     def __str__(self) -> str:
-        return f"{self.place} {plain(self.before)} -> {plain(self.now)}"
+        return f"{self.place} {moved(self.before, self.now)}"
 
 
 class Moves(NamedTuple):
@@ -96,6 +96,17 @@ class Verdict:
         return f"{told} of {total}" if told else f"same: {total}"
 
 
-def plain(value: float) -> str:
-    """A number at four digits."""
-    return "undefined" if math.isnan(value) else f"{value:.4g}"
+def plain(value: float, digits: int = 4) -> str:
+    """A number at so many digits."""
+    return "undefined" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def apart(before: float, now: float) -> tuple[str, str]:
+    """Both numbers, at as many digits from four on as tell them apart."""
+    digits = next((n for n in (4, 6, 8) if plain(before, n) != plain(now, n)), 10)
+    return plain(before, digits), plain(now, digits)
+
+
+def moved(before: float, now: float) -> str:
+    """`0.3679 -> 0.434`."""
+    return " -> ".join(apart(before, now))

@@ -2,17 +2,17 @@
 
 import gzip
 import io
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ...config import ConfigError
 from ...store.damage import unless_damaged
 from ...store.files import write_atomically
-from ...store.store import SCORE, CellStore, Finished, Group
+from ...store.store import SCORE, CellStore, Finished
 from ..tables import read_tidy
 from ..tidy import read_table
 
@@ -101,39 +101,42 @@ def failed(rows: pd.DataFrame) -> pd.Series:
     return rows["status"].str.startswith("failed")
 
 
+class _Column(NamedTuple):
+    """One column behind a tidy row: of which part (PART and column), whose values, and these."""
+
+    part: dict[str, Any]
+    samples: pd.Series
+    values: pd.Series
+
+
 def current_samples(rows: pd.DataFrame, store: Path) -> pd.DataFrame:
     """The values of samples behind tidy rows, long: SAMPLE and value; empty where the store is not there."""
-    parts = rows[~failed(rows)].drop_duplicates(PART)
-    every = parts.to_dict("records")
-    tables = [table for row in every for table in unless_damaged(partial(_sample_tables, row, store)) or ()]
-    return pd.concat(tables, ignore_index=True) if tables else _no_samples()
+    parts = rows[~failed(rows)].drop_duplicates(PART).to_dict("records")
+    found = [column for row in parts for column in unless_damaged(partial(_columns_of, row, store)) or ()]
+    if not found:
+        return _no_samples()
+    lengths = [len(each.values) for each in found]
+    made = pd.DataFrame([each.part for each in found]).loc[np.repeat(np.arange(len(found)), lengths)]
+    made["sample_id"] = np.concatenate([each.samples.to_numpy(object) for each in found])
+    made["value"] = np.concatenate([each.values.to_numpy(float) for each in found])
+    return made.reset_index(drop=True)[[*SAMPLE, "value"]]
 
 
-def _sample_tables(row: dict[Any, Any], store: Path) -> list[pd.DataFrame]:
-    return list(_sample_columns(row, store))
-
-
-def _sample_columns(row: dict[Any, Any], store: Path) -> Iterator[pd.DataFrame]:
+def _columns_of(row: dict[Any, Any], store: Path) -> list[_Column]:
     """What a metric declares as paired; a metric of detectors has no columns of its own: it reads the scores."""
     cell = CellStore(store, row["cell_key"])
     group = cell.group(row["metric_key"])
     stop = next((stop for stop in group.stops() if _split(group.finished(stop)) == row["split"]), None)
-    if stop is None:
-        return
-    paired = group.about()["paired"]
-    table, columns = _columns(group, paired, stop) if paired else _columns(cell.group(SCORE), [SCORE], stop)
-    for column in columns:
-        about = {name: row[name] for name in PART} | {"column": column}
-        yield table[["sample_id"]].assign(**about, value=table[column].astype(float))[[*SAMPLE, "value"]]
+    paired = group.about()["paired"] if stop is not None else []
+    source, columns = (group, paired) if paired else (cell.group(SCORE), [SCORE])
+    if stop is None or not source.shards():  # an average of sets has no samples
+        return []
+    table, part = source.read(stop), {name: row[name] for name in PART}
+    return [_Column(part | {"column": name}, table["sample_id"], table[name]) for name in columns]
 
 
 def _split(done: Finished | None) -> str | None:
     return done.split if done else None
-
-
-def _columns(group: Group, columns: list[str], stop: int) -> tuple[pd.DataFrame, list[str]]:
-    """A table and which of its columns are meant: none where the group has none, as an average of sets."""
-    return (group.read(stop), columns) if group.shards() else (pd.DataFrame(), [])
 
 
 def _no_samples() -> pd.DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from .. import markdown as md
-from .findings import Finding, Verdict, plain
+from .findings import Finding, Verdict, apart
 
 
 def lines(verdict: Verdict) -> list[str]:
@@ -25,7 +25,7 @@ def _markdown_cells(finding: Finding) -> Iterator[str]:
     yield from (finding.part[name] for name in ("metric", "method", "model"))
     if finding.rows:
         first = finding.rows[0]
-        yield from (first.place + finding.more, plain(first.before), plain(first.now))
+        yield from (first.place + finding.more, *apart(first.before, first.now))
     else:
         yield from (finding.why or "means as before", "", "")
     yield "; ".join(map(str, finding.moves))

@@ -21,7 +21,7 @@ from assay.harness.config import CONF, ConfigError, RunConfig, groups
 from assay.harness.overrides import compose_config
 from assay.harness.results.gate import CODES, check
 from assay.harness.results.gate.comparing import SHOWN, Limits, compare_samples
-from assay.harness.results.gate.findings import CHANGED, INCOMPARABLE, INCOMPLETE, SAME, Verdict
+from assay.harness.results.gate.findings import CHANGED, INCOMPARABLE, INCOMPLETE, SAME, Verdict, moved
 from assay.harness.results.gate.sides import (
     SAMPLE,
     beside,
@@ -236,6 +236,12 @@ def test_large_numbers_may_move_in_proportion(rows: pd.DataFrame, baseline: Path
     assert only.moved == 3 and [each[0] for each in only.most] == ["a", "c", "d"]
 
 
+def test_numbers_are_told_apart() -> None:
+    """At as many digits as it takes."""
+    shown = [moved(0.3679, 0.434), moved(0.61961, 0.61963), moved(1.0, 1.0), moved(float("nan"), 1.0)]
+    assert shown == ["0.3679 -> 0.434", "0.61961 -> 0.61963", "1 -> 1", "undefined -> 1"]
+
+
 def test_most_changed_samples_come_first() -> None:
     """Undefined now (infinitely far), then by distance; equal undefined values and small moves do not count."""
     about = dict.fromkeys(SAMPLE, "") | {"metric": "energy_pointing_game", "column": "inside_share"}
@@ -383,9 +389,9 @@ def test_nothing_of_conf_is_forgotten(gate_configs: dict[str, RunConfig]) -> Non
     assert all(f"`{name}`" in told for name in EXTRAS)
 
 
-def test_the_committed_baseline_is_whole_and_small() -> None:
+def test_the_committed_baseline_is_whole_and_small(gate_configs: dict[str, RunConfig]) -> None:
     """It has a row of every method x metric of the gate, on every data set; all of it is below 1 MB."""
-    configs = {name: compose_config([f"experiment={name}"]) for name in GATE}
+    configs = gate_configs
     side = read_side(COMMITTED)
     assert set(side.rows[["method", "metric"]].itertuples(index=False, name=None)) == chosen_pairs(configs)
     assert {config.dataset.name for config in configs.values()} <= set(side.samples["dataset"])

@@ -103,16 +103,18 @@ def complete(made: Run, rank: Rank, say: Say = say) -> tuple[Outcome, Summary]:
     """Compute what is missing, and what turns out to be damaged, and summarise; `say` as of `Run.compute`.
 
     Raises:
-        Damaged: with `cache=only`, which computes nothing.
+        Damaged: with `cache=only`, which computes nothing, or of what was made anew just now: a disk is ill.
     """
+    remade = set[Path]()
     outcomes = [Outcome(batch_size=made.request.config.compute.batch_size)]
     while True:
         try:
             outcomes.append(made.compute(rank, say))
             return merge(outcomes), made.summarise()
         except Damaged as damage:
-            if made.request.config.cache == "only":
+            if made.request.config.cache == "only" or remade & {*damage.paths}:
                 raise
+            remade |= {*damage.paths}
             damage.set_aside()
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +29,8 @@ class Damaged(Incomplete):
     def set_aside(self) -> None:
         """Count the files as missing from now on, and say so."""
         for path in self.paths:
-            path.replace(path.with_name(path.name + ASIDE))
+            with suppress(FileNotFoundError):  # another run has been quicker
+                path.replace(path.with_name(path.name + ASIDE))
             say(f"damaged: {path} {self.why}: set aside, and computed anew")
 
     def tell(self, remedy: str = "") -> None:

@@ -15,7 +15,7 @@ from assay.harness import launch
 from assay.harness.commands.program import call
 from assay.harness.overrides import compose_config
 from assay.harness.results.tidy import _run_rows, cell_rows, put_record
-from assay.harness.store import damage
+from assay.harness.store import damage, store
 from assay.harness.store.damage import Damaged, Incomplete
 from assay.harness.store.fits import Fit
 from assay.harness.store.identity import SCHEMA
@@ -285,6 +285,25 @@ def test_no_command_is_blocked_and_the_same_command_mends(
     assert codes(results, "collect") == {"collect": 0}
     assert (results / "tidy/results.csv").read_bytes() == before
     assert call(["gc", "--yes", "--results", str(results)]) == 0 and not list(results.rglob("*.damaged"))
+
+
+def test_an_ill_disk_is_an_error(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is damaged again as soon as it was made anew is not computed for ever; who sets it aside may be second."""
+    results = Path(shutil.copytree(whole, tmp_path / "results"))
+    made: list[Path] = []
+
+    def ill(path: Path, data: bytes) -> None:
+        made.append(path)
+        path.write_bytes(data)
+
+    monkeypatch.setattr(store, "write_sealed", ill)
+    (cell,) = [c for c in cells(results / "store") if c.cell()["labels"]["method"] == "gradcam"]
+    flip(next(cell.path.glob("samples/*.parquet")))
+    with pytest.raises(Damaged, match="its checksum is another one"):
+        run(results, *MAPS)
+    assert len(made) == 1
+    damaged = Damaged([tmp_path / "gone"], "is damaged")
+    damaged.set_aside()
 
 
 def test_a_damaged_record_is_named_and_deleted(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ ORIENTATIONS = ("upright", "stored")
 UNREADABLE = ("refuse", "skip")
 WHITE = 65535  # of 16 bits
 BROKEN = (  # all that Pillow's readers raise
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, Image.DecompressionBombError),
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, struct.error),
+    Image.DecompressionBombError,
 )
 SHOWN = 20  # files that an error lists by name
 
@@ -63,8 +64,13 @@ def decode_image(source: Path | IO[bytes], name: str, orientation: str = "stored
             turned = ImageOps.exif_transpose(image) if orientation == "upright" else image
             return _deep(turned) if turned.mode.startswith(("I", "F")) else turned.convert("RGB")
     except BROKEN as error:
-        why = "no format that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
+        why = "no format that Pillow reads" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise DataError(f"{name} cannot be read as an image ({why}): replace or remove the file") from error
+
+
+def one_line(error: Exception) -> str:
+    """What a library says, in one line: it stands in a row."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _deep(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from assay.harness.types import Sample
 from PIL import Image
 
-from .decoding import DataError, Reading, decode_image, failure_of, unreadable_among
+from .decoding import DataError, Reading, decode_image, failure_of, one_line, unreadable_among
 from .images import Transform
 from .listing import files_fingerprint
 
@@ -24,6 +24,7 @@ HINT = (
     "Put the parquet files of an image data set (columns image{bytes,path} and label) at <root>/<files>; then "
     "dataset.root=/path/to/root 'dataset.files=data/test-*.parquet'."
 )
+DAMAGED = (pa.ArrowException, OSError)
 CACHED_GROUPS = 4  # row groups in memory at a time
 MOST_CLASSES = 1_000_000
 TAIL = 1 << 16  # bytes at the end of a file, which hold its footer: sizes and statistics of every column
@@ -167,11 +168,19 @@ class Parquet:
     def _numbered_classes(self, opened: Sequence[pq.ParquetFile]) -> list[str]:
         if not self.has_labels:
             return []
-        tables = [file.read([self.label_column], use_threads=False) for file in opened]
-        highest = pc.max(pa.concat_tables(tables)[self.label_column]).as_py()
+        each = [self._highest(path, file) for path, file in zip(self.files, opened, strict=True)]
+        highest = max((label for label in each if label is not None), default=None)
         if highest is not None and highest > MOST_CLASSES:
             raise DataError(f"{self.root}: label {highest} is no index of a class: name another label_column")
         return [str(index) for index in range(0 if highest is None else highest + 1)]
+
+    def _highest(self, path: Path, file: pq.ParquetFile) -> int | None:
+        """The highest label of a file; None where it has none."""
+        try:
+            found: int | None = pc.max(file.read([self.label_column], use_threads=False)[self.label_column]).as_py()
+        except DAMAGED as error:
+            raise _damaged(path, error) from error
+        return found
 
     def _table(self, number: int) -> pa.Table:
         """One row group, from memory if it was used lately. Files are opened anew: loader processes share nothing."""
@@ -180,8 +189,8 @@ class Parquet:
             columns = [self.image_column, *([self.label_column] if self.has_labels else [])]
             try:
                 self.cache[number] = pq.ParquetFile(group.path).read_row_group(group.number, columns, use_threads=False)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(f"{group.path} cannot be read ({error}): fetch the file again") from error
+            except DAMAGED as error:
+                raise _damaged(group.path, error) from error
         self.cache.move_to_end(number)
         while len(self.cache) > CACHED_GROUPS:
             self.cache.popitem(last=False)
@@ -202,8 +211,12 @@ class Parquet:
 def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is no parquet file ({error}): fetch it again. {HINT}") from error
+    except DAMAGED as error:
+        raise DataError(f"{path} is no parquet file ({one_line(error)}): fetch it again. {HINT}") from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read ({one_line(error)}): fetch the file again")
 
 
 def _row_groups(path: Path, file: pq.ParquetFile) -> list[RowGroup]:

@@ -93,7 +93,11 @@ def check_sample(sample: Sample, dataset: str, classes: Sequence[str]) -> None:
     """
     if not isinstance(sample, Sample):
         raise ConfigError(f"{dataset}: a {type(sample).__name__} is no Sample: wrap it as {GUIDE} shows")
-    if why := next(_complaints(sample, len(classes)), None):
+    try:
+        why = next(_complaints(sample, len(classes)), None)
+    except (TypeError, AttributeError, ValueError, RuntimeError) as error:  # None or a list in place of a mapping
+        raise ConfigError(f"{dataset}: sample {_name(sample.id)}: {error}: see {GUIDE}") from error
+    if why:
         raise ConfigError(f"{dataset}: sample {_name(sample.id)}: {why}")
 
 

@@ -152,3 +152,17 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.parquet names other classes \(dog, cat, \.\.\.\) than .*a\.parquet"):
         load(tmp_path)
     assert len(load(tmp_path, classes=["cat", "dog"])) == 2
+
+
+def test_damaged_pages_are_named(tmp_path: Path) -> None:
+    """Of labels, before anything is read; of images, when they are; in one line."""
+    pq.write_table(pa.table({"image": [{"bytes": encoded(1), "path": ""}], "label": [0]}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    message = r"a\.parquet cannot be read \(.*\): fetch the file again$"
+    for name in ("label", "image.bytes"):
+        (column,) = (metadata.column(n) for n in range(3) if metadata.column(n).path_in_schema == name)
+        start = column.dictionary_page_offset
+        (tmp_path / "a.parquet").write_bytes(whole[:start] + bytes([255] * 12) + whole[start + 12 :])
+        with pytest.raises(DataError, match=message):
+            load(tmp_path)[0]

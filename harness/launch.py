@@ -12,13 +12,13 @@ from typing import Protocol
 from .attribution.run import AttributionRun
 from .config import ConfigError, RunConfig
 from .detectors.run import DetectorRun
-from .engine.costs import Outcome, Summary, merge
+from .engine.costs import Outcome, Summary
 from .engine.determinism import make_deterministic, watched
 from .engine.probe import Say, say
 from .engine.processes import Rank
 from .engine.request import Request, build_all
 from .results.record import finish
-from .store.damage import Damaged
+from .store.damage import mended
 
 
 class Run(Protocol):
@@ -103,19 +103,13 @@ def complete(made: Run, rank: Rank, say: Say = say) -> tuple[Outcome, Summary]:
     """Compute what is missing, and what turns out to be damaged, and summarise; `say` as of `Run.compute`.
 
     Raises:
-        Damaged: with `cache=only`, which computes nothing, or of what was made anew just now: a disk is ill.
+        Damaged: with `cache=only`, which computes nothing, or of what was made anew just now.
     """
-    remade = set[Path]()
-    outcomes = [Outcome(batch_size=made.request.config.compute.batch_size)]
-    while True:
-        try:
-            outcomes.append(made.compute(rank, say))
-            return merge(outcomes), made.summarise()
-        except Damaged as damage:
-            if made.request.config.cache == "only" or remade & {*damage.paths}:
-                raise
-            remade |= {*damage.paths}
-            damage.set_aside()
+
+    def work() -> tuple[Outcome, Summary]:
+        return made.compute(rank, say), made.summarise()
+
+    return work() if made.request.config.cache == "only" else mended(work)
 
 
 def _check_shared(config: RunConfig, rank: Rank) -> None:

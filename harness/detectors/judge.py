@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from ..curves import acceptance_limit
 from ..engine.processes import Rank
 from ..engine.request import Request
 from ..overrides import compose_config
+from ..store.damage import mended
 from ..store.store import SCORE
 from .plan import TEST, Detection
 from .run import DetectorRun, failures
@@ -49,9 +51,13 @@ def judge(images: list[str], overrides: list[str], threshold: str) -> Judged:
     _check(threshold)
     files = ",".join(f'"{Path(image).absolute()}"' for image in images)
     config = compose_config([*overrides, "metric=[error_detection]", f"ood=[{PLACE}]", f"ood.{PLACE}.files=[{files}]"])
-    detection = _scored(config)
+    return mended(partial(_judged, _prepared(config), threshold))
+
+
+def _judged(run: DetectorRun, threshold: str) -> Judged:
+    run.compute(Rank(0, 1))
+    detection, said = run.detection, []
     failed = failures(detection)
-    said = []
     for name in [name for name in detection.detectors if name not in failed]:
         try:
             said.append(_verdicts(detection, name, threshold))
@@ -65,13 +71,12 @@ def _check(threshold: str) -> None:
         raise ConfigError(f"--threshold {threshold}: give id95 (keeps 95 % of the in-distribution images), or a number")
 
 
-def _scored(config: RunConfig) -> Detection:
+def _prepared(config: RunConfig) -> DetectorRun:
     run = DetectorRun.of(Request.of(config, Path(config.results) / "store"))
     for caution in run.detection.sets[PLACE].images.cautions(run.request.network):
         print(f"caution: {caution}", file=sys.stderr)
     run.prepare()
-    run.compute(Rank(0, 1))
-    return run.detection
+    return run
 
 
 def _verdicts(detection: Detection, name: str, threshold: str) -> pd.DataFrame:

@@ -51,6 +51,23 @@ def unless_damaged(read: Callable[[], T]) -> T | None:
     return None
 
 
+def mended(work: Callable[[], T]) -> T:
+    """What some work makes; a file that it finds damaged is set aside, and the work done again.
+
+    Raises:
+        Damaged: what was made anew is damaged again: a disk is ill.
+    """
+    remade = set[Path]()
+    while True:
+        try:
+            return work()
+        except Damaged as damage:
+            if remade & {*damage.paths}:
+                raise
+            remade |= {*damage.paths}
+            damage.set_aside()
+
+
 def say(what: str) -> None:
     """A line on standard error."""
     print(what, file=sys.stderr, flush=True)

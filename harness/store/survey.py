@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from .damage import unless_damaged
+from .damage import Damaged, Incomplete
 from .fits import FITS
 from .identity import SCHEMA
 from .journal import NOTES
@@ -33,14 +33,16 @@ def survey(root: Path) -> Survey:
 
 def _place(cell: CellStore, made: Survey) -> list[CellStore]:
     """The part of a survey that a cell belongs to."""
-    if not cell.exists():
-        return made.nameless
-    if cell.is_unsealed():
-        return made.outdated
-    about = unless_damaged(cell.cell)
-    if about is None:
+    try:
+        schema = cell.cell()["identity"]["schema"]
+    except Damaged as damage:
+        if cell.is_unsealed():
+            return made.outdated
+        damage.tell()
         return made.damaged
-    return made.cells if about["identity"]["schema"] == SCHEMA else made.outdated
+    except Incomplete:
+        return made.nameless
+    return made.cells if schema == SCHEMA else made.outdated
 
 
 def cells(root: Path) -> list[CellStore]:

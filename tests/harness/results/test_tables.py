@@ -448,7 +448,11 @@ def test_commands_compute_what_cells_ask_for(name: str) -> None:
     table = fill_table(name, EMPTY)
     _, entries = next(iter(table.by_panel()))
     commands = [fill_command(table.panels[0], alike) for alike in by_runs(entries)]
-    jobs = [job for command in commands for job in sweep(shlex.split(command)[2:])]
+    swept = [sweep(shlex.split(command)[2:]) for command in commands]
+    assert all(
+        len(jobs) == 1 or command.startswith("python run.py -m ") for jobs, command in zip(swept, commands, strict=True)
+    )
+    jobs = [job for each in swept for job in each]
     chosen = [set(job) | {f"{word.split('=')[0]}={name}" for word in job for name in in_list(word)} for job in jobs]
     for entry in entries:
         wanted = {f"method.{entry.asked['method']}.{key}={value}" for key, value in entry.settings.items()}

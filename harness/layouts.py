@@ -34,13 +34,16 @@ _FIRST = frozenset(  # they read [B,K,h,w]
     }
 )
 _REDUCTIONS = frozenset({"mean", "sum", "amax"})
-_PERMUTED: dict[tuple[Any, ...], Found] = {(0, 3, 1, 2): "nhwc", (0, 2, 3, 1): "nchw"}
-_REDUCED: dict[frozenset[Any], Found] = {
-    frozenset({1, 2}): "nhwc",
-    frozenset({2, 3}): "nchw",
-    frozenset({-1, -2}): "nchw",
-    frozenset({-2, -3}): "nhwc",
-}
+_JOINS = frozenset({"cat", "concat"})
+_REORDERS = frozenset(  # what they give may have any order of dimensions
+    {
+        *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "einsum"),
+        *("view", "reshape", "unflatten", "Unflatten"),
+    }
+)
+_PERMUTED: dict[tuple[Any, ...], Found] = {(0, 3, 1, 2): "nhwc", (0, 2, 3, 1): "nchw"}  # what such a permutation reads
+_GIVEN: dict[tuple[Any, ...], Found] = {(0, 3, 1, 2): "nchw", (0, 2, 3, 1): "nhwc"}  # and what it gives
+_REDUCED: dict[frozenset[Any], Found] = {frozenset({1, 2}): "nhwc", frozenset({2, 3}): "nchw"}
 
 
 def seen_as(layer: str, layout: Layout | None) -> str:
@@ -127,11 +130,44 @@ def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
 
 
 def layout_of(module: fx.GraphModule, node: fx.Node) -> Found | None:
-    """In which dimension a layer has its channels, by what reads it; None: nothing says.
+    """In which dimension a layer has its channels, by what reads it and what makes it; None: nothing says.
 
     Certain is what takes four dimensions: a convolution, a pool, a mean over space, a permutation. A linear layer or a
-    layer-norm reads the last dimension, of tokens or vectors too: `unsure`, as where readers contradict each other.
+    layer-norm reads the last dimension, of tokens or vectors too: `unsure`, as where readers contradict each other or
+    what made the layer. Where no reader says anything, what made it does.
     """
+    certain, is_hinted = _readers(module, node)
+    made = _made_as(module, node)
+    if len(certain) == 1:
+        said = certain.pop()
+        return said if made in (None, "unsure", said) else "unsure"
+    return "unsure" if certain or is_hinted else made
+
+
+def _made_as(module: fx.GraphModule, node: fx.Node) -> Found | None:
+    """What made a layer, or what it is computed from without a change of dimensions, says of them."""
+    found, waiting, known = set[Found](), [node], set[fx.Node]()
+    while waiting:
+        maker = waiting.pop()
+        if maker in known:
+            continue
+        known.add(maker)
+        name = _name(module, maker)
+        if name in _FIRST or name in _REORDERS:
+            found.add("nchw" if name in _FIRST else _given(maker, name))
+        elif name in _SAME | _JOINS or _reads_last(module, maker, name):
+            waiting += maker.all_input_nodes
+    if len(found) == 1:
+        return found.pop()
+    return "unsure" if found else None
+
+
+def _given(node: fx.Node, name: str) -> Found:
+    return _GIVEN.get(tuple(_dimensions(node, "dims")), "unsure") if name == "permute" else "unsure"
+
+
+def _readers(module: fx.GraphModule, node: fx.Node) -> tuple[set[Found], bool]:
+    """What readers say for certain, and whether another reads the last dimension."""
     certain, hints = set[Found](), set[str]()
     waiting, known = list(node.users), {node}
     while waiting:
@@ -145,9 +181,7 @@ def layout_of(module: fx.GraphModule, node: fx.Node) -> Found | None:
         elif name in _SAME or _reads_last(module, reader, name):
             hints |= {name} - _SAME
             waiting += reader.users
-    if len(certain) == 1:
-        return certain.pop()
-    return "unsure" if certain or hints else None
+    return certain, bool(hints)
 
 
 def _name(module: fx.GraphModule, node: fx.Node) -> str:
@@ -181,7 +215,8 @@ def _said(node: fx.Node, name: str) -> Found | None:
 
 
 def _dimensions(node: fx.Node, keyword: str) -> Iterator[Any]:
-    """Dimensions that a call names, as one sequence or one by one."""
-    given = node.kwargs.get(keyword, node.args[1:])
+    """Dimensions of four that a call names, as one sequence or one by one."""
+    given = node.kwargs.get(keyword, node.kwargs.get("axis", node.args[1:]))
     for each in given if isinstance(given, (tuple, list)) else [given]:
-        yield from each if isinstance(each, (tuple, list)) else [each]
+        for one in each if isinstance(each, (tuple, list)) else [each]:
+            yield one % 4 if isinstance(one, int) else one

@@ -232,6 +232,13 @@ class Network:
         """Whether a layer's layout was given with its name (`layouts.seen_as`), or its graph leaves no doubt."""
         return MARK in layer or layout_of(self._traced.module, self._node(layer)) != "unsure"
 
+    def has_channels_first(self, layer: str) -> bool:
+        """Whether nothing in the graph, where there is one, says or leaves open that a layer's channels come last."""
+        try:
+            return layout_of(self._traced.module, self._node(layer)) in ("nchw", None)
+        except ValueError:
+            return True
+
     def run(self, inputs: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, LayerValues]]:
         """One forward pass: logits [B,C], and the values at each named layer."""
         if not layers:

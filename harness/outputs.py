@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 Output = int | str  # which of a tuple's members, or of a mapping's entries, are the logits
@@ -48,10 +47,11 @@ class Scripted(nn.Module):
 
 
 def _two_classes(logits: Any) -> Tensor:
-    """A linear layer, for which methods have rules."""
+    """The logit and its negative: relevance methods merge the sign into the layer before, as if that had two rows."""
     if isinstance(logits, (tuple, list, Mapping)):
         raise OutputError(f"activation=binary takes one logit an image, not {_described(logits)}: {_mend(logits)}")
-    return F.linear(logits.flatten().unsqueeze(1), logits.new_tensor([[-1.0], [1.0]]))
+    logit = logits.flatten().unsqueeze(1)
+    return torch.cat([-logit, logit], 1)
 
 
 def _picked(outputs: Any, output: Output, name: str) -> Any:

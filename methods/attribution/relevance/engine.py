@@ -30,6 +30,7 @@ from .constants import Call, Constants, along, of_any_sample, replaced, upright
 from .operations import (
     COMMUTING,
     MAXIMA,
+    MOVES,
     OVERWRITTEN,
     READERS,
     STRUCTURAL,
@@ -78,7 +79,8 @@ def check_start(choice: str) -> None:
 class RuleTable:
     """Which rule each operation takes.
 
-    affine: convolutions and fully connected layers. first: those that read the input. last: the last one called.
+    affine: convolutions and fully connected layers. first: those that read the input. last: the last one on the way to
+    the logits.
     named: module path patterns (`features.1?`, `layer4.*`) -> rule, before all others. pool: average pools and means.
     joint: logsumexp over positions. maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms that follow an
     affine layer. shift: other batch-norms and constants, where they cannot be merged into the next affine layer. add:
@@ -191,12 +193,20 @@ HANDLERS: dict[str, Callable[[RuleTable, Operation, Tensor, bool], Relevances]] 
 }
 
 
+class Ends(NamedTuple):
+    """Numbers of the affine layers that the logits read without another in between; ids of the operations between."""
+
+    last: frozenset[int]
+    after: frozenset[int]
+
+
 class _State:
     """What a tape and its nodes share: the table of the running pull, the affine layers, and each tensor's depth."""
 
     def __init__(self) -> None:
         self.table: RuleTable | None = None
         self.affine_layers: list[str] = []  # module paths in the order of calls
+        self.ends = Ends(frozenset(), frozenset())
         self.peaks: list[Peak] = []  # of the running pull
         self._depth: Any = WeakTensorKeyDictionary()  # affine layers between the input and a tensor
 
@@ -210,13 +220,13 @@ class _State:
         table = self.table
         if table is None or (table.gradient_after_last and self._is_after_last(operation)):
             return rules.vjp(operation.function, operation.inputs, relevance)
-        is_last = operation.number == len(self.affine_layers)
+        is_last = operation.number in self.ends.last
         if operation.affine is not None:
             self.peaks.append(Peak(f"the output of layer {operation.affine.layer!r}", largest(relevance)))
         return HANDLERS[operation.kind](table, operation, relevance, is_last)
 
     def _is_after_last(self, operation: Operation) -> bool:
-        return operation.kind != "affine" and operation.number == len(self.affine_layers)
+        return operation.kind != "affine" and id(operation) in self.ends.after
 
 
 class _Node(torch.autograd.Function):
@@ -236,11 +246,35 @@ class _Node(torch.autograd.Function):
         return None, None, None, *ctx.state.backward(ctx.operation, relevance)
 
 
+def _ends(logits: Tensor) -> Ends:
+    """What the logits read: by the graph, as a second head may be called after the one that makes them."""
+    waiting, known, last, after = [logits.grad_fn], set[Any](), set[int](), set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        operation = getattr(node, "operation", None)
+        if operation is not None and operation.kind == "affine":
+            last.add(operation.number)
+        else:
+            after.add(id(operation))
+            waiting += [each for each, _ in node.next_functions]
+    return Ends(frozenset(last), frozenset(after))
+
+
 class _Producer(NamedTuple):
     """An affine layer as it was called, and its inputs with their graph."""
 
     operation: Operation
     inputs: tuple[Tensor, ...]
+
+
+class _Copy(NamedTuple):
+    """What a value is a view or a selection of, and how."""
+
+    original: Tensor
+    again: Callable[[Tensor], Tensor]
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -259,6 +293,7 @@ class RelevanceMode(TorchFunctionMode):
         self._overwritten: Any = WeakTensorKeyDictionary()  # tensor whose memory was written into -> the operation
         self._producers: Any = WeakTensorKeyDictionary()  # output of an affine layer -> _Producer
         self._constants: Any = WeakTensorKeyDictionary()  # output of a constant factor and shift -> Constants
+        self._copies: Any = WeakTensorKeyDictionary()  # output of an operation that moves values -> _Copy
         self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
         self._kept: Any = WeakTensorKeyDictionary()  # outputs of layers that relevance starts from or stops at
@@ -310,8 +345,21 @@ class RelevanceMode(TorchFunctionMode):
 
     def _seen(self, name: str, called: Any, args: Any, kwargs: Any, carried: Sequence[Tensor]) -> Any:
         if name in READERS:
-            return self._record(name, READERS[name](called, *args, **kwargs))
-        return self._ordinary(name, called(*args, **kwargs), carried)
+            return self._of_original(name, READERS[name](called, *args, **kwargs))
+        output = self._ordinary(name, called(*args, **kwargs), carried)
+        if name in MOVES and isinstance(output, Tensor) and args and args[0] is carried[0] and output is not args[0]:
+            self._copies[output] = _Copy(args[0], lambda value: called(value, *args[1:], **kwargs))
+        return output
+
+    def _of_original(self, name: str, reading: Reading) -> Tensor:
+        """A sign or scale of a view or selection of a layer's output is applied to that output, and so to the layer."""
+        value = reading.inputs[0]
+        copy = None if value in self._kept or not reading.is_scale else self._copies.get(value)
+        if copy is None or not (copy.original in self._producers or copy.original in self._copies):
+            return self._record(name, reading)
+        with self:
+            scaled: Tensor = copy.again(reading.function(copy.original))
+        return scaled
 
     def _moved(self, name: str, called: Any, args: Any, kwargs: Any, carried: Sequence[Tensor]) -> Any:
         """The operation on what constants were applied to, and the constants after it; None where they stay put."""
@@ -536,6 +584,7 @@ class Tape:
                 found = {name: end(value) for name, value in found.items()} if before_constants else found
         if not mode.latest(logits).requires_grad:
             raise ValueError(NO_GRADIENT)
+        state.ends = _ends(mode.latest(logits))
         kept = {name: _tensor(name, found) for name in layers}
         mode.check([mode.latest(logits), *kept.values()], list(kept))
         return cls(network, leaf, mode.latest(logits), kept, state)
@@ -546,7 +595,13 @@ class Tape:
 
     def feature_map(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input, checked to be [B,K,h,w]."""
-        return spatial(self.at(layer), layer, self.inputs.shape[2:])
+        values = spatial(self.at(layer), layer, self.inputs.shape[2:])
+        if layer is not None and not self.network.has_channels_first(layer):
+            raise ValueError(
+                f"layer {layer!r} gives {list(values.shape)}, and by the network's graph its channels come last or "
+                "that is open: relevance starts from and stops at layers with channels first; choose one of those"
+            )
+        return values
 
     def is_after_last(self, layer: str) -> bool:
         """Whether no convolution or linear layer lies between the layer's output and the logits."""
@@ -560,6 +615,7 @@ class Tape:
         """
         if table is not None:
             table.check_names(self._state.affine_layers)
+            self._check_last(table)
         self._state.table, self._state.peaks = table, []
         if table is None:
             self.network.passes.head += len(start)
@@ -579,6 +635,16 @@ class Tape:
             expected = expected_size(outputs.detach(), start, table.gradient_after_last)
             check_size(peaks, expected, table.method, table.may_grow)
         return relevance
+
+    def _check_last(self, table: RuleTable) -> None:
+        """Raise ValueError where a rule of one last layer meets several."""
+        last = sorted(self._state.ends.last)
+        if table.gradient_after_last and len(last) > 1:
+            names = ", ".join(repr(self._state.affine_layers[number - 1]) for number in last)
+            raise ValueError(
+                f"{table.method} starts at one last layer, and these logits are made of several ({names}): join their "
+                "inputs in front of one layer"
+            )
 
     def _called(self, value: Tensor) -> str:
         """What a message calls the input, the logits or a layer's output."""

@@ -71,6 +71,11 @@ class Reading(NamedTuple):
     factor: Tensor | None = None
     shift: Tensor | None = None
 
+    @property
+    def is_scale(self) -> bool:
+        """Whether it multiplies by one number."""
+        return self.kind == "shift" and self.shift is None and self.factor is not None and self.factor.ndim == 0
+
 
 class Spelling(NamedTuple):
     """A function's plain name, and whether the call writes into its first argument."""
@@ -436,6 +441,8 @@ STRUCTURAL = frozenset(
         ),
     }
 )
+
+MOVES = STRUCTURAL - {"where", "masked_fill", "pad"}  # of one value: what they give are values of it
 
 # What a constant factor x + shift before it may change places with (see `constants`).
 COMMUTING = (STRUCTURAL - {"where", "masked_fill"}) | POOLS | MAXIMA

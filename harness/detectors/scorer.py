@@ -130,7 +130,7 @@ class Scorer:
             ConfigError: no such file, another kind of file, another network, another version of the detector.
         """
         about, state = _read(Path(path))
-        chosen = Choice("method", about["name"], about["settings"])
+        chosen = Choice("method", about["name"], about["settings"], key=f"method.{about['name']}")
         _check_same(about["network"], _traits(network), f"{path}: {chosen} was fitted on another network")
         _check_targets(chosen, path)
         detector: Detector = build(chosen)

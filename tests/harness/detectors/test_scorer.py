@@ -126,10 +126,12 @@ def test_threads_and_parts_are_the_configs() -> None:
     """And the caller's number of threads comes back."""
     scorer = assay.fit("msp", TOY, overrides=["compute.threads=2", "compute.batch_size=3"])
     assert (scorer.compute.threads, scorer.compute.batch_size) == (2, 3)
+    images = random_images(4, 2)[:, :, :1]
+    scorer.score(images)  # the first time there is a look at the network, too
     before = torch.get_num_threads()
     seen: list[tuple[int, int]] = []
     hook = scorer.network.module.register_forward_hook(lambda *a: seen.append((len(a[2]), torch.get_num_threads())))
-    scorer.score(random_images(4, 2)[:, :, :1])
+    scorer.score(images)
     hook.remove()
     assert seen == [(3, 2), (1, 2)] and torch.get_num_threads() == before
 

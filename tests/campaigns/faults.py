@@ -159,12 +159,12 @@ FAULTS = (
         "on scenes_resnet .gate_coco",
     ),
     Fault(
-        "boxes.csv read as width and height",
+        "boxes.csv read with both ends included",
         "datasets/box_files.py",
         "edges = [_number(name, cells[name], where) for name in COLUMNS[2:]]",
-        "edges = [_number(name, cells[name], where) for name in COLUMNS[2:]]\n        edges[2] += edges[0]",
+        "edges = [_number(name, cells[name], where) + (name in COLUMNS[4:]) for name in COLUMNS[2:]]",
         Part(CSV),
-        "of gradcam on scenes_vgg .gate_csv|failed",
+        "energy_pointing_game of gradcam on scenes_vgg .gate_csv",
     ),
     Fault(
         "masks of the frame from the pixel above",

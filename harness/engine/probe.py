@@ -172,10 +172,17 @@ def check_finite(name: str, logits: Tensor, ids: Sequence[str]) -> None:
     if bool((is_finite := logits.isfinite().all(1)).all()):
         return
     bad = [each for each, fine in zip(ids, is_finite.tolist(), strict=True) if not fine]
+    masked = " -inf for a class that is masked? Give it -1e4, or leave the output out" if _is_masked(logits) else ""
     raise ConfigError(
         f"{name}: logits of {', '.join(bad[:5])} are not finite: look at these images, the weights, and the network's "
-        "mean and std (a standard deviation of 0?)"
+        f"mean and std (a standard deviation of 0?){masked}"
     )
+
+
+def _is_masked(logits: Tensor) -> bool:
+    """Whether all that is not finite is -inf, and in the same classes of each image."""
+    is_low = logits == -torch.inf
+    return bool((logits.isfinite() | is_low).all() and (is_low == is_low[:1]).all())
 
 
 def _check_logits(name: str, network: Network, logits: Tensor, say: Say) -> None:

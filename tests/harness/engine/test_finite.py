@@ -149,3 +149,16 @@ def test_infinities_that_cancel_are_found() -> None:
     with torch.no_grad():
         net.fc.weight.fill_(3e38)
     check_weights(net, "net")
+
+
+@pytest.mark.parametrize("method", ["gradient", "msp"])
+def test_masked_classes_are_refused(method: str) -> None:
+    """Methods differentiate and detectors average all logits, so -inf is none; the mend is said."""
+
+    class Masked(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.tensor([0.0, 0.0, -torch.inf])
+
+    metric = "positive_ratio" if method == "gradient" else "error_detection"
+    with pytest.raises(ConfigError, match=r"logits of image000000, .* -inf for a class that is masked\? Give it -1e4"):
+        assay.evaluate(model(Masked()), (IMAGES, LABELS), method, metric)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .decoding import DataError, Reading
 from .images import LabelledFiles
-from .listing import check_files, class_folders, image_files, read_classes
+from .listing import check_files, class_folders, image_files, read_classes, unread_pictures
 
 HINT = "Put images at <root>/<class>/*.jpg, or directly at <root> with dataset.labels=none; then dataset.root=/path."
 ORDERS = ("text", "number")
@@ -62,6 +62,7 @@ class Folder(LabelledFiles):
         classes = _classes(folder, files, listed, order) if labels == "folder" else listed or []
         labelled = [(path, _label(path, folder, classes) if labels == "folder" else None) for path in files]
         super().__init__(folder, labelled, classes, split, transform, Reading.of(orientation, unreadable))
+        self.remarks = unread_pictures(folder)
 
 
 def _check_choice(name: str, value: str, valid: Sequence[str]) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 from .decoding import DataError, image_endings
 
 READING = 2  # version of how files are read, in every fingerprint: raise it when the same files give other samples
+UNREAD = frozenset(
+    (".heic", ".heif", ".jxl", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".svg"),
+)  # pictures that people have and Pillow does not read
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks
 
 
@@ -33,6 +36,16 @@ def _check_name(path: Path) -> None:
 
 def _is_text(name: str) -> bool:
     return name.encode(errors="replace").decode() == name
+
+
+def unread_pictures(folder: Path) -> list[str]:
+    """What to say of pictures below a folder that Pillow does not read (phones, cameras, scanners): ending and number."""
+    found = Counter(path.suffix.lower() for path in _files(folder))
+    endings = sorted(found.keys() & UNREAD - image_endings())
+    each = [f"{found[ending]} {ending}" for ending in endings]
+    return (
+        [f"{', '.join(each)} below {folder} are not read, as Pillow reads no such files: convert them"] if each else []
+    )
 
 
 def class_folders(root: Path) -> list[Path]:

@@ -151,7 +151,8 @@ class Images:
 
     def cautions(self, network: Network) -> list[str]:
         """What is odd about these images: files left out, a size that the network does not know, one class."""
-        return [*self._skipped(), *self._of_another_size(network), *self._of_one_class()]
+        said = (f"{self.name}: {remark}" for remark in self.dataset.remarks)
+        return [*self._skipped(), *said, *self._of_another_size(network), *self._of_one_class()]
 
     def _skipped(self) -> Iterator[str]:
         """The files that `unreadable=skip` left out; their number is in the split."""

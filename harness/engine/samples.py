@@ -48,6 +48,11 @@ class Checked:
         """Why each of the files was left out that cannot be read, where the data set says so."""
         return tuple(getattr(self.whole, "skipped", ()))
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the data set says of itself that a run should say."""
+        return tuple(getattr(self.whole, "remarks", ()))
+
     def __len__(self) -> int:
         return len(self.whole)
 

@@ -12,6 +12,9 @@ from assay.datasets.files import Files
 from assay.datasets.folder import Folder
 from assay.datasets.parquet import Parquet
 from assay.harness.build import build
+from assay.harness.engine.request import Images
+from assay.harness.engine.samples import Checked
+from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from PIL import Image
 
@@ -112,6 +115,20 @@ def test_a_class_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=r"class folder .*/a has no image"):
         Folder(str(tmp_path), wnids="list.txt")
+
+
+def test_pictures_that_pillow_does_not_read_are_said(tmp_path: Path) -> None:
+    """A phone's and a scanner's, beside others of their class; a note is no picture."""
+    put(tmp_path / "a" / "0.png")
+    for name in ("a/1.HEIC", "a/2.heic", "a/3.dcm", "a/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    said = [f"2 .heic, 1 .dcm below {tmp_path} are not read, as Pillow reads no such files: convert them"]
+    data = Folder(str(tmp_path), transform=PLAIN)
+    assert sorted(data.remarks[0].split(" below")[0].split(", ")) == ["1 .dcm", "2 .heic"]
+    assert data.remarks[0].split(" below")[1] == said[0].split(" below")[1]
+    images = Images("mine", Checked("mine", data), np.arange(1), 1, {"dataset": {"order": None}})
+    network = Network(torch.nn.Identity(), [0.0] * 3, [1.0] * 3)
+    assert images.cautions(network) == [f"mine: {data.remarks[0]}"]
 
 
 def test_hidden_files_and_folders_are_nobodys(tmp_path: Path) -> None:

@@ -39,13 +39,11 @@ def _is_text(name: str) -> bool:
 
 
 def unread_pictures(folder: Path) -> list[str]:
-    """What to say of pictures below a folder that Pillow does not read (phones, cameras, scanners): ending and number."""
+    """What to say of pictures below a folder that Pillow does not read (phones', scanners'): endings and numbers."""
     found = Counter(path.suffix.lower() for path in _files(folder))
     endings = sorted(found.keys() & UNREAD - image_endings())
-    each = [f"{found[ending]} {ending}" for ending in endings]
-    return (
-        [f"{', '.join(each)} below {folder} are not read, as Pillow reads no such files: convert them"] if each else []
-    )
+    each = ", ".join(f"{found[ending]} {ending}" for ending in endings)
+    return [f"{each} below {folder} are not read, as Pillow reads no such files: convert them"] if each else []
 
 
 def class_folders(root: Path) -> list[Path]:

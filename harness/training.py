@@ -1,9 +1,9 @@
-"""The in-distribution training set as detectors see it, in bounded memory."""
+"""The in-distribution training set as detectors see it, in bounded memory; and what is fitted on it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .detection import Detector, Features, LinearHead, State
 from .network import Network
+from .types import Attributor
 
 T = TypeVar("T")
 
@@ -220,3 +221,16 @@ class FittedDetector(Detector, Protocol):
 
     def fit(self, training: TrainingSet) -> State:
         """What scoring needs of the training set; tensors of any shape, by name."""
+
+
+class FittedAttributor(Attributor, Protocol):
+    """An attribution method that learns from training images (`needs().training`)."""
+
+    def fit_settings(self) -> dict[str, Any]:
+        """All that `fit` depends on beside network and images: methods that agree in it share what it leaves."""
+
+    def fit(self, network: Network, batches: Iterable[Tensor]) -> State:
+        """What attributing needs of training images; batches [n,3,H,W] in [0,1], to be read once."""
+
+    def fitted(self, state: Mapping[str, Tensor]) -> Attributor:
+        """The method with what `fit` left."""

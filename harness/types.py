@@ -231,11 +231,15 @@ class ResultRow:
 
 
 class Needs(NamedTuple):
-    """What is read of the shared forward pass: activations by layer, the graph to the input, penultimate features."""
+    """What is read of the shared forward pass: activations by layer, the graph to the input, penultimate features.
+
+    training: the method is fitted on training images (`training.FittedAttributor`).
+    """
 
     layers: tuple[str, ...] = ()
     input_graph: bool = False
     penultimate: bool = False
+    training: bool = False
 
 
 class Attributor(Protocol):

@@ -1,27 +1,50 @@
 """The cell of an attribution method: maps of (image, class) pairs, measured by every metric."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 from torch import Tensor
 
+from ..config import ConfigError
 from ..engine.finite import check_rows
+from ..engine.fitting import Fitting
 from ..engine.job import Cell
 from ..forward import ForwardPass
 from ..frames import gaussian_blur
 from ..seeds import SampleRng
+from ..training import FittedAttributor
 from ..types import Attribution, Attributor, Batch, FramedMaps, Metric, Needs, columns_to_numpy
 from .parts import measured_in_parts, spans
 
 
 @dataclass(frozen=True, eq=False)
 class AttributionCell(Cell):
-    """One method on one model and data set; its groups are metrics."""
+    """One method on one model and data set; its groups are metrics. fitting: of a method that is fitted."""
 
     attributor: Attributor
     metrics: dict[str, Metric]
     smooth: float  # Gaussian sigma as a share of the map's longer side
     seed: int
+    fitting: Fitting | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def method(self) -> Attributor:
+        """The attributor, with what its fit left, if it is fitted.
+
+        Raises:
+            ConfigError: its fit is not there.
+        """
+        if self.fitting is None:
+            return self.attributor
+        if not self.fitting.fit.exists():
+            raise ConfigError(
+                f"{self.name} is not fitted yet: evaluate it first (python run.py with these settings); from Python "
+                "evaluate(..., train=...) or samples(..., train=...)"
+            )
+        state = {name: value.to(self.fitting.device) for name, value in self.fitting.fit.read().items()}
+        return cast(FittedAttributor, self.attributor).fitted(state)
 
     def needs(self) -> Needs:
         """The method's."""
@@ -51,7 +74,7 @@ class AttributionCell(Cell):
 
     def attribute(self, batch: Batch, forward: ForwardPass) -> Attribution:
         """The method's maps [P,h,w] under the protocol's smoothing, at native resolution."""
-        made = attributed(self.attributor, self.name, batch, forward, self.seed)
+        made = attributed(self.method, self.name, batch, forward, self.seed)
         if not self.smooth:
             return made
         return replace(made, values=gaussian_blur(made.values, self.smooth * max(made.values.shape[1:])))

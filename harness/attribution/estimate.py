@@ -11,6 +11,7 @@ from ..engine.job import Cell, Job
 from ..engine.measure import share
 from ..results.environment import environment
 from ..results.tidy import runs_table
+from .cell import AttributionCell
 
 PROBE_IMAGES = 2
 
@@ -40,10 +41,15 @@ def estimate(job: Job, runs: Path) -> list[Forecast]:
         for name in (SHARED, *_names(job))
         if todo[name] and name in history
     ]
-    unknown = [cell for cell in job.cells if todo[cell.name] and cell.name not in history]
+    unknown = [cell for cell in job.cells if todo[cell.name] and cell.name not in history and not _unfitted(cell)]
     if unknown:
         made += [Forecast(name, todo[name], each, "measured now") for name, each in _probe(job, unknown).items()]
     return made
+
+
+def _unfitted(cell: Cell) -> bool:
+    """Whether a method's fit is still to be made, so that it cannot be timed."""
+    return isinstance(cell, AttributionCell) and cell.fitting is not None and not cell.fitting.fit.exists()
 
 
 def _names(job: Job) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError, RunConfig
+from ..engine.fitting import Fitting, check_training, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
@@ -29,16 +30,23 @@ def plan(request: Request) -> Job:
         raise ConfigError(f"method {', '.join(strangers)} scores images and makes no maps: choose attribution methods")
     if strangers := [name for name, made in request.metrics.items() if not hasattr(made, "measure")]:
         raise ConfigError(f"metric {', '.join(strangers)} reads detectors' scores, and the methods attribute")
+    learning = [name for name, made in request.methods.items() if made.needs().training]
+    for name in learning:
+        check_training(request.config, name)
     images = Images.of(request, request.config.dataset, request.config.subset_seed)
-    cells: list[Cell] = [_cell(request, images, name) for name in request.methods]
+    training = training_images(request) if learning else None
+    cells: list[Cell] = [
+        _cell(request, images, name, training if name in learning else None) for name in request.methods
+    ]
     return Job(request, images, cells, TARGETS[request.config.protocol.targets])
 
 
-def _cell(request: Request, images: Images, name: str) -> AttributionCell:
+def _cell(request: Request, images: Images, name: str, training: Images | None) -> AttributionCell:
     config, attributor = request.config, request.methods[name]
     with understood(request, images):
         _check_layers(request, name, attributor)
     smooth = float(config.protocol.smooth.get(name, 0.0))
+    fitting = None if training is None else Fitting.of(request, training, {"fit": attributor.fit_settings()})
     labels = request.labels(images.name, name, config.protocol.name, "attribution")
     cell = identity.cell_identity(
         images.identity,
@@ -47,6 +55,7 @@ def _cell(request: Request, images: Images, name: str) -> AttributionCell:
         method=config.method[name].settings,
         version=attributor.VERSION,
         seed=config.seed,
+        training=None if fitting is None else fitting.identity,
     )
     described = {metric: _group(config, metric, made) for metric, made in request.metrics.items()}
     groups = {SAMPLES: SAMPLES} | {metric: identity.digest(value["identity"]) for metric, value in described.items()}
@@ -58,6 +67,7 @@ def _cell(request: Request, images: Images, name: str) -> AttributionCell:
         request.metrics,
         smooth,
         config.seed,
+        fitting=fitting,
         about={"identity": cell, "labels": labels},
         about_groups={SAMPLES: {"name": SAMPLES}} | {groups[metric]: value for metric, value in described.items()},
     )

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pandas as pd
 
-from ..engine.costs import Outcome, Summary
+from ..engine.costs import Outcome, Summary, merge
 from ..engine.job import Cell, Job
 from ..engine.probe import Say, at_chance, probe, say
 from ..engine.processes import Rank, compute
@@ -17,6 +17,8 @@ from ..results.tidy import joined
 from ..store import identity
 from ..store.store import SAMPLES, Finished
 from ..types import ResultRow
+from .cell import AttributionCell
+from .fitted import fit_missing
 from .plan import build_job, plan
 
 NO_PAIRS = ResultRow("", "mean", None, 0, status="undefined:the protocol leaves no (image, class) pair")
@@ -63,17 +65,20 @@ class AttributionRun:
         refresh = self.request.config.cache == "refresh"
         for cell in self.job.cells:
             cell.describe()
+            if refresh and isinstance(cell, AttributionCell) and cell.fitting is not None:
+                cell.fitting.fit.remove()
             for name in cell.groups:
                 if refresh and name != SAMPLES:
                     cell.group(name).clear(self.job.images.stop)
                 cell.group(name).forgive(Rank.from_environment().launch)
 
     def compute(self, rank: Rank, say: Say = say) -> Outcome:
-        """Attribute and measure what is missing; `say` hears what is doubtful about the network."""
+        """Fit, attribute and measure what is missing; `say` hears what is doubtful about the network."""
         if self.missing():
             probe(self.request, self.job.images, say=say)
+        fitted = fit_missing(self.job, rank)
         rebuild = partial(build_job, self.request.config, self.request.root)
-        return compute(self.job, rank, rebuild, self.run_id)
+        return merge([fitted, compute(self.job, rank, rebuild, self.run_id)])
 
     def summarise(self) -> Summary:
         """Rows of the metrics whose shards are all present."""

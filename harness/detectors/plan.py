@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import ConfigError, RunConfig
 from ..detection import AVERAGE, Detector, LinearHead
+from ..engine.fitting import Fitting, check_training, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
@@ -15,7 +16,6 @@ from ..engine.targets import whole_images
 from ..network import Network
 from ..outputs import OutputError
 from ..store import identity
-from ..store.fits import Fit
 from ..store.store import SAMPLES, SCORE, CellStore
 from .cells import ImageSet, ScoreCell
 from .features import FeatureCell, linear_head
@@ -141,9 +141,8 @@ def plan(request: Request) -> Detection:
         return ImageSet(chosen, FeatureCell.of(request.root, key, request.network, head, layers))
 
     training = None
-    if config.train is not None and any(detector.needs().training for detector in detectors.values()):
-        order = None if config.train.limit is None else config.seed  # files are often sorted by class
-        training = featured(Images.of(request, config.train, order))
+    if any(detector.needs().training for detector in detectors.values()):
+        training = featured(training_images(request))
     sets = {place: _scored(request, featured(each), training) for place, each in images.items()}
     return Detection(request, sets, training)
 
@@ -173,24 +172,21 @@ def _scored(request: Request, chosen: ImageSet, training: ImageSet | None) -> Im
 
 def _cell(request: Request, chosen: ImageSet, name: str, detector: Detector, training: ImageSet | None) -> ScoreCell:
     config = request.config
-    method = identity.named(config.method[name].settings)
-    fitted, fit = None, None
+    fitting = None
     if detector.needs().training:
         assert training is not None
-        fitted = {"data": training.images.identity, "images": len(training)}
-        fit = Fit(
-            request.root,
-            identity.digest({"method": method, "version": detector.VERSION, "seed": config.seed} | fitted),
-        )
+        method = identity.named(config.method[name].settings)
+        settings = {"method": method, "version": detector.VERSION, "seed": config.seed}
+        fitting = Fitting.of(request, training.images, settings)
     labels = request.labels(chosen.images.name, name, "detection", "ood")
     cell = identity.cell_identity(
         chosen.images.identity,
         names=shown_names(labels),
         protocol={},
-        method=method,
+        method=config.method[name].settings,
         version=detector.VERSION,
         seed=config.seed,
-        training=fitted,
+        training=None if fitting is None else fitting.identity,
     )
     return ScoreCell(
         name,
@@ -198,7 +194,7 @@ def _cell(request: Request, chosen: ImageSet, name: str, detector: Detector, tra
         {SAMPLES: SAMPLES, SCORE: SCORE},
         detector,
         chosen.features,
-        fit,
+        None if fitting is None else fitting.fit,
         about={"identity": cell, "labels": labels},
     )
 
@@ -208,11 +204,8 @@ def check_detectors(config: RunConfig, network: Network, detectors: dict[str, De
     for name, detector in detectors.items():
         if not hasattr(detector, "score"):
             raise ConfigError(f"method {name} makes maps and scores no images: choose a detector (msp, knn, ...)")
-        if detector.needs().training and config.train is None:
-            raise ConfigError(
-                f"method {name} is fitted on a training set: dataset@train=NAME (python -m harness ls dataset); "
-                "from Python train=NAME or train=(images, classes)"
-            )
+        if detector.needs().training:
+            check_training(config, name)
         for layer in detector.needs().layers:
             try:
                 network.check_layer(layer)

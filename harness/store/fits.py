@@ -1,9 +1,11 @@
 """What detectors' fits left: a safetensors file each."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .files import Lock
 from .sealed import CHECKSUM, SEAL, read_sealed, write_sealed
 
 if TYPE_CHECKING:  # who lists fits waits for no torch
@@ -39,6 +41,16 @@ class Fit:
 
         tensors = {name: value.contiguous() for name, value in state.items()}
         write_sealed(self.path, save(tensors, {CHECKSUM: SEAL}))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold its lock, waiting for whoever does: of several processes one makes the fit."""
+        lock = Lock(self.path.parent / "locks" / f"{self.path.stem}.lock")
+        lock.wait()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def remove(self) -> None:
         """Forget it; harmless when it is not there."""

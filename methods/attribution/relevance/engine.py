@@ -83,8 +83,8 @@ class RuleTable:
     the logits.
     named: module path patterns (`features.1?`, `layer4.*`) -> rule, before all others. pool: average pools and means.
     joint: logsumexp over positions. maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms that follow an
-    affine layer. shift: other batch-norms and constants, where they cannot be merged into the next affine layer. add:
-    sums of two activations.
+    affine layer. factor: constants that multiply, where they cannot be merged into the next affine layer. shift: those
+    that add, and other batch-norms. add: sums of two activations.
     gradient_after_last: what follows the last affine layer (SqueezeNet's ReLU and pool) takes its ordinary gradient.
     method: whose table it is, for messages. may_grow: relevance that outgrows the logits is said, and never refused.
     """
@@ -98,6 +98,7 @@ class RuleTable:
     maximum: MapRule = rules.gradient
     activation: MapRule = rules.identity
     norm: ScaleRule = rules.through
+    factor: MapRule = rules.identity
     shift: ShiftRule = rules.shift_keeps
     add: SumRule = rules.proportional
     gradient_after_last: bool = False
@@ -156,7 +157,7 @@ def _activation(table: RuleTable, op: Operation, relevance: Tensor, is_last: boo
 
 def _shift(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
     if op.shift is None:
-        return (rules.identity(op.inputs[0], op.function, relevance),)
+        return (table.factor(op.inputs[0], op.function, relevance),)
     assert op.factor is not None
     return (table.shift(op.inputs[0], op.factor, op.shift, relevance),)
 

@@ -1,0 +1,44 @@
+"""Fits of attribution methods that learn from training images; made once, before the loop, and kept."""
+
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+from tqdm import tqdm
+
+from ..engine.costs import Clock, Outcome
+from ..engine.finite import check_state
+from ..engine.fitting import Fitting, batches
+from ..engine.job import Job
+from ..engine.measure import fail
+from ..engine.processes import Rank
+from ..training import FittedAttributor
+from .cell import AttributionCell
+
+
+def fit_missing(job: Job, rank: Rank) -> Outcome:
+    """Fit the methods that lack columns and a fit; one that fails has failed in all its groups.
+
+    Several ranks wait for one another here: the first fits, and the others find the fit (or the failure).
+    """
+    outcome = Outcome(batch_size=job.config.compute.batch_size)
+    wanted = {name for names in job.missing().values() for name in names}
+    for cell in job.cells:
+        if isinstance(cell, AttributionCell) and cell.fitting is not None and cell.name in wanted:
+            with cell.fitting.fit.alone():
+                if not cell.fitting.fit.exists() and not cell.failed():
+                    _fit(job, cell, cell.fitting, rank, outcome)
+    return outcome
+
+
+def _fit(job: Job, cell: AttributionCell, fitting: Fitting, rank: Rank, outcome: Outcome) -> None:
+    images = fitting.images
+    shown = partial(tqdm, unit="batch", desc=f"fit {cell.name}", disable=rank.number > 0)
+    with Clock(job.network, outcome, f"fit {cell.name}", images.stop):
+        try:
+            method = cast(FittedAttributor, cell.attributor)
+            state = method.fit(job.network, shown(batches(job.request, images)))
+            check_state(cell.name, state)
+            fitting.fit.write(state)
+        except Exception as error:
+            fail(cell, cell.groups, error, replace(outcome, batch_size=1))  # no smaller batch is tried

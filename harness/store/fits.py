@@ -1,4 +1,4 @@
-"""What detectors' fits left: a safetensors file each."""
+"""What fits left: a safetensors file each."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ FITS = "fits"  # the folder
 
 
 class Fit:
-    """The state of one fitted detector, `<root>/fits/<key>.safetensors`."""
+    """The state of one fitted method, `<root>/fits/<key>.safetensors`."""
 
     def __init__(self, root: Path, key: str) -> None:
         self.path = root / FITS / f"{key}.safetensors"

@@ -6,7 +6,7 @@
     <root>/<cell key>/<group key>/DONE-00000200.json   result rows over the first 200 images
     <root>/<cell key>/<group key>/FAILED.json          why the group could not be computed
     <root>/features/<key>/...                          features of a data set, as a cell without identity
-    <root>/fits/<key>.safetensors                      what a detector's fit left
+    <root>/fits/<key>.safetensors                      what a method's fit left
 
 A shard is either absent or whole: files are written beside their place and renamed. Each holds its checksum
 (`sealed.py`), which every reading checks. No other module knows these names.

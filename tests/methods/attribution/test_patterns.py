@@ -88,7 +88,7 @@ def test_the_two_regimes_of_a_relu_by_hand() -> None:
 
 def test_a_unit_of_which_the_data_says_nothing_has_no_pattern() -> None:
     """Never on, on once, or constant: 0, and maps are finite."""
-    weight = [[0.0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0]]
+    weight = [[0.0, 0, 0], [1.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0]]
     network = network_of(nn.Flatten(), dense(weight, [-1, -3, 2, 0]), nn.ReLU(), dense([[1, 1, 1, 1]]))
     images = rows((1, 1, 0), (4, 2, 1), (2, 3, 0))
     state = PatternNet().fit(network, [images])
@@ -141,7 +141,7 @@ def by_definition(layer: nn.Module, x: Tensor, y: Tensor, only_on: bool) -> Tens
         chosen, values = patches[on], y[on, unit]
         centred = values - values.mean()
         found.append((chosen - chosen.mean(0)).T @ centred / (centred @ centred))
-    return torch.stack(found).view(layer.weight.shape)  # type: ignore[union-attr, arg-type]
+    return torch.stack(found).view(layer.weight.shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("estimator", ["relu", "linear"])

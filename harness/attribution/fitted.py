@@ -20,6 +20,9 @@ def fit_missing(job: Job, rank: Rank) -> Outcome:
     """Fit the methods that lack columns and a fit; one that fails has failed in all its groups.
 
     Several ranks wait for one another here: the first fits, and the others find the fit (or the failure).
+
+    Raises:
+        Damaged: a fit is not as it was written.
     """
     outcome = Outcome(batch_size=job.config.compute.batch_size)
     wanted = {name for names in job.missing().values() for name in names}
@@ -28,6 +31,8 @@ def fit_missing(job: Job, rank: Rank) -> Outcome:
             with cell.fitting.fit.alone():
                 if not cell.fitting.fit.exists() and not cell.failed():
                     _fit(job, cell, cell.fitting, rank, outcome)
+            if cell.fitting.fit.exists():
+                _ = cell.method  # what is damaged is known before the loop, and made anew
     return outcome
 
 

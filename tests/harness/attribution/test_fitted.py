@@ -17,6 +17,7 @@ from assay.harness.engine.costs import Summary
 from assay.harness.engine.fitting import batches
 from assay.harness.engine.processes import Rank
 from assay.harness.engine.request import Request
+from assay.harness.launch import complete
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.methods.attribution.relevance import patterns
@@ -173,6 +174,21 @@ def test_refresh_fits_anew_and_a_second_rank_does_not(tmp_path: Path, counted: l
     fit_missing(run.job, Rank(0, 2))
     fit_missing(run.job, Rank(1, 2))
     assert counted == [4, 2, 4, 2]
+
+
+def test_a_damaged_fit_is_made_anew(tmp_path: Path, counted: list[int]) -> None:
+    """Before the loop, so that no method fails for it; the damaged file is set aside."""
+    run = run_of(tmp_path, "method=[pattern_net]")
+    completed(run)
+    path = fits(run)["pattern_net"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    run = run_of(tmp_path, "method=[pattern_net]", "metric=[energy_pointing_game]")
+    run.prepare()
+    _, summary = complete(run, Rank(0, 1))
+    assert not summary.failures
+    assert counted == [4, 2, 4, 2]
+    assert path.read_bytes() == whole
 
 
 def test_what_needs_a_fit_says_so(tmp_path: Path) -> None:

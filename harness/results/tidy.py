@@ -1,7 +1,7 @@
 """From the store to tidy tables: `results.csv` (every number) and `runs.csv` (everything that happened)."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -221,13 +221,6 @@ def _as_text(path: Path) -> pd.DataFrame | None:
     if not path.is_file() or not path.stat().st_size > 1:
         return None
     return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
-def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
-    """A CSV of ours with its columns `texts` as they stand there: a data set may be called NA or nan, or not at all."""
-    kinds = dict.fromkeys(texts, str)
-    others = [name for name in pd.read_csv(path, nrows=0) if name not in kinds]
-    return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={name: [""] for name in others})
 
 
 def _through_text(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from ...config import ConfigError
 from ...store.damage import unless_damaged
 from ...store.files import write_atomically
 from ...store.store import SCORE, CellStore, Finished
+from ..reading import read_table
 from ..tables import read_tidy
-from ..tidy import read_table
 
 CELL = ["model", "dataset", "split", "protocol", "method", "seed", "precision"]
 PART = [*CELL, "metric"]  # the unit of a finding

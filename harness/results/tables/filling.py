@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ... import config as configs
-from ..tidy import read_table
+from ..reading import read_table
 from .choosing import choose, fits
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table
 from .spec import Names, columns_of, read_spec, rows_of, runs_of

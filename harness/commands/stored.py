@@ -28,6 +28,8 @@ def collect(results: Path) -> int:
     """Rebuild the tidy tables from the store."""
     from ..results.tidy import collect
 
+    if not (results / "store").is_dir():
+        raise ConfigError(f"no results below {results.absolute()}: compute some with python run.py")
     frame = collect(results)
     print(f"{len(frame)} rows: {(results / 'tidy' / 'results.csv').absolute()}")
     return 0

@@ -204,6 +204,11 @@ CASES = [
     Case("plan in a file", ["plan", *RUN, "results=file"], "results=file: file is a file", "harness"),
     Case("status of a file", ["status", "--results", "file"], "results=file: file is a file", "harness"),
     Case("gc of a file", ["gc", "--results", "file"], "results=file: file is a file", "harness"),
+    Case("collect from nowhere", ["collect", "--results", "nowhere"], "no results below ", "harness"),
+    Case(
+        "a baseline that is no table", ["check", "--baseline", "bytes.csv"], "bytes.csv is no table in UTF-8", "harness"
+    ),
+    Case("no pattern", ["describe", "**"], "'**' is not a config name, nor the beginning of a cell key", "harness"),
     # weights
     Case("weights that are not there", ["model.weights=nowhere.pt"], "weights file 'nowhere.pt' not found (looked at "),
     Case(
@@ -286,6 +291,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(folder)
     try:
         Path("file").write_text("no folder")
+        Path("bytes.csv").write_bytes(b"\xff\xfe\x00")
         Path("configs/experiment").mkdir(parents=True)
         for name, text in EXPERIMENTS.items():
             Path(f"configs/experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")

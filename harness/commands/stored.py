@@ -153,7 +153,8 @@ def gc(yes: bool, unfinished: bool, features: bool, older_than: float | None, re
         raise ConfigError(f"--older-than {older_than}: give a number of days")
     root = results / "store"
     horizon = None if older_than is None else time.time() - 86400 * older_than
-    leftovers = remove_leftovers(root) if yes else 0  # first: an abandoned lock protects nothing
+    places = [results / name for name in ("store", "tidy", "runs", "report", "tables")]
+    leftovers = sum(map(remove_leftovers, places)) if yes else 0  # first: an abandoned lock protects nothing
     doomed = find(root, unfinished, features, horizon)
     for each in doomed:
         print(f"{'removing' if yes else 'would remove'} {each.path.stem} ({each.what})")

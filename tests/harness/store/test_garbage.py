@@ -1,6 +1,8 @@
 """`python -m harness gc`: what goes, what stays, and that nothing goes unasked."""
 
 import os
+import platform
+import subprocess
 import time
 from pathlib import Path
 
@@ -82,6 +84,16 @@ def test_what_may_go(root: Path, unfinished: bool, features: bool, horizon: floa
     assert not any(each.path.exists() for each in found)
     assert (root / "features/busy/logits/0-8.parquet").exists()
     assert (root / "scores/score/0-8.parquet").exists()
+
+
+def test_temporary_files_of_dead_writers_go_wherever_they_lie(tmp_path: Path) -> None:
+    """Of tables, records and pages too: in the store and beside it."""
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    for place in ("store/cell/m", "tidy", "runs/r", "report"):
+        write_atomically(tmp_path / place / f".x.csv.{platform.node()}.{dead.pid}.tmp", b"half")
+    assert call(["gc", "--yes", "--results", str(tmp_path)]) == 0
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 @pytest.mark.parametrize("days", ["-5", "nan", "inf", "-inf", "soon"])

@@ -183,6 +183,47 @@ def test_channels_first_stay_what_they_are(name: str, layer: str) -> None:
     assert len(network._traced.module.graph.nodes) == before
 
 
+def strided(x: Tensor) -> Tensor:
+    return x.transpose(1, 3).mean((2, 3))
+
+
+def in_turn(x: Tensor) -> Tensor:
+    return x.mean(1).mean(1)
+
+
+def by_axis(x: Tensor) -> Tensor:
+    return torch.mean(x, axis=(1, 2))  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("back", [unsaid, strided, in_turn, by_axis, lambda x: x.movedim(-1, 1).mean((2, 3))])
+@pytest.mark.parametrize("layer", ["mix", "act"])
+def test_what_made_a_layer_says_its_layout(back: Callable[[Tensor], Tensor], layer: str) -> None:
+    """Where no reader says which dimensions are channels, the permutation before the layer does: [B,4,4,8] was taken
+    for 4 channels of 4 x 8 cells."""
+    other, first = _same_weights(Last(back))
+    images = random_images(2, 16).double()
+    found, expected = (attribute(GradCAM(layer), each, images, PAIRS).values for each in (other, first))
+    assert_close(found, expected, 1e-9)
+
+
+class OverWidth(First):
+    """A linear layer over the width of a map with channels first, and a mean that reads as if they were last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.fc = nn.Linear(4, 4), nn.Linear(4, 4)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.act(self.embed(x))).mean((1, 2))
+
+
+def test_makers_and_readers_that_contradict_each_other_are_asked() -> None:
+    network = Network(OverWidth(), (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ValueError, match=r"gives \[2, 8, 4, 4\], .* layout=nchw or layout=nhwc"):
+        attribute(GradCAM("act"), network, random_images(2, 16), PAIRS)
+    assert attribute(GradCAM("act", layout="nchw"), network, random_images(2, 16), PAIRS).values.shape == (3, 4, 4)
+
+
 # Refusals
 
 

@@ -114,6 +114,17 @@ def test_methods_of_a_layer_equal_the_merged_network(
     assert_close(maps(method(layer), module), maps(method(merged), module.merged()), CLOSE)
 
 
+@pytest.mark.parametrize("layer", [None, "r1", "b1"])
+@pytest.mark.parametrize("contrast", ["r2", "b2", "pool", "flatten"])
+def test_contrasts_and_stops_at_norms_equal_the_merged_network(contrast: str, layer: str | None) -> None:
+    """Excitation backprop and its contrast at, or above, what a norm gives (modules, and a step of the graph): what the
+    norm reads has the relevance, as in the merged network."""
+    module, stop = Normed(), {None: None, "r1": "1", "b1": "1"}[layer]
+    found = maps(ContrastiveEB(contrast, layer), module)
+    assert_close(found, maps(ContrastiveEB("3" if contrast in ("r2", "b2") else "4", stop), module.merged()), CLOSE)
+    assert_close(maps(ExcitationBackprop(layer), module), maps(ExcitationBackprop(stop), module.merged()), CLOSE)
+
+
 def test_contrast_at_a_pool_behind_a_norm() -> None:
     """The pool's output is a value of its own where a method names it; p - q sums to 0 and is not empty."""
     found = maps(ContrastiveEB("pool", "r1"), Normed())
@@ -182,9 +193,9 @@ def test_constants_of_each_position_are_biases_of_each_position() -> None:
     assert_close(maps(INPUT_X_GRADIENT, module), maps(InputXGradient(), module), CLOSE)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if not isinstance(m, RAP | ExcitationBackprop)], ids=repr)
+@pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_constants_after_a_layer_are_its_bias(method: Attributor) -> None:
-    """conv(x) + c against the convolution with that bias."""
+    """conv(x) * 2 + c against the convolution with those weights and that bias, whatever batch-norms do."""
 
     class Shifted(Middle):
         def forward(self, x: Tensor) -> Tensor:
@@ -194,8 +205,6 @@ def test_constants_after_a_layer_are_its_bias(method: Attributor) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.second(self.first(x).relu()).mean((2, 3))
 
-    if getattr(method, "batch_norm", "fold") == "pass":
-        method = LRP(AlphaBeta())
     plain = Plain(nn.Identity())
     assert plain.first.bias is not None
     plain.first.weight.data *= 2

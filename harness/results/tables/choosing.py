@@ -84,8 +84,8 @@ def _numbers(row: Row) -> tuple[float, float, float]:
 
 
 def _unlike(settings: Sequence[Settings]) -> tuple[str, ...]:
-    """What tells them apart; nothing if they are all alike."""
-    said = dict.fromkeys(apart(settings))
+    """What tells them apart, in one order whatever the rows'; nothing if they are all alike."""
+    said = sorted(set(apart(settings)), key=lambda text: (len(text), text))
     return tuple(said) if len(said) > 1 else ()
 
 

@@ -10,7 +10,7 @@ from ... import config as configs
 from ...config import ConfigError, suggest
 from .entries import Column, Runs
 
-CHOICES = ("columns", "each", "without")  # parts of a file that not every table has
+CHOICES = ("columns", "each", "without", "settings")  # parts of a file that not every table has
 NEEDED = tuple(key for key in Column._fields if key not in Column._field_defaults)  # keys of a column
 
 SEEDS = ("seed", "subset_seed")  # what runs can differ in
@@ -73,7 +73,8 @@ def rows_of(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     methods = spec["rows"]
     if isinstance(methods, str):
         known = [name for name in _of_package(f"assay.methods.{methods}.") if name not in spec.get("without", [])]
-        methods = [{"label": name, "method": name} for name in known]
+        settings = spec.get("settings", {})
+        methods = [{"label": name, "method": name, "settings": settings.get(name, {})} for name in known]
     for row in methods:
         for each in spec.get("each", [{}]):
             label = f"{row['label']} ({each['label']})" if each else row["label"]

@@ -119,7 +119,7 @@ def test_curves_of_two_settings_are_two_lines(drawn: list[Figure], tmp_path: Pat
     assert draw_curves(table(*rows), tmp_path / "a.png", floors=["center"])
     (axis,) = [axis for axis in drawn[-1].axes if axis.axison]
     names = [text.get_text() for text in drawn[-1].legends[0].get_texts()]
-    assert dict(zip(names, (list(map(float, line.get_ydata())) for line in axis.lines), strict=True)) == {
+    assert dict(zip(names, (np.asarray(line.get_ydata()).tolist() for line in axis.lines), strict=True)) == {
         **{"center (floor)": [0.3, 0.3], "ig (steps=16)": [0.5, 0.7], "ig (steps=8)": [0.1, 0.2]},
     }
     ways = [curve("ig", [0.1 * n, 0.2], settings=f'{{"metric": {{"sigma": {n}}}}}') for n in (1, 2)]

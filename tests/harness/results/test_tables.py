@@ -232,12 +232,12 @@ def settings(version: int = 1, tolerance: int = 15, **method: Any) -> str:
     "change, said",
     [
         ({"settings": settings(steps=16)}, "steps=8 | steps=16"),
-        ({"settings": settings(steps=8, tolerance=7)}, "metric.tolerance_px=15 | metric.tolerance_px=7"),
+        ({"settings": settings(steps=8, tolerance=7)}, "metric.tolerance_px=7 | metric.tolerance_px=15"),
         ({"weights": "net@b"}, "weights=net@a | weights=net@b"),
         ({"seed": "1"}, "seed=0 | seed=1"),
         ({"split": "test@seed0"}, "split=test | split=test@seed0"),
         ({"cell_key": "z"}, "cell_key=a | cell_key=z"),
-        ({"settings": settings(steps=16), "n": 16}, "steps=16 | steps=8"),
+        ({"settings": settings(steps=16), "n": 16}, "steps=8 | steps=16"),
     ],
     ids=str,
 )
@@ -311,6 +311,8 @@ def test_rows_of_one_method_take_their_settings(filled: Callable[..., Table]) ->
     ]
     each = [{"label": f"{n}", "method": "limecam", "settings": {"samples_per_channel": n}} for n in (1, 10, 100)]
     assert texts(filled(*rows, rows=each)) == ["0.250 ± 0.020 · 4952", "0.750 ± 0.020 · 4952", "–"]
+    every = texts(filled(*rows, rows="attribution", settings={"limecam": {"samples_per_channel": 10}}))
+    assert [text for text in every if text != "–"] == ["0.750 ± 0.020 · 4952"]
     one = {"rows": [{"label": "A", "method": "limecam"}]}
     column = SPEC["columns"][0] | {"settings": {"samples_per_channel": 10}}
     panel = SPEC["panels"][0] | {"settings": {"samples_per_channel": "1*"}}

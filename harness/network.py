@@ -3,6 +3,7 @@
 How a layer is found and the graph cut there is in `harness.graph`; here networks run.
 """
 
+import copy
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -88,11 +89,21 @@ class Network:
         self.module.to(device=device, dtype=dtype)
         like = torch.empty(0, device=self.mean.device, dtype=self.mean.dtype).to(device=device, dtype=dtype)
         self.mean, self.std = (v.to(like) for v in self._statistics)
-        self._cuts.clear()
-        self._tapped.clear()
+        self._forget()
+        return self
+
+    def twin(self) -> "Network":
+        """The same network with weights of its own to be changed; its passes are counted with ours."""
+        made = copy.copy(self)
+        made.module = copy.deepcopy(self.module)
+        made._forget()
+        return made
+
+    def _forget(self) -> None:
+        """What was found of the module is to be found anew."""
+        self._cuts, self._tapped = {}, {}
         for made in ("_traced", "ending"):
             self.__dict__.pop(made, None)
-        return self
 
     @property
     def statistics(self) -> tuple[list[float], list[float]]:

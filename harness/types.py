@@ -4,7 +4,7 @@ Everything here is data and Protocols. Shapes: B images in a batch, P pairs (ima
 explained, H x W the frame (see `harness.frames`), h x w a map's native resolution.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -18,6 +18,7 @@ from torch import Tensor
 from .forward import ForwardPass
 from .frames import argmax_points, distance_to_region, rasterise_boxes, resize_to_frames, valid_pixels
 from .heads import Targets
+from .network import Network
 from .seeds import SampleRng
 
 Region = Literal["box", "mask"]
@@ -168,6 +169,9 @@ class Attribution:
     layer: str | None = None
 
 
+Again = Callable[[Network, Tensor], Attribution]  # (network, images [B,3,h,w]) -> the same pairs explained there
+
+
 @dataclass(frozen=True, eq=False)
 class FramedMaps:
     """An attribution resized once to the frames of its batch, for all metrics."""
@@ -175,11 +179,18 @@ class FramedMaps:
     maps: Tensor  # [P,H,W], zero outside the frame
     valid: Tensor  # [P,H,W]
     attribution: Attribution
+    again: Again | None = None  # the method, with the same draws, on other images or by another network
 
     @classmethod
-    def of(cls, attribution: Attribution, batch: Batch) -> "FramedMaps":
+    def of(cls, attribution: Attribution, batch: Batch, again: Again | None = None) -> "FramedMaps":
         """Bilinear resize of the native maps to the frames of the batch."""
-        return cls(resize_to_frames(attribution.values, batch.frames), batch.valid, attribution)
+        return cls(resize_to_frames(attribution.values, batch.frames), batch.valid, attribution, again)
+
+    def explained(self, network: Network, images: Tensor) -> Attribution:
+        """The method's maps of the same pairs on other images [B,3,h,w], or by another network."""
+        if self.again is None:
+            raise ValueError("these maps come without their method: a metric that asks it again cannot be measured")
+        return self.again(network, images)
 
     def over_inputs(self, batch: Batch) -> Tensor:
         """The native maps over the network's input, [P,h,w]: where pixels are perturbed and masked."""

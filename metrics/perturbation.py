@@ -306,9 +306,9 @@ class AOPC:
         return rows
 
 
-def curves_of(part: pd.DataFrame, points: int) -> Array:
-    """The column `curve` as one array [n,points]."""
-    return np.array(list(part["curve"]), dtype=np.float64).reshape(-1, points)
+def curves_of(part: pd.DataFrame, points: int, column: str = "curve") -> Array:
+    """A column of curves as one array [n,points]."""
+    return np.array(list(part[column]), dtype=np.float64).reshape(-1, points)
 
 
 def curve_rows(

@@ -13,9 +13,10 @@ from ..engine.fitting import Fitting
 from ..engine.job import Cell
 from ..forward import ForwardPass
 from ..frames import gaussian_blur
+from ..network import Network
 from ..seeds import SampleRng
 from ..training import FittedAttributor
-from ..types import Attribution, Attributor, Batch, FramedMaps, Metric, Needs, columns_to_numpy
+from ..types import Again, Attribution, Attributor, Batch, FramedMaps, Metric, Needs, columns_to_numpy
 from .parts import measured_in_parts, spans
 
 
@@ -70,7 +71,9 @@ class AttributionCell(Cell):
     def prepare(self, batch: Batch, forward: ForwardPass) -> FramedMaps | Attribution:
         """The method's maps in the frames of the batch; at native resolution where they are too large to be held."""
         made = self.attribute(batch, forward)
-        return made if len(list(spans(batch.frames))) > 1 else FramedMaps.of(made, batch)
+        if len(list(spans(batch.frames))) > 1:
+            return made
+        return FramedMaps.of(made, batch, self.again(batch, forward.max_rows))
 
     def attribute(self, batch: Batch, forward: ForwardPass) -> Attribution:
         """The method's maps [P,h,w] under the protocol's smoothing, at native resolution."""
@@ -78,6 +81,16 @@ class AttributionCell(Cell):
         if not self.smooth:
             return made
         return replace(made, values=gaussian_blur(made.values, self.smooth * max(made.values.shape[1:])))
+
+    def again(self, batch: Batch, max_rows: int) -> Again:
+        """The method on the batch's pairs, for metrics that change images or network."""
+
+        def explain(network: Network, images: Tensor) -> Attribution:
+            needs = self.needs()
+            forward = ForwardPass(network, images, needs.layers, needs.input_graph, max_rows, needs.penultimate)
+            return self.attribute(batch, forward)
+
+        return explain
 
     def cost_of(self, group: str) -> str:
         """A metric's cost is shown beside the methods'."""
@@ -88,7 +101,7 @@ class AttributionCell(Cell):
     ) -> dict[str, Tensor]:
         """What the metric measures."""
         if isinstance(prepared, Attribution):
-            return measured_in_parts(self.metrics[group], prepared, batch, forward)
+            return measured_in_parts(self.metrics[group], prepared, batch, forward, self.again)
         return self.metrics[group].measure(batch, prepared, forward)
 
 

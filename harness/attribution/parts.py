@@ -1,6 +1,6 @@
 """Pairs in parts: maps are as large as the original images, and a batch of photographs need not fit in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..forward import ForwardPass
-from ..types import Attribution, Batch, FramedMaps, Metric
+from ..types import Again, Attribution, Batch, FramedMaps, Metric
 
 PIXELS = 1 << 25  # of maps in memory together: 128 MiB in float32, of which a metric makes several
 
@@ -31,14 +31,21 @@ def spans(frames: Tensor) -> Iterator[Span]:
     yield Span(start, len(frames))
 
 
-def measured_in_parts(metric: Metric, made: Attribution, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
+Asked = Callable[[Batch, int], Again]  # (pairs, rows at once) -> the method on them
+
+
+def measured_in_parts(
+    metric: Metric, made: Attribution, batch: Batch, forward: ForwardPass, again: Asked
+) -> dict[str, Tensor]:
     """The metric's columns [P] or [P,K] of a batch, one part of its pairs after the other."""
-    found = [_measured(metric, made, batch, forward, span) for span in spans(batch.frames)]
+    found = [_measured(metric, made, batch, forward, span, again) for span in spans(batch.frames)]
     return {name: torch.cat([columns[name] for columns in found]) for name in found[0]}
 
 
-def _measured(metric: Metric, made: Attribution, batch: Batch, forward: ForwardPass, span: Span) -> dict[str, Tensor]:
+def _measured(
+    metric: Metric, made: Attribution, batch: Batch, forward: ForwardPass, span: Span, again: Asked
+) -> dict[str, Tensor]:
     part, rows = batch.part(*span), slice(*span)
     coefficients = None if made.coefficients is None else made.coefficients[rows]
     own = replace(made, values=made.values[rows], coefficients=coefficients)
-    return metric.measure(part, FramedMaps.of(own, part), forward)
+    return metric.measure(part, FramedMaps.of(own, part, again(part, forward.max_rows)), forward)

@@ -12,14 +12,21 @@ from omegaconf import OmegaConf
 
 METRICS = sorted(Path("conf/metric").glob("*.yaml"))
 CHOSEN = {"dataset": {"tolerance_px": 2}, "model": {"target_layer": "layer"}, "seed": 0}
-QUICK = {"aopc": {"steps": 2}, "perturbation": {"steps": 2}, "insertion": {"steps": 2}}
+QUICK = {"aopc": {"steps": 2}, "perturbation": {"steps": 2}, "insertion": {"steps": 2}, "road": {"steps": 2}}
 DETECTORS = ("ood", "error_detection")
 
 # What terminal and report show of our metrics: one row a quantity, in the papers' convention.
 SHOWN = {"mean", "auroc", "fpr95_id_pos", "aurc", "auc", "average_drop", "increase_in_confidence"}
+SHOWN |= {"spearman_random", "spearman_abs_random", "ssim_random"}
 SHOWN |= {"average_drop_in_deletion", "peak_in_cue", "mass_in_cue", "peak_in_cue_of_others", "mass_in_cue_of_others"}
 # Quantities that a map can hold constant by construction, or that have no bounds: the rest is an outcome or a share.
-CONSTANT = {("positive_ratio", "mean"), ("outside_inside", "mean"), ("average_drop", "average_drop_in_deletion")}
+CONSTANT = {
+    ("infidelity", "infidelity"),
+    ("sensitivity", "mean"),
+    ("positive_ratio", "mean"),
+    ("outside_inside", "mean"),
+    ("average_drop", "average_drop_in_deletion"),
+}
 
 
 def rows_of(file: Path, frame: pd.DataFrame) -> list[ResultRow]:
@@ -37,16 +44,28 @@ def table(pairs: Any) -> pd.DataFrame:
     """A sample table with every metric's columns: pairs in [0,1], one number a pair, two pairs an image."""
     n = len(pairs)
     shares = ["inside_share", "positive_ratio", "ratio_all", "ratio_positive", "ratio_min_max", "auc", "aopc", "drop"]
-    shares += ["deletion_drop", "cosine", "ap", "ap_binarised", "object_share", "mass_in_cue", "mass_in_cue_of_others"]
+    shares += ["gini", "correlation", "infidelity", "unexplained", "sensitivity"]
+    shares += [
+        "spearman_random",
+        "spearman_abs_random",
+        "ssim_random",
+        "deletion_drop",
+        "cosine",
+        "ap",
+        "ap_binarised",
+        "object_share",
+        "mass_in_cue",
+        "mass_in_cue_of_others",
+    ]
     flags = ("hit", "increase", "clean", "peak_in_cue", "peak_in_cue_of_others", "predicted", "is_error")
     counts = {"pixels": 8, "object_pixels": 4, "region_share": 0.2, "boxes": 1}
     for name in ("signed_or_mean", "zero", "mean", "median", "p80"):
         counts |= {f"marked_{name}": 4, f"both_{name}": (4 * pairs).round().astype(int)}
     about = {"image_id": [f"image{row // 2}" for row in range(n)], "label": np.arange(n) % 2, "score": pairs}
     columns = about | dict.fromkeys(shares, pairs) | dict.fromkeys(flags, pairs >= 0.5) | counts
-    return pd.DataFrame(columns).assign(
-        curve=[np.full(3, round(pair)) for pair in pairs], difficult=True, has_region=True, predicted=True
-    )
+    curves = [np.full(3, round(pair)) for pair in pairs]
+    columns |= dict.fromkeys(("curve", "spearman", "spearman_abs", "ssim"), curves) | {"layers": [np.arange(3)] * n}
+    return pd.DataFrame(columns).assign(difficult=True, has_region=True, predicted=True)
 
 
 @pytest.mark.parametrize("file", METRICS, ids=lambda file: file.stem)

@@ -28,11 +28,10 @@ Region = Literal["box", "mask"]
 class Sample:
     """One image with its ground truth.
 
-    image: [3,H,W] float32 in [0,1], not normalised. size0: (height, width) of the frame in which boxes,
-    masks and tolerances are measured (the original image, unless the transform crops). boxes: class ->
-    [N,4] as x0, y0, x1, y1, half-open pixel edges in the frame. mask: bool [size0], one for every class or
-    one a class. ignore: bool [size0], pixels that metrics on masks leave out (PASCAL's 255 border).
-    difficult: the pointing game's flag of each class.
+    image: [3,H,W] float32 in [0,1], not normalised. size0: (height, width) of the frame in which boxes, masks and
+    tolerances are measured (the original image, unless the transform crops). boxes: class -> [N,4] as x0, y0, x1, y1,
+    half-open pixel edges in the frame. mask: bool [size0], one for every class or one a class. ignore: bool [size0],
+    pixels that metrics on masks leave out (PASCAL's 255 border). difficult: the pointing game's flag of each class.
     """
 
     id: str

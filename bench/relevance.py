@@ -10,13 +10,18 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+import torch.nn.grad
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.networks.loading import torchvision_network
+from assay.methods.attribution.fullgrad import FullGrad
+from assay.methods.attribution.relevance.agf import AGF
 from assay.methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
 from assay.methods.attribution.relevance.hedge import GradientHedge
 from assay.methods.attribution.relevance.lrp import LRP
 from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.relevance_cam import RelevanceCAM
+from assay.methods.attribution.relevance.rsp import RSP
 from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon
 from torch import Tensor, nn
 from zennit.composites import EpsilonPlus
@@ -75,17 +80,53 @@ def _races(case: Case) -> Iterator[pd.DataFrame]:
             "floor: 1F + 3 pairs a convolution": floor(3, dense=False),
             "assay": ours(GradientHedge(case.target)),
         },
+        "rsp": {
+            "floor: 1F + 2 pairs and 2 weight gradients a convolution": floor.of_weights(2),
+            "assay": ours(RSP(case.target)),
+        },
+        "agf": {
+            "floor: 1F + 1 pair and 1 transposed a layer, 2 more a k x k": floor.guided(),
+            "assay": ours(AGF()),
+        },
+        "relevance_cam": {
+            "floor: 1F + 1 pair a layer above the target layer": floor(1, above=case.target),
+            "assay": ours(RelevanceCAM(case.target)),
+        },
+        "fullgrad": {"floor: 1F+1B": lambda: _gradient(network, inputs, labels), "assay": ours(FullGrad())},
     }
     for method, runs in contestants.items():
         yield race(f"{method} {case.architecture} batch {BATCH}", runs)
 
 
 class _Call(NamedTuple):
-    """One layer's shapes: how to apply it, an input and a relevance of its output."""
+    """One layer, an input and a relevance of its output."""
 
-    apply: Callable[[Tensor], Tensor]
+    layer: nn.Conv2d | nn.Linear
     x: Tensor
     relevance: Tensor
+
+    def pair(self) -> None:
+        """The layer and its transpose."""
+        leaf = self.x.requires_grad_()
+        torch.autograd.grad(self.layer(leaf), leaf, self.relevance)
+
+    def gradient(self) -> None:
+        """Its transpose alone."""
+        if isinstance(self.layer, nn.Linear):
+            self.relevance @ self.layer.weight
+        else:
+            size, weight, options = self.x.shape, self.layer.weight, _options(self.layer)
+            torch.nn.grad.conv2d_input(size, weight, self.relevance, *options)
+
+    def weight_gradient(self) -> None:
+        """Of a convolution."""
+        assert isinstance(self.layer, nn.Conv2d)
+        size, options = self.layer.weight.shape, _options(self.layer)
+        torch.nn.grad.conv2d_weight(self.x.detach(), size, self.relevance, *options)
+
+
+def _options(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return layer.stride, layer.padding, layer.dilation, layer.groups
 
 
 class _Floor:
@@ -101,8 +142,8 @@ class _Floor:
         for handle in handles:
             handle.remove()
 
-    def _keeper(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def keep(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def _keeper(self, name: str) -> Callable[[Any, Any, Tensor], None]:
+        def keep(layer: nn.Conv2d | nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             self.calls[name] = _Call(layer, args[0].detach().clone(), torch.rand_like(output))
 
         return keep
@@ -117,16 +158,49 @@ class _Floor:
             with torch.no_grad():
                 self.network(self.inputs)
             for call in calls * pairs:
-                leaf = call.x.requires_grad_()
-                torch.autograd.grad(call.apply(leaf), leaf, call.relevance)
+                call.pair()
+            return None
+
+        return run
+
+    def of_weights(self, times: int) -> Callable[[], object]:
+        """So many pairs and gradients of the weights for each convolution."""
+        calls = [call for call in self.calls.values() if call.x.ndim > 2]
+
+        def run() -> object:
+            with torch.no_grad():
+                self.network(self.inputs)
+            for call in calls * times:
+                call.pair()
+                call.weight_gradient()
+            return None
+
+        return run
+
+    def guided(self) -> Callable[[], object]:
+        """The gradient and a pair for each layer; two gradients more for each convolution with a kernel."""
+        calls = list(self.calls.values())
+
+        def run() -> object:
+            with torch.no_grad():
+                self.network(self.inputs)
+            for call in calls:
+                call.pair()
+                for _ in range(3 if call.x.ndim > 2 and max(call.layer.kernel_size) > 1 else 1):  # type: ignore[arg-type]
+                    call.gradient()
             return None
 
         return run
 
 
 def _after(layer: str) -> str:
-    """The first module path after the saliency layer of ResNet-50 or VGG16."""
-    return {"layer3": "layer4", "features.23": "features.24"}[layer]
+    """The first module path after the saliency or target layer of ResNet-50 or VGG16."""
+    return {"layer3": "layer4", "features.23": "features.24", "layer4": "fc", "features.29": "classifier"}[layer]
+
+
+def _gradient(network: Network, inputs: Tensor, labels: Tensor) -> None:
+    leaf = inputs.clone().requires_grad_()
+    torch.autograd.grad(network(leaf).gather(1, labels[:, None]).sum(), leaf)
 
 
 def _zennit(case: Case, inputs: Tensor, labels: Tensor) -> Callable[[], object]:

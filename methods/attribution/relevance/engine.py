@@ -29,11 +29,14 @@ from .alarm import Peak, check_size, expected_size, largest
 from .constants import Call, Constants, along, of_any_sample, replaced, upright
 from .operations import (
     COMMUTING,
+    FLATTENING,
+    KEEPING,
     MAXIMA,
     MOVES,
     OVERWRITTEN,
     READERS,
     STRUCTURAL,
+    TURNING,
     Made,
     Operation,
     Reading,
@@ -66,6 +69,11 @@ def check_batch_norm(choice: str) -> None:
         raise ValueError(f"batch_norm={choice!r}: choose one of {', '.join(BATCH_NORM)}")
 
 
+# Of constants, batch-norms among them, when a tape is recorded: merged into the layers around them; those after a layer
+# left by themselves; all by themselves, each with its shift, as no relevance but the ordinary gradient needs them.
+Constancy = Literal["fold", "pass", "pass_nonzero", "apart"]
+
+
 Start = Literal["logit", "one"]
 
 
@@ -86,7 +94,9 @@ class RuleTable:
     affine layer. factor: constants that multiply, where they cannot be merged into the next affine layer. shift: those
     that add, and other batch-norms. add: sums of two activations.
     gradient_after_last: what follows the last affine layer (SqueezeNet's ReLU and pool) takes its ordinary gradient.
+    gradients: of what is explained with respect to the outputs of operations, for rules that read them from the layer.
     method: whose table it is, for messages. may_grow: relevance that outgrows the logits is said, and never refused.
+    adds: the size of what rules add to relevance, which is then expected whatever the logits are.
     """
 
     affine: AffineRule
@@ -102,8 +112,10 @@ class RuleTable:
     shift: ShiftRule = rules.shift_keeps
     add: SumRule = rules.proportional
     gradient_after_last: bool = False
+    gradients: Mapping[Operation, Tensor] = field(default_factory=dict)
     method: str = "this method"
     may_grow: bool = False
+    adds: float = 0
 
     def of_affine(self, operation: Operation, is_last: bool) -> AffineRule:
         """The rule of one convolution or fully connected layer."""
@@ -131,7 +143,8 @@ Relevances = tuple[Tensor | None, ...]
 
 def _affine(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
     assert op.affine is not None
-    return (table.of_affine(op, is_last)(op.inputs[0], op.affine, relevance),)
+    layer = op.affine if op not in table.gradients else op.affine._replace(gradient=table.gradients[op])
+    return (table.of_affine(op, is_last)(op.inputs[0], layer, relevance),)
 
 
 def _norm(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
@@ -201,11 +214,21 @@ class Ends(NamedTuple):
     after: frozenset[int]
 
 
+Watch = Callable[[Operation, Tensor], None]  # (operation, the gradient of its output)
+
+
+def _gradient(op: Operation, gradient: Tensor) -> tuple[Tensor, ...]:
+    if op.affine is not None:
+        return (op.affine.pull_back(op.inputs[0], gradient),)
+    return rules.vjp(op.function, op.inputs, gradient)
+
+
 class _State:
     """What a tape and its nodes share: the table of the running pull, the affine layers, and each tensor's depth."""
 
     def __init__(self) -> None:
         self.table: RuleTable | None = None
+        self.watch: Watch | None = None
         self.affine_layers: list[str] = []  # module paths in the order of calls
         self.ends = Ends(frozenset(), frozenset())
         self.peaks: list[Peak] = []  # of the running pull
@@ -219,8 +242,10 @@ class _State:
 
     def backward(self, operation: Operation, relevance: Tensor) -> Relevances:
         table = self.table
+        if self.watch is not None:
+            self.watch(operation, relevance)
         if table is None or (table.gradient_after_last and self._is_after_last(operation)):
-            return rules.vjp(operation.function, operation.inputs, relevance)
+            return _gradient(operation, relevance)
         is_last = operation.number in self.ends.last
         if operation.affine is not None:
             self.peaks.append(Peak(f"the output of layer {operation.affine.layer!r}", largest(relevance)))
@@ -283,12 +308,12 @@ class RelevanceMode(TorchFunctionMode):
 
     In-place operations return new tensors; whoever reads the old one afterwards is given the new one.
 
-    layers: of each parameter, by id, the module path. fold: merge batch-norms into the layer before them.
+    layers: of each parameter, by id, the module path. constants: see `Constancy`.
     """
 
-    def __init__(self, state: _State, module: nn.Module, fold: bool) -> None:
+    def __init__(self, state: _State, module: nn.Module, constants: Constancy) -> None:
         super().__init__()
-        self.state, self.fold = state, fold
+        self.state, self.fold, self.apart = state, constants == "fold", constants == "apart"
         self.layers = {id(value): name.rpartition(".")[0] for name, value in module.named_parameters()}
         self._written: Any = WeakTensorKeyDictionary()  # tensor -> what an in-place operation made of it
         self._overwritten: Any = WeakTensorKeyDictionary()  # tensor whose memory was written into -> the operation
@@ -298,6 +323,8 @@ class RelevanceMode(TorchFunctionMode):
         self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
         self._kept: Any = WeakTensorKeyDictionary()  # outputs of layers that relevance starts from or stops at
+        self._turned: Any = WeakTensorKeyDictionary()  # maps whose axes have changed places
+        self._maps: Any = WeakTensorKeyDictionary()  # vectors -> the shape of the map that they were, see `Affine`
         self.made = Made(module)
 
     def latest(self, value: Any) -> Any:
@@ -401,7 +428,17 @@ class RelevanceMode(TorchFunctionMode):
             self.state.set_depth(value, max(self.state.depth_of(each) for each in carried))
             if all(each in self._gates for each in carried):
                 self._gates[value] = True
+            self._follow_map(name, value, carried[0])
         return output
+
+    def _follow_map(self, name: str, value: Tensor, before: Tensor) -> None:
+        """Remember which map a vector was, and where channels may not come first."""
+        if before in self._turned or (name in TURNING and before.ndim == 4):
+            self._turned[value] = True
+        if name in FLATTENING and before.ndim == 4 and value.ndim == 2 and len(value) == len(before):
+            self._maps[value] = () if value in self._turned else tuple(before.shape[1:])
+        elif name in KEEPING and before in self._maps:
+            self._maps[value] = self._maps[before]
 
     def kept(self, value: Any) -> Any:
         """The latest value, as one that relevance starts from or stops at: constants before it stay there."""
@@ -431,7 +468,7 @@ class RelevanceMode(TorchFunctionMode):
         """Compute the operation, and put its node into the graph."""
         with torch.no_grad():
             output = reading.function(*(x.detach() for x in reading.inputs))
-        return self._recorded(*self._operation(name, reading), output)
+        return self._recorded(*self._operation(name, reading._replace(name=name)), output)
 
     def _recorded(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         recorded: Tensor = _Node.apply(self.state, operation, [output], *inputs)
@@ -441,7 +478,9 @@ class RelevanceMode(TorchFunctionMode):
             self._producers[recorded] = _Producer(operation, inputs)
         if operation.kind == "gate":
             self._gates[recorded] = True
-        if operation.kind == "shift" and recorded.shape == inputs[0].shape:
+        if operation.kind in ("activation", "norm", "shift") and inputs[0] in self._maps:
+            self._maps[recorded] = self._maps[inputs[0]]
+        if operation.kind == "shift" and not self.apart and recorded.shape == inputs[0].shape:
             self._defer(recorded, inputs[0], operation)
         return recorded
 
@@ -470,11 +509,14 @@ class RelevanceMode(TorchFunctionMode):
             factor=reading.factor,
             shift=reading.shift,
             number=len(self.state.affine_layers),
+            name=reading.name,
         )
 
     def _constant(self, reading: Reading) -> tuple[Operation, tuple[Tensor, ...]]:
         """A batch-norm or a constant: merged into the layer before it, or by itself."""
         (value,) = reading.inputs
+        if self.apart:
+            return self._read(reading, reading.inputs), reading.inputs
         producer = self._producers.get(value)
         # A constant after a layer is its bias, whatever norms do; after a layer that is asked for it stays by itself.
         is_merged = self.fold if reading.kind == "norm" else value not in self._kept
@@ -489,7 +531,8 @@ class RelevanceMode(TorchFunctionMode):
 
     def _affine(self, reading: Reading, affine: Affine) -> tuple[Operation, tuple[Tensor, ...]]:
         """A layer, with the constants before it."""
-        affine = affine._replace(layer=self.layers.get(id(affine.weight), ""))
+        vector = self._maps.get(reading.inputs[0])
+        affine = affine._replace(layer=self.layers.get(id(affine.weight), ""), map_shape=vector)
         self.state.affine_layers.append(affine.layer)
         known = self._constants.get(reading.inputs[0])
         merged = None if known is None else known.merged(affine)
@@ -552,7 +595,7 @@ class Tape:
         cls,
         forward: ForwardPass,
         layers: Sequence[str] = (),
-        batch_norm: BatchNorm = "fold",
+        batch_norm: Constancy = "fold",
         before_constants: bool = False,
     ) -> "Tape":
         """Run the network on the batch.
@@ -560,7 +603,8 @@ class Tape:
         Args:
             layers: names, as in `Network`, whose outputs relevance shall start from or stop at. Module paths need no
                 tracing; names of functional operations do.
-            batch_norm: `fold` merges it into the layer before it where there is one; `pass` leaves relevance as it is.
+            batch_norm: `fold` merges it into the layer before it where there is one; `pass` leaves relevance as it is;
+                `apart` merges nothing, constants neither, for the ordinary gradient alone.
             before_constants: of a layer whose output is a constant factor and shift of another value, give that value:
                 for methods that pass all relevance there, so that maps are those of the merged network.
 
@@ -573,7 +617,7 @@ class Tape:
         by_hook = set(layers) <= {name for name, _ in network.module.named_modules()}
         for layer in () if by_hook else layers:
             network.check_layer(layer)
-        mode = RelevanceMode(state, network.module, batch_norm == "fold")
+        mode = RelevanceMode(state, network.module, batch_norm)
         end = mode.before_constants if before_constants else mode.kept
         with torch.enable_grad(), mode:
             if by_hook:
@@ -608,8 +652,12 @@ class Tape:
         """Whether no convolution or linear layer lies between the layer's output and the logits."""
         return self._state.depth_of(self.at(layer)) == self._state.depth_of(self.logits)
 
-    def pull(self, table: RuleTable | None, outputs: Tensor, start: Tensor, wrt: Tensor) -> Tensor:
+    def pull(
+        self, table: RuleTable | None, outputs: Tensor, start: Tensor, wrt: Tensor, watch: Watch | None = None
+    ) -> Tensor:
         """Relevance of `wrt` [B,...] when `outputs` have the relevance `start`; no table: the ordinary gradient.
+
+        watch: told each operation that is passed, with the relevance (gradient) of its output.
 
         Raises:
             ValueError: a name pattern of the table matches nothing, or nothing passes from `outputs` to `wrt`.
@@ -617,13 +665,14 @@ class Tape:
         if table is not None:
             table.check_names(self._state.affine_layers)
             self._check_last(table)
-        self._state.table, self._state.peaks = table, []
+        self._state.table, self._state.watch, self._state.peaks = table, watch, []
         if table is None:
             self.network.passes.head += len(start)
         else:
             self.network.passes.backward += len(start)
         found: Sequence[Tensor | None] = torch.autograd.grad(outputs, wrt, start, retain_graph=True, allow_unused=True)
         (relevance,) = found
+        self._state.watch = None
         if relevance is None:
             later, earlier = self._called(outputs), self._called(wrt)
             raise ValueError(
@@ -634,7 +683,7 @@ class Tape:
         if table is not None:
             peaks = [*self._state.peaks, Peak(self._called(wrt), largest(relevance))]
             expected = expected_size(outputs.detach(), start, table.gradient_after_last)
-            check_size(peaks, expected, table.method, table.may_grow)
+            check_size(peaks, expected.clamp(min=table.adds), table.method, table.may_grow)
         return relevance
 
     def _check_last(self, table: RuleTable) -> None:

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torch.nn.grad
 from assay.harness.modules import unseen_parts
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .rules import Affine
+from .rules import Affine, Backward
 
 Kind = Literal[
     "affine", "norm", "pool", "maximum", "joint", "activation", "shift", "statistics", "winner", "add", "gated", "gate"
@@ -48,7 +49,7 @@ class Operation:
     function of them. depths: how many affine layers lie before each input. affine: the layer, for kind affine.
     factor, shift: of kinds norm (a batch-norm that follows a layer), statistics (a norm of each image's own, which are
     taken as constant) and shift (any other constant factor x + shift, no shift for None). number: how many affine
-    layers were called before, itself included.
+    layers were called before, itself included. name: what was called.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Operation:
     factor: Tensor | None = None
     shift: Tensor | None = None
     number: int = 0
+    name: str = ""
 
 
 class Reading(NamedTuple):
@@ -70,6 +72,7 @@ class Reading(NamedTuple):
     affine: Affine | None = None
     factor: Tensor | None = None
     shift: Tensor | None = None
+    name: str = ""
 
     @property
     def is_scale(self) -> bool:
@@ -170,8 +173,34 @@ def _affine(
     def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return function(x, w, b, *rest, **options)
 
-    layer = Affine(apply, weight, bias, transposed=function.__name__.startswith("conv_transpose"))
+    name = function.__name__
+    layer = Affine(apply, weight, bias, transposed=name.startswith("conv_transpose"))
+    layer = layer._replace(backward=_backward(name, rest, options))
     return Reading("affine", (input,), lambda x: apply(x, weight, bias), layer)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """[...,D] -> [R,D]."""
+    return values.reshape(-1, values.shape[-1])
+
+
+_GRADIENTS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "linear": (lambda size, w, g: g @ w, lambda x, size, g: _rows(g).T @ _rows(x)),
+    "conv1d": (torch.nn.grad.conv1d_input, torch.nn.grad.conv1d_weight),
+    "conv2d": (torch.nn.grad.conv2d_input, torch.nn.grad.conv2d_weight),
+    "conv3d": (torch.nn.grad.conv3d_input, torch.nn.grad.conv3d_weight),
+}
+
+
+def _backward(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> Backward | None:
+    """The layer's gradients by themselves; None for transposed convolutions and paddings by name."""
+    if name not in _GRADIENTS or any(isinstance(value, str) for value in (*rest, *options.values())):
+        return None
+    of_input, of_weight = _GRADIENTS[name]
+    return Backward(
+        lambda x, w, g: of_input(x.shape, w, g, *rest, **options),
+        lambda x, w, g: of_weight(x, w.shape, g, *rest, **options),
+    )
 
 
 def _batch_norm(
@@ -443,6 +472,11 @@ STRUCTURAL = frozenset(
 )
 
 MOVES = STRUCTURAL - {"where", "masked_fill", "pad"}  # of one value: what they give are values of it
+
+# Of these: a map becomes a vector; values keep their places; axes change places.
+FLATTENING = frozenset({"flatten", "reshape", "view"})
+KEEPING = frozenset({"dropout", "alpha_dropout", "contiguous", "clone", "to", "type_as", "float", "double"})
+TURNING = frozenset({"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"})
 
 # What a constant factor x + shift before it may change places with (see `constants`).
 COMMUTING = (STRUCTURAL - {"where", "masked_fill"}) | POOLS | MAXIMA

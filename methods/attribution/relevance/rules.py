@@ -17,12 +17,25 @@ from torch import Tensor
 Map = Callable[[Tensor], Tensor]
 
 
+class Backward(NamedTuple):
+    """Gradients of an affine layer that need no forward pass.
+
+    of_input: (x, w, g) -> w^T g, x for its shape alone. of_weight: (x, w, g) -> g x^T summed over samples and
+    positions, w for its shape alone.
+    """
+
+    of_input: Callable[[Tensor, Tensor, Tensor], Tensor]
+    of_weight: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 class Affine(NamedTuple):
     """A convolution or fully connected layer: y = apply(x, weight, bias), linear in x for a bias of None.
 
     layer: its module path, as in `Network`; empty where its weight is no module's. bias: [out], or where a constant
     beside the layer was merged into it [1,out,...], a value for each position. transposed: a transposed convolution,
-    whose weight is [in,out / groups,...].
+    whose weight is [in,out / groups,...]. backward: its gradients, None where torch has no functions for them.
+    map_shape: (channels, height, width) of the map that a fully connected layer reads as a vector; empty for one whose
+    channels may not come first. gradient: of what is explained with respect to the output, in tables that have them.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -30,6 +43,23 @@ class Affine(NamedTuple):
     bias: Tensor | None = None
     layer: str = ""
     transposed: bool = False
+    backward: Backward | None = None
+    map_shape: tuple[int, ...] | None = None
+    gradient: Tensor | None = None
+
+    def pull_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of x from that of the output, w^T g; x is read for its shape alone."""
+        if self.backward is not None:
+            return self.backward.of_input(x, self.weight, gradient)
+        back: Tensor = torch.func.vjp(lambda leaf: self.apply(leaf, self.weight, None), x)[1](gradient)[0]
+        return back
+
+    def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of the weight from that of the output; no weight is read but for its shape."""
+        if self.backward is not None:
+            return self.backward.of_weight(x, self.weight, gradient)
+        back: Tensor = torch.func.vjp(lambda weight: self.apply(x, weight, None), self.weight)[1](gradient)[0]
+        return back
 
     @property
     def is_dense(self) -> bool:

@@ -14,14 +14,18 @@ from assay.harness.forward import ForwardPass
 from assay.harness.heads import Passes, Targets
 from assay.harness.network import Network
 from assay.harness.types import Attributor
+from assay.methods.attribution.fullgrad import FullGrad
 from assay.methods.attribution.gradient import Gradient
 from assay.methods.attribution.relevance import rules
+from assay.methods.attribution.relevance.agf import AGF
 from assay.methods.attribution.relevance.engine import RuleTable, Tape
 from assay.methods.attribution.relevance.excitation import TABLE, ContrastiveEB, ExcitationBackprop
 from assay.methods.attribution.relevance.hedge import GradientHedge
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP, other_outputs
 from assay.methods.attribution.relevance.operations import UnsupportedOp
 from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.relevance_cam import RelevanceCAM
+from assay.methods.attribution.relevance.rsp import RSP
 from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon, Excitation, Flat, Gamma, ZBox
 from conftest import (
     FEW_TARGETS,
@@ -61,6 +65,11 @@ def methods(layer: str, contrast: str) -> list[Attributor]:
         ExcitationBackprop(layer),
         ContrastiveEB(contrast, layer),
         GradientHedge(layer),
+        RSP(layer),
+        RSP(layer, "relative"),
+        AGF(),
+        RelevanceCAM(layer),
+        FullGrad(),
     ]
 
 
@@ -464,7 +473,9 @@ def test_a_layer_that_is_folded_away() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [m for m in methods("first", "middle") if not isinstance(m, RAP | GradientHedge)], ids=repr
+    "method",
+    [m for m in methods("first", "middle") if not isinstance(m, RAP | GradientHedge | RSP | AGF | FullGrad)],
+    ids=repr,
 )
 def test_networks_that_end_in_a_sigmoid(method: Attributor) -> None:
     """A gate takes no relevance: ValueError that says so."""
@@ -472,10 +483,10 @@ def test_networks_that_end_in_a_sigmoid(method: Attributor) -> None:
         lrp_map(Ending(nn.Sigmoid()), method)
 
 
-@pytest.mark.parametrize("method", [RAP(), RAP("paper"), GradientHedge("first")], ids=repr)
+@pytest.mark.parametrize("method", [RAP(), RAP("paper"), GradientHedge("first"), RSP("first")], ids=repr)
 def test_sigmoids_that_take_their_gradient(method: Attributor) -> None:
     """What follows RAP's last layer and the hedge's start take their gradient: RAP's map is that without the sigmoid
-    times its slope, the hedge's the same, as its start is divided by its sum; float64, 1e-10."""
+    times its slope, the hedge's and RSP's the same, as their start is divided by its sum or maximum; float64, 1e-10."""
     sigmoid, plain = Ending(nn.Sigmoid()), Ending(nn.Identity())
     probability = network(sigmoid)(network(sigmoid).normalise(random_images(1, 8).double()))[0, 1]
     slope = probability * (1 - probability) if isinstance(method, RAP) else 1

@@ -15,11 +15,15 @@ from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.networks.loading import torchvision_network
 from assay.harness.types import Attributor
+from assay.methods.attribution.relevance.agf import AGF, contrasted
 from assay.methods.attribution.relevance.engine import Tape
 from assay.methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
 from assay.methods.attribution.relevance.hedge import GradientHedge, balanced
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
+from assay.methods.attribution.relevance.operations import Operation
 from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.relevance_cam import RelevanceCAM
+from assay.methods.attribution.relevance.rsp import RSP, over_largest, relative_start
 from assay.methods.attribution.relevance.rules import AlphaBeta, ZBox
 from conftest import Known, assert_close, attribute, attribute_alone, golden, known
 from torch import Tensor
@@ -163,6 +167,74 @@ def test_contrastive_eb(name: str) -> None:
         assert_close(maps(ContrastiveEB(contrast, layer, signed=False), network), expected[key][:, 0], SINGLE)
         channels = expected[f"{name}.layer_{layer}.channels"]
         assert_close(maps(ContrastiveEB(contrast, layer), network), channels.sum(1), SINGLE)
+
+
+RSP_MODULES = ("features.7", "features.5", "features.4", "features.2")  # below where it starts
+
+
+def rsp_starts(network: Known, classes: Tensor) -> tuple[Tape, dict[str, Tensor]]:
+    """A tape with every module's input, and both starts at features.8; classes [4,3], the target first."""
+    layers = [BEFORE_VGG[module] for module in RSP_MODULES]
+    tape = Tape.record(ForwardPass(network.network, network.images), [network.layer, *layers], "pass_nonzero")
+    activation = tape.at(network.layer)
+
+    def cam(label: Tensor) -> Tensor:
+        gradient = tape.pull(None, tape.logits, torch.eye(5)[label], activation)
+        return activation.detach() * gradient.mean((2, 3), keepdim=True)
+
+    own, *others = (cam(label) for label in classes.unbind(1))
+    present = torch.ones(4)
+    return tape, {"single": over_largest(own), "relative": relative_start(own, [(each, present) for each in others])}
+
+
+def test_rsp() -> None:
+    """Both starts, relevance at the input of every module, and the map, of the RSP repository's VGG."""
+    network, expected = known("tiny_vgg"), arrays("rsp")
+    tape, starts = rsp_starts(network, expected["tiny_vgg.relative.classes"].long())
+    table = RSP(network.layer).table()
+    for name, start in starts.items():
+        assert_close(start, expected[f"tiny_vgg.{name}.start"], SINGLE)
+        for module in RSP_MODULES:
+            pulled = tape.pull(table, tape.at(network.layer), start, tape.at(BEFORE_VGG[module]))
+            assert_close(pulled, expected[f"tiny_vgg.{name}.R_in.{module}"], SINGLE)
+        pulled = tape.pull(table, tape.at(network.layer), start, tape.inputs)
+        assert_close(pulled, expected[f"tiny_vgg.{name}.map"], SINGLE)
+    assert_close(maps(RSP(network.layer), network), expected["tiny_vgg.single.map"].sum(1), SINGLE)
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_agf(name: str) -> None:
+    """The map over its largest value of all channels, as the AGF repository has it; relevance at every module's input
+    (2e-5: it is divided by residual sums there)."""
+    network, expected, method = known(name), arrays("agf"), AGF()
+    tape = Tape.record(ForwardPass(network.network, network.images), [*BEFORE[name].values()], method.batch_norm)
+    start = contrasted(tape.logits, one_hot(network))
+    gradients: dict[Operation, Tensor] = {}
+    tape.pull(None, tape.logits, start, tape.inputs, gradients.__setitem__)
+    table = method.table(gradients)
+    for module, layer in BEFORE[name].items():
+        pulled = tape.pull(table, tape.logits, start, tape.at(layer))
+        assert_close(pulled, expected[f"{name}.R_in.{module}"].view_as(pulled), 2 * SINGLE)
+    relevance = tape.pull(table, tape.logits, start, tape.inputs)
+    scaled = (relevance / relevance.flatten(1).amax(1).view(-1, 1, 1, 1)).sum(1, keepdim=True)
+    assert_close(scaled, expected[f"{name}.map"], SINGLE)
+    assert torch.equal(maps(method, network), relevance.sum(1))
+
+
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_relevance_cam(name: str) -> None:
+    """The map at every recorded layer, and relevance at the input of every module (1e-4, as LRP's)."""
+    network, expected = known(name), arrays("relevance_cam")
+    compared = [key for key in expected if key.startswith(f"{name}.layer_")]
+    assert len(compared) == {"tiny_vgg": 5, "tiny_resnet": 2}[name]
+    for key in compared:
+        layer = key.removeprefix(f"{name}.layer_").removesuffix(".map")
+        assert_close(maps(RelevanceCAM(layer), network), expected[key][:, 0], SINGLE)
+    tape = Tape.record(ForwardPass(network.network, network.images), [*BEFORE[name].values()], "pass_nonzero")
+    start = 1.2 * one_hot(network) - 0.2
+    for module in (each for each in BEFORE[name] if f"{name}.R_in.{each}" in expected):
+        pulled = tape.pull(RelevanceCAM("").table(), tape.logits, start, tape.at(BEFORE[name][module]))
+        assert_close(pulled, expected[f"{name}.R_in.{module}"].view_as(pulled), BATCHED)
 
 
 # The real ResNet-50

@@ -20,6 +20,7 @@ from assay.methods.attribution.relevance.excitation import TABLE, ContrastiveEB,
 from assay.methods.attribution.relevance.hedge import GradientHedge, balanced, normalised
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
 from assay.methods.attribution.relevance.rap import RAP, Variant
+from assay.methods.attribution.relevance.rsp import RSP, over_largest
 from assay.methods.attribution.relevance.rules import Affine, AffineRule, AlphaBeta, Epsilon, Flat, ZBox
 from conftest import attribute, forward_pass, random_images, torchvision_module
 from torch import Tensor, nn
@@ -293,3 +294,30 @@ def test_hedge_sum_where_nothing_is_dead(gamma: float) -> None:
     network = known("tiny_vgg", torch.float64)
     values = attribute(GradientHedge("features.8", gamma), network.network, network.images, network.targets).values
     assert (values.sum((1, 2)) - (gamma - 2)).abs().max() < 1e-9
+
+
+# Relative sectional propagation
+
+
+@every_network
+def test_rsp_sums_at_every_layer(example: Example) -> None:
+    """2 (alive P - alive N) - Sum R after a k x k convolution, alive P - alive N after a 1x1, where an output is alive
+    that has a positive input: 1e-9."""
+    method = RSP(example.layer)
+
+    def start(tape: Tape) -> tuple[Tensor, Tensor]:
+        one_hot = torch.zeros_like(tape.logits)
+        one_hot[0, 3] = 1
+        activation = tape.at(example.layer)
+        gradient = tape.pull(None, tape.logits, one_hot, activation)
+        return activation, over_largest(activation.detach() * gradient.mean((2, 3), keepdim=True))
+
+    relevance, seen = pulled(built(example), method, method.table(), image(example), (example.layer,), start)
+    sections = [each for each in seen if each.x.shape[1] != 3]
+    assert len(sections) > 3
+    for each in sections:
+        alive = each.layer.apply((each.x > 0).to(each.x), torch.ones_like(each.layer.weight), None) > 0
+        kept = (each.relevance * alive).sum()
+        expected = kept if each.layer.is_pointwise else 2 * kept - each.relevance.sum()
+        assert_sum(each.result.sum(), expected, each.relevance, each.result)
+    assert relevance.isfinite().all()

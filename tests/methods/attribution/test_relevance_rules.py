@@ -12,8 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from assay.methods.attribution.relevance import rules
+from assay.methods.attribution.relevance.agf import Factorised
 from assay.methods.attribution.relevance.hedge import Hedge, pool_positive
 from assay.methods.attribution.relevance.rap import Official, Paper, absolute_contributions
+from assay.methods.attribution.relevance.relevance_cam import Exciting
+from assay.methods.attribution.relevance.rsp import Sectional
 from assay.methods.attribution.relevance.rules import (
     Affine,
     AffineRule,
@@ -191,6 +194,60 @@ def ref_last(x: Tensor, w: Tensor, b: Tensor, g: Tensor, case: Case) -> Tensor:
     return r.abs() * r.sum() / r.abs().sum()
 
 
+def ref_rsp(x: Tensor, w: Tensor, b: Tensor, r: Tensor, case: Case) -> Tensor:
+    """V by the derivative of Sum R (w x) for the layer's weights."""
+    x = positive(x)
+    parts = []
+    for section in (positive(r), positive(-r)):
+        weight = torch.zeros_like(case.layer.weight).requires_grad_()
+        output = case.layer.apply(x.view(1, *case.x.shape[1:]), weight, None)
+        (grown,) = torch.autograd.grad((output.flatten() * section).sum(), weight)
+        parts.append(shared(x * case.matrix(grown), section))
+    if case.layer.is_pointwise:
+        return parts[0] - parts[1]
+    c = 2 * (parts[0] - parts[1])
+    return torch.where(c != 0, c - r.sum() / max(1, int((c != 0).sum())), 0)
+
+
+def ref_exciting(x: Tensor, w: Tensor, b: Tensor, r: Tensor, case: Case, biases: int) -> Tensor:
+    up = positive(x * w)
+    return shared(up, r, up.sum(1) + (0 if case.layer.is_dense else biases * b))
+
+
+def given(relevance: Tensor) -> Tensor:
+    """A gradient of the output for AGF, of both signs: any function of the relevance."""
+    return torch.sin(7 * relevance)
+
+
+def agf_rule(x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+    """AGF's, as the engine calls it: with the gradient of the output."""
+    return Factorised()(x, layer._replace(gradient=given(relevance)), relevance)
+
+
+def ref_factorised(v: Tensor, favoured: Tensor) -> Tensor:
+    """F of v [c,n], with mean_c C [n]: position by position."""
+    h = torch.sigmoid(10 * v / v.max())
+    means = [h[:, chosen].sum(1) / max(1, int(chosen.sum())) for chosen in (favoured < 0, favoured > 0)]
+    basis = torch.stack(means, 1)
+    inverse = torch.inverse(basis.T @ basis + torch.eye(2, dtype=v.dtype))
+    weights = [positive(inverse @ basis.T @ h[:, n]) for n in range(h.shape[1])]
+    return torch.stack([positive(each[1] - each[0]) for each in weights])
+
+
+def ref_agf(x: Tensor, w: Tensor, b: Tensor, r: Tensor, case: Case) -> Tensor:
+    c = shared(x.abs() * w.abs(), r)
+    if case.layer.is_pointwise:
+        return c
+    g, shape = given(r), (len(case.x[0]), -1)
+    m = positive((x * (g @ w)).view(shape).mean(0))
+    mean = c.view(shape).mean(0)
+    f_x, f_dx = (ref_factorised(v.view(shape), mean) for v in (x, (g * (r != 0)) @ w))
+    inside = (f_x + m / m.max()) / (1 + torch.exp(-c.view(shape)))
+    residue = (inside + f_dx).flatten() + shared(w.abs(), r)
+    residue = torch.where(c != 0, residue, 0)
+    return c + residue - torch.where(c != 0, residue.sum() / int((c != 0).sum()), 0)
+
+
 RULES: dict[str, tuple[AffineRule, Callable[..., Tensor]]] = {
     "epsilon": (Epsilon(1e-6), partial(ref_epsilon, epsilon=1e-6, bias=True)),
     "epsilon .25": (Epsilon(0.25, bias=False), partial(ref_epsilon, epsilon=0.25, bias=False)),
@@ -213,6 +270,9 @@ RULES: dict[str, tuple[AffineRule, Callable[..., Tensor]]] = {
     "hedge C+Psi": (Hedge(2.0, ("C", "Psi")), partial(ref_hedge, gamma=2, terms="C Psi")),
     "hedge A+U": (Hedge(2.0, ("A", "U")), partial(ref_hedge, gamma=2, terms="A U")),
     "hedge C+A+U": (Hedge(2.0, ("C", "A", "U")), partial(ref_hedge, gamma=2, terms="C A U")),
+    "RSP": (Sectional(), ref_rsp),
+    **{f"Relevance-CAM {n}": (Exciting(n), partial(ref_exciting, biases=n)) for n in (0, 1, 2)},
+    "AGF": (agf_rule, ref_agf),
 }
 
 

@@ -111,6 +111,8 @@ class Scenes:
     def __post_init__(self) -> None:
         check_split(self.split)
         check_size(self.size)
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: give a whole number of at least 0")
         self.objects = tuple(self.objects)
         if len(self.objects) != 2 or not 1 <= self.objects[0] <= self.objects[1] <= 3:
             raise ValueError(f"objects={self.objects} is not a range: choose (least, most) within 1 to 3")

@@ -36,6 +36,10 @@ class Center:
     sigma: float = 0.25
     VERSION: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        if self.sigma <= 0:
+            raise ValueError(f"sigma={self.sigma}: give a share of each side, above 0")
+
     def needs(self) -> Needs:
         """Nothing."""
         return Needs()

@@ -163,6 +163,8 @@ class SmoothGrad:
 
     def __post_init__(self) -> None:
         _check_steps(self.samples, 1)
+        if self.noise < 0:
+            raise ValueError(f"noise={self.noise}: give a share of the input's range, 0 or more")
 
     def needs(self) -> Needs:
         """Nothing shared: every copy is a pass of its own."""

@@ -178,6 +178,17 @@ CASES = [
         ["metric.pointing_game.tolerance_px=-1"],
         "a pointing tolerance cannot be negative (metric.pointing_game.tolerance_px=-1",
     ),
+    Case(
+        "a centre of no width", ["method.center.sigma=0"], "method center: sigma=0: give a share of each side, above 0"
+    ),
+    Case(
+        "noise below 0",
+        ["method=[smoothgrad]", "method.smoothgrad.noise=-1"],
+        "method smoothgrad: noise=-1: give a share of the input's range, 0 or more",
+    ),
+    Case(
+        "a seed of drawing below 0", ["dataset.seed=-1"], "dataset scenes: seed=-1: give a whole number of at least 0"
+    ),
     Case("an expression", ["seed=${eval:1+1}"], "seed: Unsupported interpolation type eval"),
     Case(
         "an unset variable", ["limit=${oc.env:ASSAY_NOT_SET}"], "limit: KeyError raised while resolving interpolation"

@@ -126,12 +126,16 @@ class Started(NamedTuple):
 
     def family(self) -> list[int]:
         """It, and all that it has started, and they: launchers give their workers sessions of their own."""
-        listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True).stdout.split()
-        pairs = list(zip(map(int, listed[::2]), map(int, listed[1::2]), strict=True))
         found = [self.process.pid]
         for parent in found:  # it grows
-            found += [pid for pid, its in pairs if its == parent]
+            found += children(parent)
         return found
+
+
+def children(parent: int) -> list[int]:
+    """Processes that one has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True)
+    return [int(pid) for pid in listed.stdout.split()]
 
 
 def start(command: tuple[str, ...], results: Path, log: Path) -> Started:
@@ -191,9 +195,8 @@ def killed(case: Scenario, results: Path, span: float, draw: random.Random) -> s
     time.sleep(draw.uniform(0, span))
     victims = [draw.choice(started)] if case.alone else started
     for victim in victims:
-        family = victim.family()
-        ranks = family[1:] if case.alone and case.commands[0][0] == LAUNCHER else []
-        victim.kill([draw.choice(ranks)] if ranks else family)
+        ranks = children(victim.process.pid) if case.alone and case.commands[0][0] == LAUNCHER else []
+        victim.kill([draw.choice(ranks)] if ranks else victim.family())
     codes = [each.process.wait() for each in started]
     shards, rows = (len(list(results.glob(f"store/**/{kind}"))) for kind in ("*.parquet", "DONE-*"))
     return f"exit {codes}, {shards} shards, {rows} rows, {leftovers(results)} left"

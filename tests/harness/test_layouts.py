@@ -192,7 +192,7 @@ def in_turn(x: Tensor) -> Tensor:
 
 
 def by_axis(x: Tensor) -> Tensor:
-    return torch.mean(x, axis=(1, 2))  # type: ignore[call-overload, no-any-return]
+    return torch.mean(x, axis=(1, 2))  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("back", [unsaid, strided, in_turn, by_axis, lambda x: x.movedim(-1, 1).mean((2, 3))])

@@ -42,7 +42,7 @@ class Net(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
-            self.first, self.conv, self.half = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(3, 6, 3)
+            self.first, self.conv = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
             self.point, self.fc, self.other = nn.Conv2d(6, 2, 1), nn.Linear(6, 2), nn.Linear(6, 5)
             self.norm, self.norm1 = nn.BatchNorm2d(6), nn.BatchNorm1d(6)
             self.one, self.ones = nn.Linear(6, 1), nn.Linear(6, 2)
@@ -103,6 +103,16 @@ def averaged_bias(net: Net, x: Tensor) -> Tensor:
     return F.conv2d(x, net.point.weight, PLACES.mean((0, 2, 3))).mean((2, 3))
 
 
+def times(factor: float, layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The layer with factor times its weights and bias."""
+    assert layer.bias is not None
+    return F.conv2d(x, layer.weight * factor, layer.bias * factor, padding=1)
+
+
+def padded(mode: str) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.pad(x, (1, 2, 1, 0), mode=mode)
+
+
 def negative_rectifier(net: Net, x: Tensor) -> Tensor:
     return net.fc(pooled(-(-net.conv(x)).clamp(max=0)))
 
@@ -134,7 +144,7 @@ SPELT: dict[str, tuple[Body, Body]] = {
     ),
     "a sign after a layer": (
         lambda net, x: net.fc(pooled((net.conv(x) * -2).relu())),
-        lambda net, x: net.fc(pooled(F.conv2d(x, net.conv.weight * -2, net.conv.bias * -2, padding=1).relu())),  # type: ignore[operator]
+        lambda net, x: net.fc(pooled(times(-2, net.conv, x).relu())),
     ),
     "another head, called later": (
         lambda net, x: (net.fc(pooled(x)), net.other(pooled(x)))[0],
@@ -180,7 +190,7 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "padded average": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "average without padding": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
     "uneven cells": lambda x: F.adaptive_avg_pool2d(x, (3, 7)),
-    **{mode: lambda x, mode=mode: F.pad(x, (1, 2, 1, 0), mode=mode) for mode in ("reflect", "replicate", "circular")},
+    **{mode: padded(mode) for mode in ("reflect", "replicate", "circular")},
     "zeros": lambda x: F.pad(x, (1, 2, 1, 0)),
     "shuffle": lambda x: F.channel_shuffle(x, 3),
     "sliced": lambda x: torch.cat([x[..., ::2, ::2], x[..., 1::2, 1::2]], 1)[:, :6],

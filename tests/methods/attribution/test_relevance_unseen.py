@@ -122,7 +122,7 @@ RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp by place": lambda x: torch.clamp(x, 0),
     "max": lambda x: torch.max(x, torch.zeros_like(x)),
     "max, named": lambda x: x.max(other=torch.zeros(())),
-    "threshold_": lambda x: F.threshold_(x, 0, 0),
+    "threshold_": lambda x: F.threshold_(x, 0, 0),  # type: ignore[attr-defined]
     "aten": torch.ops.aten.relu,
     "aten, overload": torch.ops.aten.relu.default,
     "clamp_": lambda x: (x.clamp_(min=0), x)[1],

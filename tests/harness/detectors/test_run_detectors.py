@@ -413,6 +413,7 @@ def test_columns_do_not_depend_on_shards(tmp_path: Path) -> None:
 def test_a_network_that_does_not_end_in_a_linear_layer_has_no_head() -> None:
     """A convolution after a linear layer, and a linear layer whose output is not the logits."""
     gate = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.ReLU())
+    torch.nn.init.constant_(gate.get_parameter("1.bias"), -9)  # what the ReLU leaves as it is would be the logits
     network = Network(gate, [0.0] * 3, [1.0] * 3)
     assert linear_head(network, torch.rand(3, 2, 2)) is None
     plain = Network(gate[:2], [0.0] * 3, [1.0] * 3)

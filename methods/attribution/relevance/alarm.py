@@ -59,7 +59,8 @@ def _say(place: str, limit: float, method: str, is_refused: bool) -> None:
     message = (
         f"{method}: relevance at {place} is more than {limit:.0e} times that of the logits, so a sum that nearly "
         "cancels has divided it, and the map shows that sum: choose a rule of one sign (lrp_alpha1beta0), a larger "
-        "rule.epsilon or stabiliser, residual=positive (rap, agf), or for excitation backprop a layer nearer to the logits"
+        "rule.epsilon or stabiliser, residual=positive (rap, agf), or for excitation backprop a layer nearer to the "
+        "logits"
     )
     if is_refused:
         raise ValueError(message)

@@ -462,8 +462,8 @@ def test_the_environment_allows_what_a_config_cannot(place: Path) -> None:
 def test_torchvision_that_does_not_fit(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is imported beside a torch without CUDA and raises: the message names the pair that fits."""
     (tmp_path / "torchvision").mkdir()
-    code = "raise RuntimeError('operator torchvision::nms does not exist')"
-    (tmp_path / "torchvision" / "__init__.py").write_text(code)
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(tmp_path))

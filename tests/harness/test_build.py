@@ -13,7 +13,7 @@ from assay.harness.build import ALLOW_VARIABLE, build, check
 from assay.harness.config import LIST_GROUPS, Choice, ConfigError, groups
 from assay.harness.overrides import compose_config
 from assay.harness.values import check_type, shown
-from assay.methods.attribution.floors import Center
+from assay.methods.attribution.shapley import ShapCAM
 from conftest import alone
 
 TRANSFORM = "assay.datasets.images.Transform"
@@ -78,9 +78,9 @@ def test_settings_are_resolved_and_annotations_left_out() -> None:
 def test_objects_are_built_nested() -> None:
     """Lists and mappings arrive as plain Python, and a nested `_target_` is built too."""
     assert made(TRANSFORM, mode="shorter", size=64) == Transform("shorter", 64)
-    center = {"_target_": "assay.methods.attribution.floors.Center", "sigma": {"_target_": TRANSFORM}}
-    nested = build(Choice("method", "center", center))
-    assert nested == Center(Transform())  # type: ignore[arg-type]
+    of = {"_target_": "assay.metrics.shap_cosine.ShapCosine", "name": "toy"}
+    truth = {"_target_": "assay.methods.attribution.shapley.ShapCAM", "layer": "features.0"}
+    assert build(Choice("metric", "shap_cosine", of | {"reference": truth})).reference == ShapCAM("features.0")
 
 
 # What may be named
@@ -199,7 +199,7 @@ def test_a_constructors_own_complaint_is_shown() -> None:
 class Shape(NamedTuple):
     """Some types of parameters."""
 
-    count: int
+    number: int
     share: float
     flag: bool
     name: str
@@ -217,7 +217,7 @@ class Shape(NamedTuple):
 @pytest.mark.parametrize(
     ("name", "good", "bad", "wanted"),
     [
-        ("count", [1, -3], [1.5, True, "1", None, [1]], "a whole number"),
+        ("number", [1, -3], [1.5, True, "1", None, [1]], "a whole number"),
         ("share", [1, 0.5], [True, "0.5", None], "a number"),
         ("flag", [True], [1, "true", None], "true or false"),
         ("name", ["x", ""], [1, None, ["x"]], "a text"),

@@ -16,6 +16,7 @@ from assay.harness.attribution.plan import build_job
 from assay.harness.config import ConfigError
 from assay.harness.engine.job import Job
 from assay.harness.engine.measure import share
+from assay.harness.engine.samples import Checked
 from assay.harness.forward import ForwardPass
 from assay.harness.frames import resize_to_frames
 from assay.harness.heads import Targets
@@ -87,7 +88,7 @@ class Wide:
 
 def over(job: Job, stop: int) -> Job:
     """The same job over the first images of `Wide`."""
-    return replace(job, images=replace(job.images, dataset=Wide(), order=np.arange(stop), stop=stop))
+    return replace(job, images=replace(job.images, dataset=Checked("wide", Wide()), order=np.arange(stop), stop=stop))
 
 
 def test_frames_pictures_and_names(tmp_path: Path) -> None:

@@ -389,7 +389,7 @@ def test_wrong_settings_are_refused(settings: dict[str, str], message: str) -> N
         PatternAttribution(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "method"), zip(["pattern_net", "pattern_attribution"], METHODS, strict=True))
+@pytest.mark.parametrize(("name", "method"), list(zip(["pattern_net", "pattern_attribution"], METHODS, strict=True)))
 def test_the_configs_say_every_convention(name: str, method: PatternNet) -> None:
     """The YAML's settings are the class' defaults, none left out."""
     settings = dict(alone("method", name).method[name].settings)

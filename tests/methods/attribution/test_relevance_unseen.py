@@ -151,7 +151,7 @@ OTHER: list[Callable[[Tensor], Tensor]] = [
 ]
 
 
-@pytest.mark.parametrize("rectify", OTHER, ids=repr)
+@pytest.mark.parametrize("rectify", OTHER, ids=[f"other{number}" for number in range(len(OTHER))])
 @pytest.mark.parametrize("method", GUIDED, ids=repr)
 def test_rectifiers_of_other_shapes_beside_relus_are_refused(
     method: Attributor, rectify: Callable[[Tensor], Tensor]

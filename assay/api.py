@@ -75,9 +75,10 @@ def evaluation(
         run = build_run(config, root)
         refuse_to_compute(run)
         with redirect_stdout(sys.stderr):  # cautions are the command line's to print
-            run.prepare()
             said: list[str] = []
-            _, summary = complete(run, Rank(0, 1), said.append)
+            run.examine(said.append)
+            run.prepare()
+            _, summary = complete(run, Rank(0, 1))
         yield run, summary._replace(cautions=(*said, *summary.cautions))
 
 

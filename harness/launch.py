@@ -41,14 +41,20 @@ class Run(Protocol):
     def missing(self) -> list[str]:
         """Methods of which something is not in the store."""
 
+    def examine(self, say: Say = say) -> None:
+        """Look at the network with the first images, if there is anything to compute; nothing is written before.
+
+        say: hears what is doubtful about the network.
+
+        Raises:
+            ConfigError: the network cannot be evaluated as it is.
+        """
+
     def prepare(self) -> None:
         """Write identities; forget earlier failures, and what `cache=refresh` asks to forget."""
 
-    def compute(self, rank: Rank, say: Say = say) -> Outcome:
-        """Compute what is missing, together with the other ranks; failures are in the store.
-
-        say: hears what is doubtful about the network.
-        """
+    def compute(self, rank: Rank) -> Outcome:
+        """Compute what is missing, together with the other ranks; failures are in the store."""
 
     def summarise(self) -> Summary:
         """Put the result rows of all that is complete; by one process, when everything is computed."""
@@ -84,6 +90,7 @@ def run(config: RunConfig, overrides: list[str]) -> int:
         if config.dry_run:
             return 0
         refuse_to_compute(made)
+        made.examine()
         if rank.number > 0:
             made.compute(rank)
             return 0  # an exit code of 1 would end rank 0 before it has summarised
@@ -99,15 +106,15 @@ def run(config: RunConfig, overrides: list[str]) -> int:
     return int(bool(summary.failures))
 
 
-def complete(made: Run, rank: Rank, say: Say = say) -> tuple[Outcome, Summary]:
-    """Compute what is missing, and what turns out to be damaged, and summarise; `say` as of `Run.compute`.
+def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:
+    """Compute what is missing, and what turns out to be damaged, and summarise.
 
     Raises:
         Damaged: with `cache=only`, which computes nothing, or of what was made anew just now.
     """
 
     def work() -> tuple[Outcome, Summary]:
-        return made.compute(rank, say), made.summarise()
+        return made.compute(rank), made.summarise()
 
     return work() if made.request.config.cache == "only" else mended(work)
 

@@ -60,6 +60,11 @@ class AttributionRun:
         """Methods of which something is not in the store."""
         return sorted({name for wanted in self.job.missing().values() for name in wanted})
 
+    def examine(self, say: Say = say) -> None:
+        """Look at the network with the first images, if there is anything to compute; `say` hears what is doubtful."""
+        if self.missing() or self.request.config.cache == "refresh":
+            probe(self.request, self.job.images, say=say)
+
     def prepare(self) -> None:
         """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures."""
         refresh = self.request.config.cache == "refresh"
@@ -72,10 +77,8 @@ class AttributionRun:
                     cell.group(name).clear(self.job.images.stop)
                 cell.group(name).forgive(Rank.from_environment().launch)
 
-    def compute(self, rank: Rank, say: Say = say) -> Outcome:
-        """Fit, attribute and measure what is missing; `say` hears what is doubtful about the network."""
-        if self.missing():
-            probe(self.request, self.job.images, say=say)
+    def compute(self, rank: Rank) -> Outcome:
+        """Fit, attribute and measure what is missing."""
         fitted = fit_missing(self.job, rank)
         rebuild = partial(build_job, self.request.config, self.request.root)
         return merge([fitted, compute(self.job, rank, rebuild, self.run_id)])

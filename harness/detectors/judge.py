@@ -75,6 +75,7 @@ def _prepared(config: RunConfig) -> DetectorRun:
     run = DetectorRun.of(Request.of(config, Path(config.results) / "store"))
     for caution in run.detection.sets[PLACE].images.cautions(run.request.network):
         print(f"caution: {caution}", file=sys.stderr)
+    run.examine()
     run.prepare()
     return run
 

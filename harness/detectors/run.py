@@ -63,6 +63,11 @@ class DetectorRun:
         """Detectors without scores somewhere."""
         return self.detection.incomplete()
 
+    def examine(self, say: Say = say) -> None:
+        """Look at the network with the first images, if there is any to pass; `say` hears what is doubtful."""
+        if self.detection.unseen() or self.request.config.cache == "refresh":
+            probe(self.request, *self.detection.labelled(), say=say)
+
     def prepare(self) -> None:
         """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures.
 
@@ -79,15 +84,12 @@ class DetectorRun:
             for name in each.cells.keys() & self.detection.unable.keys():
                 each.cells[name].group(SCORE).fail(Failure(self.detection.unable[name]))
 
-    def compute(self, rank: Rank, say: Say = say) -> Outcome:
+    def compute(self, rank: Rank) -> Outcome:
         """All missing scores: one pass a data set, fits before scores; a detector that fails does not stop the others.
 
-        Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's. `say` hears what is
-        doubtful about the network.
+        Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's.
         """
         detection = self.detection
-        if detection.unseen():
-            probe(self.request, *detection.labelled(), say=say)
         outcomes = [Outcome(batch_size=self.request.config.compute.batch_size)]
         if detection.training is not None and (names := detection.unfitted()):
             outcomes.append(pass_over(detection, TRAIN, names, rank))

@@ -60,7 +60,10 @@ class ShapCosine:
         if wanted not in known:
             reference: Attributor = replace(self.reference, layer=layer)
             targets = forward.network.outputs_of(batch.targets, forward.logits)
-            found: Attribution = reference.attribute(forward, targets, SampleRng.of(self.seed, STREAM, batch))
+            shared = forward
+            if layer not in forward.layers:  # a method that finds its coefficients by another pass
+                shared = ForwardPass(forward.network, forward.images, (layer,), max_rows=forward.max_rows)
+            found: Attribution = reference.attribute(shared, targets, SampleRng.of(self.seed, STREAM, batch))
             if found.coefficients is None:
                 raise ValueError(f"reference {self.name} gives no coefficients: name a class-activation map")
             known[wanted] = found.coefficients

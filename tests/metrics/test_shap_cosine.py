@@ -11,6 +11,7 @@ from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Batch, FramedMaps, Needs
+from assay.methods.attribution.cam import GradCAM
 from assay.metrics.shap_cosine import ShapCosine
 from conftest import Known, known, sample
 from torch import Tensor
@@ -95,3 +96,18 @@ def test_a_reference_without_a_layer_is_an_error() -> None:
     """What is no class-activation map cannot be the truth."""
     with pytest.raises(ValueError, match="name a class-activation map"):
         ShapCosine(object(), "nothing")
+
+
+def test_a_layer_that_is_not_shared(forward: ForwardPass) -> None:
+    """Relevance-CAM's pass is its own: the reference's layer is then kept by a pass of the metric's; exact."""
+    tiny = known("tiny_vgg")
+    batch = Batch.of([sample(f"image{row}", (4, 4), {0: []}) for row in range(4)])
+    coefficients = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    made = Attribution(torch.zeros(4, 2, 2), coefficients, "features.8")
+    metric = ShapCosine(GradCAM("?"), "gradcam")
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = [
+        metric.measure(batch, FramedMaps.of(made, batch), ForwardPass(tiny.network, images, layers))["cosine"]
+        for layers in ((), ("features.8",))
+    ]
+    assert torch.equal(found[0], found[1]) and not found[0].isnan().any()

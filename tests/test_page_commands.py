@@ -89,7 +89,8 @@ def in_sentences(page: Path) -> Iterator[Command]:
 
 
 EVERY = [*help_commands(), *(c for page in PAGES for c in (*commands(page), *in_sentences(page)))]
-TO_RUN = list({c.text: c for c in EVERY if c.run_words is not None}.values())
+TO_RUN = list({tuple(words): c for c in EVERY if (words := c.run_words) is not None}.values())  # each request once
+LAUNCHED = list({c.text: c for c in EVERY if c.text.startswith("torchrun")}.values())
 
 
 # What a page's reader has
@@ -238,7 +239,7 @@ def test_it_runs(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in TO_RUN if c.text.startswith("torchrun")], ids=name_of)
+@pytest.mark.parametrize("command", LAUNCHED, ids=name_of)
 def test_torchrun_itself(command: Command, tmp_path: Path) -> None:
     """Two processes share the shards of one run."""
     text = command.text.replace(" run.py", f" {ROOT / 'run.py'}")

@@ -92,7 +92,7 @@ def check(
     markdown: Path | None,
     results: Path,
 ) -> int:
-    """A run against a baseline, by default the gate's; or one run against another.
+    """A run against the gate's baseline, or one against another.
 
     BEFORE and NOW are folders of results, or files of baselines. What changed is named; exit codes: 0 same, 1 changed
     (better is a change too), 2 cannot compare, 3 missing or failed rows.

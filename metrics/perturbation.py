@@ -131,15 +131,15 @@ class PixelCurve:
 
     def rows(self, subset: str, part: pd.DataFrame) -> Iterator[ResultRow]:
         """Rows of one subset."""
-        higher, unit = self.order == self.BEST, _unit(self.read)
+        higher, unit = self.order == self.BEST, unit_of(self.read)
         yield from curve_rows(part, self.read, self.xs, self.x_label, self.variant, subset, higher, self.mean)
-        auc = stats.mean(part["auc"], part["image_id"], _span(self.read))
+        auc = stats.mean(part["auc"], part["image_id"], span_of(self.read))
         yield estimate_row(auc, "auc", self.variant, subset, higher, unit)
 
     @property
     def mean(self) -> Callable[[ArrayLike, ArrayLike], Estimate]:
         """Of the reads, with its interval."""
-        return stats.proportion if self.read in DECISIONS else partial(stats.mean, span=_span(self.read))
+        return mean_of(self.read)
 
     @property
     def x_label(self) -> str:
@@ -222,7 +222,7 @@ class Insertion(PixelCurve):
         """Rows of one subset: the curve and its area, and both over the clean read (not for logits)."""
         yield from super().rows(subset, part)
         higher, clean, images = self.order == self.BEST, part["clean"].to_numpy(float), part["image_id"]
-        known, unit = self.mean(clean, images), _unit(self.read)
+        known, unit = self.mean(clean, images), unit_of(self.read)
         yield estimate_row(known, "clean", self.variant, subset, None, unit, headline=False)
         if self.read == "score":
             return
@@ -297,12 +297,12 @@ class AOPC:
         """The mean curve with a band (x in regions), and mean: of aopc, in each subset."""
         canvas, morf = canvas_name(self.canvas, self._blur), self.order == "morf"
         variant = f"{self.order},{canvas},{self.read},{self.steps}x{self.region_px}px"
-        mean, span = partial(stats.mean, span=_span(self.read)), None if self.read == "score" else (-1.0, 1.0)
+        mean, span = partial(stats.mean, span=span_of(self.read)), None if self.read == "score" else (-1.0, 1.0)
         xs, rows = range(self.steps + 1), []
         for subset, part in parts(frame, self.subsets):
             rows += list(curve_rows(part, self.read, xs, "regions changed", variant, subset, not morf, mean))
             estimate = stats.mean(part["aopc"], part["image_id"], span)
-            rows.append(estimate_row(estimate, "mean", variant, subset, morf, _unit(self.read)))
+            rows.append(estimate_row(estimate, "mean", variant, subset, morf, unit_of(self.read)))
         return rows
 
 
@@ -324,14 +324,20 @@ def curve_rows(
     """The mean over pairs at each point of their curves, with its interval."""
     for x, values in zip(xs, curves_of(part, len(xs)).T, strict=True):
         estimate = mean(values, part["image_id"])
-        row = estimate_row(estimate, read, variant, subset, higher, _unit(read), headline=False)
+        row = estimate_row(estimate, read, variant, subset, higher, unit_of(read), headline=False)
         yield replace(row, x=float(x), x_label=x_label)
 
 
-def _span(read: str) -> Span | None:
+def mean_of(read: str) -> Callable[[ArrayLike, ArrayLike], Estimate]:
+    """What estimates the mean of reads over pairs, given their images."""
+    return stats.proportion if read in DECISIONS else partial(stats.mean, span=span_of(read))
+
+
+def span_of(read: str) -> Span | None:
     """What a read can be."""
     return None if read == "score" else stats.SHARE
 
 
-def _unit(read: str) -> str:
+def unit_of(read: str) -> str:
+    """A read's unit."""
     return "logit" if read == "score" else "fraction"

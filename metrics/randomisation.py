@@ -14,11 +14,10 @@ from assay.harness.frames import gaussian_blur, resize_to_frames
 from assay.harness.network import Network
 from assay.harness.seeds import derive_seed
 from assay.harness.types import Batch, FramedMaps, ResultRow
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from .correlation import spearman
 from .perturbation import curves_of
-from .single_deletion import correlation
 from .subsets import check_subsets, estimate_row, parts
 
 LIKENESSES = ("spearman", "spearman_abs", "ssim")
@@ -151,12 +150,6 @@ def _likenesses(before: Tensor, after: Tensor, batch: Batch) -> dict[str, Tensor
         "spearman_abs": spearman(before.abs(), after.abs()),
         "ssim": ssim(*(each / each.amax((1, 2), keepdim=True) for each in shown)),
     }
-
-
-def spearman(one: Tensor, other: Tensor) -> Tensor:
-    """Rank correlation of maps [P,h,w] with maps [P,h,w]: float64 [P]; nan where one is constant."""
-    ranked = [torch.from_numpy(rankdata(each.flatten(1).cpu().numpy(), axis=1)) for each in (one, other)]
-    return correlation(*ranked).to(one.device)
 
 
 def ssim(one: Tensor, other: Tensor) -> Tensor:

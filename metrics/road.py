@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import pandas as pd
@@ -14,8 +13,8 @@ from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
 from .imputation import impute
-from .perturbation import TIES, area, check_choice, curve_rows
-from .pixel_ranks import DECISIONS, READS, Order, ranks, read_clean
+from .perturbation import TIES, area, check_choice, curve_rows, mean_of, span_of, unit_of
+from .pixel_ranks import READS, Order, ranks, read_clean
 from .subsets import check_subsets, estimate_row, parts
 
 NOISE = "road noise"  # stream: the same noise for every method
@@ -82,9 +81,8 @@ class ROAD:
 
     def _rows(self, subset: str, part: pd.DataFrame) -> Iterator[ResultRow]:
         variant = f"{self.order},road{self.noise:g},{self.read},{self.steps}x{self.step:g}%"
-        span, higher = None if self.read == "score" else stats.SHARE, self.order == "lerf"
-        mean = stats.proportion if self.read in DECISIONS else partial(stats.mean, span=span)
+        higher, mean = self.order == "lerf", mean_of(self.read)
         xs = [number * self.step for number in range(self.steps + 1)]
         yield from curve_rows(part, self.read, xs, "pixels removed, %", variant, subset, higher, mean)
-        unit = "logit" if self.read == "score" else "fraction"
-        yield estimate_row(stats.mean(part["auc"], part["image_id"], span), "auc", variant, subset, higher, unit)
+        auc = stats.mean(part["auc"], part["image_id"], span_of(self.read))
+        yield estimate_row(auc, "auc", variant, subset, higher, unit_of(self.read))

@@ -11,14 +11,9 @@ from assay.harness.forward import ForwardPass
 from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
+from .correlation import correlation
 from .removals import Removal
 from .subsets import column_rows, parts
-
-
-def correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Pearson's correlation of the rows of [P,n] with those of [P,n]: float64 [P]; nan where one is constant."""
-    one, other = (values.double() - values.double().mean(1, keepdim=True) for values in (one, other))
-    return (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,23 @@
 """Cascading randomisation: the networks that are made, likeness of maps, what a method without weights shows."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
-from assay.harness.types import Attribution, Batch, FramedMaps, Sample
-from assay.metrics.randomisation import Randomised, SanityCheck, spearman, ssim
-from conftest import Known
+from assay.harness.types import Attribution, Attributor, Batch, FramedMaps, Sample
+from assay.methods.attribution.cam import GradCAM
+from assay.methods.attribution.lift import LiftCAM
+from assay.methods.attribution.relevance.lrp import LRP
+from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.rules import Epsilon
+from assay.metrics.correlation import spearman
+from assay.metrics.randomisation import Randomised, SanityCheck, ssim
+from conftest import Known, attribute
 from scipy import stats
 from torch import Tensor, nn
 
@@ -56,6 +65,18 @@ def test_seeds_and_stages(tiny64: Known) -> None:
     assert all(torch.equal(again[name], value) for name, value in one.items())
     other = Randomised(tiny64.network, 1).from_output_on(2).module.state_dict()
     assert not all(torch.equal(other[name], value) for name, value in one.items())
+
+
+@pytest.mark.parametrize("method", [GradCAM(""), LiftCAM(""), RAP(), LRP(Epsilon(), batch_norm="fold")], ids=repr)
+def test_what_was_traced_is_drawn_anew_too(tiny64: Known, method: Attributor) -> None:
+    """Cuts, heads and merged norms: at each stage the maps of a network made with those weights; 1e-9."""
+    method = replace(method, layer=tiny64.layer) if hasattr(method, "layer") else method  # type: ignore[type-var]
+    made = Randomised(tiny64.network, 0)
+    for count in (1, 3, made.layers):
+        network = made.from_output_on(count)
+        fresh = Network(copy.deepcopy(network.module), (0,) * 3, (1,) * 3).to(dtype=torch.float64)
+        maps = [attribute(method, each, tiny64.images, tiny64.targets).values for each in (network, fresh)]
+        torch.testing.assert_close(maps[0], maps[1], atol=1e-9, rtol=1e-9)
 
 
 def test_a_layer_of_unknown_initialisation() -> None:

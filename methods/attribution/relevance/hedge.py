@@ -11,6 +11,7 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
+from ..gradient import check_choice
 from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
 from .rules import Affine, Map, SumRule, ZBox, flow, indicator, per_sample, ratio
@@ -85,8 +86,7 @@ class GradientHedge:
     VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
-        if self.residual not in RESIDUAL:
-            raise ValueError(f"residual={self.residual!r}: choose one of {', '.join(RESIDUAL)}")
+        check_choice("residual", self.residual, RESIDUAL)
         check_batch_norm(self.batch_norm)
         if unknown := set(self.terms) - set(TERMS):
             raise ValueError(f"terms={list(self.terms)}: {', '.join(sorted(unknown))} unknown, choose of {TERMS}")

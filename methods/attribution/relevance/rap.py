@@ -12,6 +12,7 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
+from ..gradient import check_choice
 from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, Tape, check_batch_norm, check_start
 from .rules import Affine, AffineRule, SumRule, ZBox, indicator, per_sample, ratio, split_signs, sum_of
@@ -141,8 +142,7 @@ class RAP:
     def __post_init__(self) -> None:
         if self.variant not in RULES:
             raise ValueError(f"variant={self.variant!r}: choose one of {', '.join(RULES)}")
-        if self.residual not in RESIDUAL:
-            raise ValueError(f"residual={self.residual!r}: choose one of {', '.join(RESIDUAL)}")
+        check_choice("residual", self.residual, RESIDUAL)
         check_batch_norm(self.batch_norm)
         check_start(self.start)
 

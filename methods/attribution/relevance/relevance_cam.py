@@ -9,6 +9,7 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
+from ..gradient import check_choice
 from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
 from .lrp import other_outputs
@@ -64,8 +65,7 @@ class RelevanceCAM:
     def __post_init__(self) -> None:
         if self.biases not in (0, 1, 2):
             raise ValueError(f"biases={self.biases}: choose 2 (the published code), 1 or 0")
-        if self.residual not in RESIDUAL:
-            raise ValueError(f"residual={self.residual!r}: choose one of {', '.join(RESIDUAL)}")
+        check_choice("residual", self.residual, RESIDUAL)
         check_batch_norm(self.batch_norm)
 
     def needs(self) -> Needs:

@@ -12,6 +12,7 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
+from ..gradient import check_choice
 from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
 from .lrp import other_outputs
@@ -103,8 +104,7 @@ class RSP:
         if self.start not in ("single", "relative"):
             raise ValueError(f"start={self.start!r}: choose single or relative (against hostile classes)")
         _check_hostile(self.hostile)
-        if self.residual not in RESIDUAL:
-            raise ValueError(f"residual={self.residual!r}: choose one of {', '.join(RESIDUAL)}")
+        check_choice("residual", self.residual, RESIDUAL)
         check_batch_norm(self.batch_norm)
 
     def needs(self) -> Needs:

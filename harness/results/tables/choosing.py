@@ -27,7 +27,12 @@ def settings_of(row: Row) -> dict[str, Any]:
 def fits(row: Row, wanted: Settings) -> bool:
     """Whether a row has the settings that are asked for."""
     held = settings_of(row) if wanted else {}
-    return all(fnmatchcase(str(held.get(name, "none")), str(value)) for name, value in wanted.items())
+    return all(_agrees(held.get(name, "none"), value) for name, value in wanted.items())
+
+
+def _agrees(held: Any, wanted: Any) -> bool:
+    """A list is meant as it stands; in a pattern its brackets would be a choice of letters."""
+    return list(wanted) == held if isinstance(wanted, list) else fnmatchcase(str(held), str(wanted))
 
 
 def choose(rows: Sequence[Row], runs: Runs | None) -> Found:

@@ -12,6 +12,11 @@ PATTERNS = ("variant", "reference", "protocol", "split")  # shell patterns in an
 Settings = Mapping[str, Any]  # of the results that an entry takes: name -> value, or a shell pattern
 
 
+def in_override(value: Any) -> str:
+    """A setting's value as on the command line: `[C,Psi]`."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
 class Column(NamedTuple):
     """A quantity; `{name}` stands for a value of the row or panel. scale: 100 for percent.
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from ... import config as configs
 from ...config import ConfigError, groups
 from ...overrides import compose_config, sweep
-from .entries import Entry, Table
+from .entries import Entry, Table, in_override
 
 OF_A_RUN = ("seed", "precision")  # settings that are no method's
 
@@ -68,7 +68,7 @@ def _overrides(entry: Entry) -> Iterator[tuple[str, str]]:
     method = entry.asked["method"]
     for name, value in entry.settings.items():
         if name in OF_A_RUN or name.split(".")[0] in _settings_of(method):
-            yield name if name in OF_A_RUN else f"method.{method}.{name}", str(value)
+            yield name if name in OF_A_RUN else f"method.{method}.{name}", in_override(value)
     if entry.runs:
         yield from ((entry.runs.over, str(seed)) for seed in entry.runs.seeds)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .. import markdown as md
-from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table
+from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table, in_override
 from .missing import missing_lines, note_lines
 
 NONE, BETWEEN = "–", " · "
@@ -95,7 +95,7 @@ def _fields(entry: Entry) -> dict[str, Any]:
     found = ours.found | {name: getattr(ours, name) for name in ("value", "half_width", "sigma", "n")} if ours else held
     place = {"panel": entry.panel, "row": entry.label, "column": entry.column.label}
     compared = {"reported": entry.reported, "difference": entry.difference, "note": entry.note}
-    settings = ", ".join(f"{name}={value}" for name, value in entry.settings.items())
+    settings = ", ".join(f"{name}={in_override(value)}" for name, value in entry.settings.items())
     return {**place, **entry.asked, "settings": settings, "runs": _runs(entry.runs), **found, **compared}
 
 

@@ -15,7 +15,7 @@ from assay.harness import config as configs
 from assay.harness.config import ConfigError, groups
 from assay.harness.overrides import compose_config, sweep
 from assay.harness.results import tables
-from assay.harness.results.tables.entries import NAMES, PATTERNS, Column, Entry, Found, Result, Table
+from assay.harness.results.tables.entries import NAMES, PATTERNS, Column, Entry, Found, Result, Table, in_override
 from assay.harness.results.tables.filling import PUBLISHED, fill_table
 from assay.harness.results.tables.missing import by_runs, fill_command, missing_lines, note_lines, obstacle
 from assay.harness.results.tables.rendering import entry_text
@@ -26,7 +26,7 @@ CELL |= {"reference": ""}
 OOD = {"method": "line", "model": "cifar_densenet_bc100", "dataset": "svhn", "reference": "cifar10", "metric": "ood"}
 OOD |= {"variant": "index,strict", "stat": "fpr95_id_pos", "subset": "all", "protocol": "standard", "split": "test"}
 EMPTY = pd.DataFrame(columns=[*NAMES, *PATTERNS, "status"])
-PRINTED = ["hedging_table1", "rap_table1", *(f"line_s{n}" for n in (1, 2, 3, 4))]
+PRINTED = ["hedging_table1", "hedging_table2", "hedging_table3", "rap_table1", *(f"line_s{n}" for n in (1, 2, 3, 4))]
 PRINTED += [f"conductance_table{n}" for n in (4, 5, 6)] + [f"liftcam_table{n}" for n in range(1, 11)]
 PG = {"metric": "pointing_game", "variant": "tol=15px,box", "subset": "all", "stat": "class_mean"}
 NUMBERS = {"value": 0.85, "ci_low": 0.83, "ci_high": 0.87, "n": 4952}
@@ -320,6 +320,19 @@ def test_rows_of_one_method_take_their_settings(filled: Callable[..., Table]) ->
     assert texts(filled(*rows, **one, panels=[panel])) == ["2 results"]
 
 
+def test_a_setting_that_is_a_list_is_meant_as_it_stands(filled: Callable[..., Table]) -> None:
+    """[C] is not [C,Psi], nor the letter C of a pattern; the command has it as a list."""
+    rows = [
+        tidy_row(method="gradient_hedge", value=value, settings=settings(terms=terms), cell_key=str(value))
+        for value, terms in ((0.25, ["C"]), (0.75, ["C", "Psi"]))
+    ]
+    kinds: list[list[str]] = [["C"], ["C", "Psi"], ["A", "U"]]
+    each = [{"label": str(terms), "method": "gradient_hedge", "settings": {"terms": terms}} for terms in kinds]
+    table = filled(*rows, rows=each)
+    assert texts(table) == ["0.250 ± 0.020 · 4952", "0.750 ± 0.020 · 4952", "–"]
+    assert "`python run.py x=1 'method.gradient_hedge.terms=[A,U]'`" in missing_lines(table)[0]
+
+
 @pytest.mark.parametrize(
     "runs, splits",
     [(SEEDS, ["test"] * 3), (SAMPLES, [f"test[:9]@seed{seed}" for seed in range(3)])],
@@ -444,7 +457,7 @@ def test_the_command_of_the_embedded_table_composes() -> None:
     assert obstacle(command) == ""
 
 
-@pytest.mark.parametrize("name", ["liftcam_embedded", *(f"liftcam_table{n}" for n in (1, 5, 6, 7))])
+@pytest.mark.parametrize("name", ["hedging_table2", "liftcam_embedded", *(f"liftcam_table{n}" for n in (1, 5, 6, 7))])
 def test_commands_compute_what_cells_ask_for(name: str) -> None:
     """Each cell's settings, in each of its runs, are a job of its panel's commands, with its method and metric."""
     table = fill_table(name, EMPTY)
@@ -457,7 +470,7 @@ def test_commands_compute_what_cells_ask_for(name: str) -> None:
     jobs = [job for each in swept for job in each]
     chosen = [set(job) | {f"{word.split('=')[0]}={name}" for word in job for name in in_list(word)} for job in jobs]
     for entry in entries:
-        wanted = {f"method.{entry.asked['method']}.{key}={value}" for key, value in entry.settings.items()}
+        wanted = {f"method.{entry.asked['method']}.{key}={in_override(value)}" for key, value in entry.settings.items()}
         wanted |= {
             f"{key}={entry.asked[key]}" for key in ("method", "metric") if f"{{{key}s}}" in table.panels[0]["fill"]
         }

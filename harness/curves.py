@@ -17,12 +17,18 @@ Definitions, with s a score, N negatives and M positives:
 - `aupr_in`, `aupr_out`: area under precision over recall of the negatives (found by -s > t) and of the positives
   (s >= t) by trapezoids, from precision 0 at recall 0; `ap_in`, `ap_out` in steps (scikit-learn's average precision).
 - `detection_error`: the smallest share of all images that a threshold puts on the wrong side.
+- `found@a`: the share of positives found where a share `a` of the negatives is flagged, a point of the ROC curve.
 - `risk`: the share of wrong predictions among the images that a detector is surest of (lowest score), at a coverage;
-  `aurc` its mean over coverages 1/n, 2/n, ... 1; `e_aurc` what of it a perfect order would save. Images of equal
-  score are taken in every order, on average.
+  `aurc` its mean over coverages 1/n, 2/n, ... 1. Images of equal score are taken in every order, on average.
+  `aurc_trapezoid`: by trapezoids from score to score (fd-shifts).
+- `e_aurc`: `aurc` minus that of a perfect order of the n images; `e_aurc_analytic`, `e_aurc_trapezoid`: each area minus
+  r + (1-r) ln(1-r), r being the share of errors (Geifman et al. 2019; fd-shifts).
+- `augrc`: the area under (wrong predictions among the accepted) / n over coverage, by trapezoids from score to score
+  (Traub et al. 2024); with accuracy a it is (1 - AUROC) a (1-a) + (1-a)^2 / 2.
+- `coverage@r`: the largest share of images that a threshold accepts with a risk of at most r; 0 where none does.
 
 Where no resample differs from another (scores that tell all images apart), the interval ends where the statistic would
-stand with images that were not seen: `roc_ends`, `risk_ends`.
+stand with images that were not seen: `roc_ends`, `risk_ends`, `coverage_ends`.
 """
 
 import math
@@ -31,12 +37,21 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .counts import COVERAGES, Counts, Statistics, curve_statistics, risk_statistics
+from .counts import (
+    COVERAGES,
+    Counts,
+    Statistics,
+    coverages_at_risks,
+    curve_statistics,
+    risk_statistics,
+    roc_points,
+)
 from .stats import LEVEL, Array, Estimate, unseen
 
 RESAMPLES = 1000
 PART = 60_000  # counts held at once: a part of the resamples that stays in the processor's cache
 ROUNDING = 1e-12  # all statistics lie in [0,1]
+AREAS = ("aurc", "aurc_trapezoid", "e_aurc", "e_aurc_analytic", "e_aurc_trapezoid")
 ROOM = 100  # distinct scores of unseen images, on either side
 
 Ends = dict[str, tuple[float, float]]  # name -> least and largest value
@@ -130,7 +145,8 @@ def risk_bootstrap(
 ) -> tuple[dict[str, float], Statistics]:
     """Statistics of one set of images, right or wrong: as they are, and [resamples] of the images drawn anew.
 
-    Those of `curve_statistics`, the wrong ones being positive (nan where one side is empty), and of `risk_statistics`.
+    Those of `curve_statistics` and `roc_points`, the wrong ones being positive (nan where one side is empty), and of
+    `risk_statistics`.
 
     Args:
         scores: [n]. wrong: bool [n]. stream: of the draws, which depend on it and n alone.
@@ -145,7 +161,7 @@ def risk_bootstrap(
 
 def _both_statistics(counts: Array) -> Statistics:
     right, wrong = np.split(counts, 2, axis=1)
-    return curve_statistics(right, wrong) | risk_statistics(right, wrong)
+    return curve_statistics(right, wrong) | roc_points(right, wrong) | risk_statistics(right, wrong)
 
 
 def _joined(parts: list[Statistics]) -> Statistics:
@@ -175,7 +191,8 @@ def estimate(
 
 
 def roc_ends(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95) -> Ends:
-    """How far each statistic of `curve_statistics` could lie from its value, for all that N and M images can say.
+    """How far each statistic of `curve_statistics` and `roc_points` could lie from its value, for all that N and M
+    images can say.
 
     Shares u of all negatives and v of all positives that no image shows may have any scores; images miss them with
     probability (1 - u)^N (1 - v)^M, which `stats.unseen` bounds. Tried are what it allows of negatives alone, of
@@ -189,7 +206,8 @@ def roc_ends(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95) -> E
     u, v = np.array([[unseen(n), 0, unseen(n + m)], [0, unseen(m), unseen(n + m)]])
     low_first, high_first = _with_unseen(first, count, u)
     low_second, high_second = _with_unseen(second, count, v)
-    worse, better = (curve_statistics(*pair, tpr) for pair in ((high_first, low_second), (low_first, high_second)))
+    pairs = (high_first, low_second), (low_first, high_second)
+    worse, better = (curve_statistics(*pair, tpr) | roc_points(*pair) for pair in pairs)
     sides = {"fpr_id_pos": [1], "fpr_ood_pos": [0]}
     tried = {name: np.stack([worse[name], better[name]])[:, sides.get(name, [0, 1, 2])] for name in worse}
     return {name: (max(0.0, float(each.min())), min(1.0, float(each.max()))) for name, each in tried.items()}
@@ -205,15 +223,29 @@ def _with_unseen(levels: Counts, count: int, shares: Array) -> tuple[Array, Arra
 
 
 def risk_ends(values: dict[str, float], n: int) -> Ends:
-    """The same for the statistics of `risk_statistics` of n images.
+    """The same for the risks and areas of `risk_statistics` of n images.
 
     The risk at a coverage is a share of the images covered: `stats.unseen` of their number. A share u of all images
-    changes the risk at a coverage c by at most min(1, u / c), and the mean over coverages by u (1 - ln u).
+    changes the risk at a coverage c by at most min(1, u / c), and the mean over coverages by u (1 - ln u); of all n
+    images the wrong among the accepted are min(u, c) more, and their mean u - u^2 / 2 (`augrc`).
     """
     share = unseen(n)
-    reach = {"aurc": share * (1 - math.log(share)), "e_aurc": share * (1 - math.log(share))}
+    reach = dict.fromkeys(AREAS, share * (1 - math.log(share))) | {"augrc": share - share**2 / 2}
     reach |= {f"risk@{c:g}": unseen(math.ceil(round(c * n, 6))) for c in COVERAGES}
     return {name: (max(0.0, values[name] - far), min(1.0, values[name] + far)) for name, far in reach.items()}
+
+
+def coverage_ends(scores: ArrayLike, wrong: ArrayLike) -> Ends:
+    """The same for `coverage@r`: with a share of unseen images that are surest, all wrong or all right."""
+    distinct, levels = np.unique(_numbers(scores), return_inverse=True)
+    flags, share = np.asarray(wrong, dtype=bool), unseen(len(levels))
+    seen = [np.bincount(levels[kind], minlength=len(distinct)) * (1 - share) for kind in (~flags, flags)]
+    added = np.array([[share * len(levels)], [0.0]])  # right ones, then none
+    right, errors = (
+        np.concatenate([more, np.stack([each] * 2)], 1) for more, each in zip((added, added[::-1]), seen, strict=True)
+    )
+    tried = coverages_at_risks(right, errors)
+    return {name: (float(each.min()), float(each.max())) for name, each in tried.items()}
 
 
 def _resampled(levels: Counts, count: int, stream: int, resamples: int) -> Iterator[Array]:

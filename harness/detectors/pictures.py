@@ -6,7 +6,7 @@ are not a number are left out. Colours stand for detectors, the same in every pa
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,27 @@ def _draw_limit(axis: Any, name: str, accepted: Array, others: Array) -> None:
     axis.set_title(f"{name}: {100 * rate:.1f} % left of the line", fontsize=9)
 
 
-def draw_roc(detectors: Mapping[str, tuple[pd.DataFrame, Mapping[str, pd.DataFrame]]], path: Path) -> None:
+class Sides(NamedTuple):
+    """What the two axes of a ROC curve count."""
+
+    alarms: str
+    found: str
+
+
+OF_IMAGES = Sides("in-distribution images flagged", "OOD images flagged")
+OF_PREDICTIONS = Sides("right predictions flagged", "wrong predictions flagged")
+
+
+def draw_error_roc(detectors: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """For each detector the share of wrong predictions found over that of right ones flagged, and its AUROC."""
+    known = {name: table[table["label"] >= 0] for name, table in detectors.items()}
+    sides = {name: (each[~each["is_error"]], {"test set": each[each["is_error"]]}) for name, each in known.items()}
+    draw_roc(sides, path, OF_PREDICTIONS)
+
+
+def draw_roc(
+    detectors: Mapping[str, tuple[pd.DataFrame, Mapping[str, pd.DataFrame]]], path: Path, sides: Sides = OF_IMAGES
+) -> None:
     """A panel an OOD set: for each detector the share of OOD images found over that of false alarms, and its AUROC."""
     names = list(dict.fromkeys(name for _, sets in detectors.values() for name in sets))
     figure, axes = _panels(len(names), 3.2, width=4.4)
@@ -73,7 +93,7 @@ def draw_roc(detectors: Mapping[str, tuple[pd.DataFrame, Mapping[str, pd.DataFra
         axis.set_title(name, fontsize=9)
         axis.set_aspect("equal")
         _legend_beside(axis, "detector, AUROC", largest_first=True)
-    _label(axes, "in-distribution images flagged", "OOD images flagged")
+    _label(axes, sides.alarms, sides.found)
     _save(figure, path)
 
 

@@ -14,7 +14,7 @@ from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..store import identity
 from ..store.store import SAMPLES, SCORE, Failure
-from .pictures import draw_histograms, draw_risk_coverage, draw_roc
+from .pictures import draw_error_roc, draw_histograms, draw_risk_coverage, draw_roc
 from .plan import TEST, TRAIN, Detection, build_detection, plan
 from .rows import rows_of
 from .score import fit, score
@@ -166,4 +166,5 @@ def _draw(detection: Detection, folder: Path) -> None:
             draw_histograms(tests[name], outside[name], folder / f"histograms-{name}.png", f"{name}: {title}")
     if any(table["is_error"].any() for table in tests.values()):
         draw_risk_coverage(tests, folder / "risk-coverage.png")
+        draw_error_roc(tests, folder / "roc-errors.png")
     print(f"pictures: {folder.absolute()}")

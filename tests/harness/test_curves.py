@@ -7,9 +7,10 @@ import itertools
 
 import numpy as np
 import pytest
-from assay.harness.counts import COVERAGES, curve_statistics, risk_statistics
+from assay.harness.counts import ALARMS, COVERAGES, RISKS, curve_statistics, risk_statistics
 from assay.harness.curves import (
     acceptance_limit,
+    coverage_ends,
     estimate,
     recalls,
     risk_bootstrap,
@@ -172,6 +173,112 @@ def test_without_errors_there_is_no_risk() -> None:
     assert np.isnan(resampled["auroc"]).all()
     found, _ = risk_bootstrap([1, 2, 3], [1, 1, 1], resamples=5)
     assert (found["aurc"], found["e_aurc"], found["risk@0.1"]) == pytest.approx((1, 0, 1), abs=1e-12)
+
+
+# Areas under risk and coverage beyond the mean; coverage at a risk; points of the ROC curve
+
+# fd-shifts (github.com/IML-DKFZ/fd-shifts, c4467ae, `RiskCoverageStats` and `get_working_point`; its areas are x 1000)
+# on `drawn_errors(n, seed, digits)`, run beside torch-uncertainty 0.13 (AURC, AUGRC, CovAtxRisk), which breaks no ties.
+FD_SHIFTS = {
+    (500, 0, 2): (0.06224569702642613, 0.029147331900958393, 0.04851600000000001, 0.606, 0.768, 0.934),
+    (200, 1, 0): (0.04967910385745208, 0.030363139223130407, 0.042325, 0.305, 0.735, 1.0),
+    (300, 2, 12): (0.06062367316745716, 0.03762303528200654, 0.04423333333333333, 0.63, 0.7733333333333333, 0.99),
+    (20, 4, 1): (0.024516468868249056, 0.0030313099196166036, 0.0225, 0.75, 0.85, 1.0),
+}
+TORCH_UNCERTAINTY = (0.06082642866806145, 0.044381271271084544, 0.7733333110809326)  # of (300, 2, 12)
+
+
+def drawn_errors(n: int, seed: int, digits: int) -> tuple[Scores, NDArray[np.bool_]]:
+    """Scores, rounded, and errors that are likelier where these are high."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 1, n).round(digits)
+    return scores, rng.random(n) < 1 / (1 + np.exp(2 - 2 * scores))
+
+
+@pytest.mark.parametrize("case", FD_SHIFTS)
+def test_fd_shifts_gives_the_same(case: tuple[int, int, int]) -> None:
+    """AURC, excess AURC and AUGRC by trapezoids, coverage at risks .05, .1 and .2, with and without ties; 1e-12."""
+    found, _ = risk_bootstrap(*drawn_errors(*case), resamples=2)
+    names = ("aurc_trapezoid", "e_aurc_trapezoid", "augrc", "coverage@0.05", "coverage@0.1", "coverage@0.2")
+    assert [found[name] for name in names] == pytest.approx(FD_SHIFTS[case], abs=1e-12)
+
+
+def test_torch_uncertainty_gives_the_same() -> None:
+    """300 scores without ties. Its trapezoids run from 1/n to 1 and are divided by 1 - 1/n; so those of the mean over
+    1/n, 2/n, ... miss half of both ends, and those from 0 the first piece; 1e-9 (the coverage is float32)."""
+    scores, wrong = drawn_errors(300, 2, 12)
+    found, _ = risk_bootstrap(scores, wrong, resamples=2)
+    first, last = float(wrong[scores.argmin()]), wrong.mean()
+    assert (300 * found["aurc"] - (first + last) / 2) / 299 == pytest.approx(TORCH_UNCERTAINTY[0], abs=1e-9)
+    assert (300 * found["augrc"] - first / 600) / 299 == pytest.approx(TORCH_UNCERTAINTY[1], abs=1e-9)
+    assert found["coverage@0.1"] == pytest.approx(TORCH_UNCERTAINTY[2], abs=1e-6)
+
+
+def test_areas_by_hand() -> None:
+    """Surest first: right, wrong, right, wrong. Wrong among the accepted, of all: 0, 1/4, 1/4, 2/4, trapezoids from 0:
+    (0 + 1/8 + 1/4 + 3/8) / 4 = 3/16. Risks 0, 1/2, 1/3, 1/2, the first held back to coverage 0: (0 + 1/4 + 5/12 + 5/12)
+    / 4 = 13/48. Only the first image is accepted at a risk below 1/3. ROC from the top: wrong, right, wrong, right:
+    half are found until half of the right ones are flagged, then all. 1e-15."""
+    found, _ = risk_bootstrap([1, 2, 3, 4], [0, 1, 0, 1], resamples=2)
+    assert found["augrc"] == pytest.approx(3 / 16, abs=1e-15)
+    assert found["aurc_trapezoid"] == pytest.approx(13 / 48, abs=1e-15)
+    best = 1 / 2 + np.log(1 / 2) / 2
+    assert found["e_aurc_trapezoid"] == pytest.approx(13 / 48 - best, abs=1e-15)
+    assert found["e_aurc_analytic"] == pytest.approx(1 / 3 - best, abs=1e-15)
+    assert [found[f"coverage@{x:g}"] for x in RISKS] == [1 / 4] * len(RISKS)
+    assert [found[f"found@{x:g}"] for x in ALARMS] == [1 / 2 if x < 0.5 else 1 for x in ALARMS]
+
+
+def test_equal_scores_are_one_step() -> None:
+    """100 tied scores, half of them wrong: every area is that of a coin, .5 and .25; the excess over the two perfect
+    orders is .3441 (of 100 images) and .3466 (of many); no threshold has a risk below .5, and the ROC curve is the
+    diagonal; 5e-5 for the printed figures, 1e-12 else."""
+    found, _ = risk_bootstrap(np.zeros(100), np.arange(100) % 2, resamples=2)
+    assert found["e_aurc"] == pytest.approx(0.3441, abs=5e-5)
+    assert found["e_aurc_analytic"] == pytest.approx(0.3466, abs=5e-5)
+    assert [found[name] for name in ("aurc", "aurc_trapezoid", "augrc")] == pytest.approx([0.5, 0.5, 0.25], abs=1e-12)
+    assert {found[f"coverage@{x:g}"] for x in RISKS} == {0}
+    assert [found[f"found@{x:g}"] for x in ALARMS] == pytest.approx(ALARMS, abs=1e-12)
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_augrc_is_a_function_of_the_auroc_and_the_accuracy(digits: int) -> None:
+    """(1 - AUROC) a (1 - a) + (1 - a)^2 / 2 (Traub et al. 2024), in every resample too; 1e-12."""
+    scores, wrong = drawn_errors(80, 3, digits)
+    once, resampled = risk_bootstrap(scores, wrong, resamples=50)
+    right = 1 - wrong.mean()
+    assert once["augrc"] == pytest.approx((1 - once["auroc"]) * right * (1 - right) + (1 - right) ** 2 / 2, abs=1e-12)
+    right = 1 - resampled["risk@1"]
+    expected = (1 - resampled["auroc"]) * right * (1 - right) + (1 - right) ** 2 / 2
+    assert np.allclose(resampled["augrc"], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_points_follow_their_definitions(seed: int, digits: int) -> None:
+    """Coverage at a risk over every threshold (exactly), and the ROC curve between scikit-learn's points (1e-6, just
+    right of a jump)."""
+    scores, wrong = drawn_errors(60, seed, digits)
+    found, _ = risk_bootstrap(scores, wrong, resamples=2)
+    for risk in RISKS:
+        accepted = [scores <= t for t in np.unique(scores)]
+        assert found[f"coverage@{risk:g}"] == max(
+            [0, *(each.mean() for each in accepted if wrong[each].mean() <= risk)]
+        )
+    alarms, recall, _ = roc_curve(wrong, scores, drop_intermediate=False)
+    for share in ALARMS:
+        assert found[f"found@{share:g}"] == pytest.approx(np.interp(share + 1e-9, alarms, recall), abs=1e-6)
+
+
+def test_ends_of_areas_and_coverages() -> None:
+    """50 images, all right: at most u = unseen(50) = .071 others are wrong. Surest of all, they are min(u, c) of all
+    images at coverage c: mean u - u^2 / 2. A risk of .05 is then met nowhere, one of .1 everywhere; 1e-12."""
+    values, _ = risk_bootstrap(np.arange(50), np.zeros(50), resamples=2)
+    u = unseen(50)
+    assert risk_ends(values, 50)["augrc"] == pytest.approx((0, u - u**2 / 2), abs=1e-12)
+    ends = coverage_ends(np.arange(50), np.zeros(50))
+    assert ends["coverage@0.05"] == pytest.approx((0, 1), abs=1e-12)
+    assert ends["coverage@0.1"] == pytest.approx((1, 1), abs=1e-12)
 
 
 # The bootstrap

@@ -1,12 +1,14 @@
 """Rows of tables of wrong predictions: ranking, the threshold of close recalls, risk and coverage."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from assay.harness.types import ResultRow
-from assay.metrics.error_detection import NO_VALIDATION, ErrorDetection, close_recall_threshold
+from assay.metrics.error_detection import NO_VALIDATION, ErrorDetection
+from assay.metrics.operating_points import close_recall_threshold, threshold_finding, threshold_passing
 from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -63,7 +65,7 @@ def test_rows_by_hand() -> None:
         ("recall_error", "close_recall", "validation", None): 1 / 2,
         ("recall_correct", "close_recall", "validation", None): 1 / 2,
         ("aurc", "ties=mean", "all", None): 89 / 360,
-        ("e_aurc", "ties=mean", "all", None): (1 / 3) / 6,
+        ("e_aurc", "ties=mean,discrete", "all", None): (1 / 3) / 6,
         ("risk", "ties=mean", "all", 0.5): 1 / 3,
         ("risk", "ties=mean", "all", 0.6): 1 / 4,
         ("risk", "ties=mean", "all", 1.0): 1 / 2,
@@ -209,7 +211,111 @@ def test_a_network_without_errors_may_make_one(wrong: int) -> None:
             assert row.ci_high - row.ci_low > 0.05 and row.ci_method == "clopper_pearson"
 
 
-def test_settings_are_checked() -> None:
-    """One resample has no spread."""
-    with pytest.raises(ValueError, match="resamples=1"):
-        ErrorDetection(resamples=1)
+# Operating points
+
+
+def points(rows: list[ResultRow], variant: str) -> dict[tuple[str, str], float | None]:
+    """(stat, subset) -> value at one operating point."""
+    return {(row.stat, row.subset): row.value for row in rows if row.variant == variant}
+
+
+def test_a_chosen_recall_by_hand() -> None:
+    """Validation: right 1 2 3 5, wrong 4 6. Three quarters of the right ones are below 4: t = 4, both wrong ones are
+    flagged. Half of the wrong ones are at or above 6: t = 6, no right one is. Test, right 1 2 4, wrong 3 5 6: at 4 two
+    of three wrong ones are flagged, two of three right ones pass, so that with 4, 5 and 6 put right five of six are
+    right. At 6 one of three is found."""
+    held_out = table([1, 2, 3, 5, 4, 6], [0, 0, 0, 0, 1, 1])
+    metric = ErrorDetection(50, recalls_correct=[0.75], recalls_error=[0.5])
+    rows = metric.summarize(TEST, {"validation": held_out})["test"]
+    assert points(rows, "recall_correct>=0.75") == pytest.approx(
+        {
+            ("threshold", "validation"): 4,
+            ("recall_error", "validation"): 1,
+            ("recall_correct", "validation"): 3 / 4,
+            ("recall_error", "all"): 2 / 3,
+            ("recall_correct", "all"): 2 / 3,
+            ("wrong_flagged", "all"): 2,
+            ("wrong_passed", "all"): 1,
+            ("right_flagged", "all"): 1,
+            ("right_passed", "all"): 2,
+            ("accuracy_if_fixed", "all"): 5 / 6,
+        }
+    )
+    found = points(rows, "recall_error>=0.5")
+    assert (found["threshold", "validation"], found["recall_error", "all"]) == (6, pytest.approx(1 / 3))
+    # On the test set itself: right 1 2 4, of which two are below 3; of the wrong ones 5 and 6 are at or above 5.
+    assert points(rows, "recall_correct>=0.75,on=test")["threshold", "all"] == 5  # three of three are below
+    assert points(rows, "recall_error>=0.5,on=test")["threshold", "all"] == 5
+
+
+def test_a_recall_that_no_score_leaves() -> None:
+    """The highest score is a right prediction's and all right ones are to pass: t is the next number, and a test image
+    is flagged only beyond it."""
+    metric = ErrorDetection(50, recalls_correct=[1.0])
+    rows = metric.summarize(table([2, 2.5], [0, 1]), {"validation": table([1, 2], [1, 0])})["test"]
+    found = points(rows, "recall_correct>=1")
+    assert found["threshold", "validation"] == np.nextafter(2, 3)
+    assert (found["recall_error", "validation"], found["recall_correct", "validation"]) == (0, 1)
+    assert (found["recall_error", "all"], found["right_flagged", "all"]) == (1, 0)
+
+
+def test_a_chosen_recall_is_kept_where_it_was_chosen() -> None:
+    """Any score set with ties: at least the share asked for, and with the next score on the other side less (or, of the
+    right ones, no error is given away); a growing function of the scores changes no share."""
+    for seed, digits in itertools.product(range(5), (0, 1, 6)):
+        frame = drawn(80, seed, digits)
+        scores, wrong = frame["score"].to_numpy(), frame["is_error"].to_numpy()
+        for recall in (0.5, 0.9, 0.982):
+            t = threshold_finding(scores, wrong, recall)
+            above = scores[scores > t]
+            assert (scores[wrong] >= t).mean() >= recall
+            assert not len(above) or (scores[wrong] >= above.min()).mean() < recall
+            t = threshold_passing(scores, wrong, recall)
+            below = scores[scores < t].max()
+            assert (scores[~wrong] < t).mean() >= recall > (scores[~wrong] < below).mean()
+            assert threshold_passing(np.exp(scores), wrong, recall) in (np.exp(t), np.nextafter(np.exp(below), np.inf))
+
+
+def test_the_papers_own_numbers() -> None:
+    """Fig. 6 and sect. 5: of 4,444 right predictions 630 are flagged, of 556 wrong ones 495: recalls .858 and .890, and
+    4,939 of 5,000 are right once what is flagged is put right: 98.8 % (98.4 % in print). Sect. 4.3: 120 and 310 are
+    flagged: .973 and .558 (55.9 % in print)."""
+    for right_flagged, wrong_flagged, recalls, fixed in (
+        (630, 495, (0.858, 0.890), 0.9878),
+        (120, 310, (0.973, 0.558), 0),
+    ):
+        scores = np.repeat([0, 1, 0, 1], [4444 - right_flagged, right_flagged, 556 - wrong_flagged, wrong_flagged])
+        frame = table(scores, np.repeat([0, 1], [4444, 556]))
+        found = points(ErrorDetection(2).summarize(frame, {"validation": frame})["test"], "close_recall")
+        assert (found["recall_correct", "all"], found["recall_error", "all"]) == pytest.approx(recalls, abs=5e-4)
+        assert (found["right_flagged", "all"], found["wrong_flagged", "all"]) == (right_flagged, wrong_flagged)
+        assert (found["right_passed", "all"], found["wrong_passed", "all"]) == (
+            4444 - right_flagged,
+            556 - wrong_flagged,
+        )
+        assert found["accuracy_if_fixed", "all"] == pytest.approx(fixed or (4444 + 310) / 5000, abs=1e-12)
+
+
+def test_points_of_the_curves_are_rows() -> None:
+    """TEST, right 1 2 4, wrong 3 5 6: all wrong ones but one are found while no right one is flagged; a risk of at most
+    .2 is met by the two surest images."""
+    rows = named(QUICK.summarize(TEST, {"validation": HELD_OUT})["test"])
+    assert rows["roc", "ties=mean", "all", 0.1].value == pytest.approx(2 / 3)
+    assert rows["roc", "ties=mean", "all", 0.9].value == 1
+    assert rows["roc", "ties=mean", "validation", 0.5].value == 1
+    assert rows["coverage", "threshold", "all", 0.2].value == pytest.approx(2 / 6)
+    assert rows["roc", "ties=mean", "all", 0.1].x_label == "right predictions flagged"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"resamples": 1}, "resamples=1"),
+        ({"recalls_correct": [0.0]}, "recall_correct of 0.0: give shares above 0, up to 1"),
+        ({"recalls_error": [0.9, 98]}, "recall_error of 98"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], says: str) -> None:
+    """One resample has no spread; a recall is a share."""
+    with pytest.raises(ValueError, match=says):
+        ErrorDetection(**settings)

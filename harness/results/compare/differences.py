@@ -14,7 +14,7 @@ from ...counts import Statistics
 from ...stats import Array
 
 OOD_STATISTICS = ("auroc", "fpr_id_pos", "fpr_ood_pos")  # as `harness.curves` calls them
-ERROR_STATISTICS = ("auroc", "aurc")
+ERROR_STATISTICS = ("auroc", "aurc", "augrc")
 
 Pair = tuple[Array, Array]
 

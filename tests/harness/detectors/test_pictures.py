@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from assay.harness.curves import acceptance_limit, risk_bootstrap, roc_statistics
-from assay.harness.detectors.pictures import _risk, _roc, draw_histograms, draw_risk_coverage, draw_roc
+from assay.harness.detectors.pictures import _risk, _roc, draw_error_roc, draw_histograms, draw_risk_coverage, draw_roc
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -58,6 +58,8 @@ def test_pictures_grow_with_their_panels(tmp_path: Path) -> None:
     wrong = np.random.default_rng(0).random(200) < 0.1
     draw_risk_coverage({f"detector{i}": table(normal(0, 200, i), wrong) for i in range(12)}, tmp_path / "risk.png")
     assert min(size(tmp_path / "risk.png")) > 300
+    draw_error_roc({"one": table(normal(0), wrong), "all right": table(normal(0))}, tmp_path / "errors.png")
+    assert min(size(tmp_path / "errors.png")) > 300
 
 
 @pytest.mark.parametrize(

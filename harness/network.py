@@ -224,6 +224,10 @@ class Network:
         """Raise ValueError, with near names, unless the layer exists and leads to the logits."""
         self._cut(layer)
 
+    def source(self, layer: str) -> str:
+        """What a layer reads first: the name of another layer, or of the network's input, which is none."""
+        return self._node(layer).all_input_nodes[0].name
+
     def _cut(self, layer: str) -> Cut:
         if layer not in self._cuts:
             self._node(layer)

@@ -1,0 +1,1 @@
+"""Mutants of a network: a few weights changed, kept only where accuracy is; and what they predict."""

@@ -5,7 +5,7 @@ nothing is built, and torch is not imported.
 """
 
 from .files import regenerate, summary
-from .filling import read_tidy
+from .measured import read_tidy
 from .rendering import render
 
 __all__ = ["read_tidy", "regenerate", "render", "summary"]

@@ -14,6 +14,7 @@ from .entries import PATTERNS, Found, Result, Runs, Settings
 SEED_OF_IMAGES = re.compile(r"@seed(\d+)$")  # at the end of a split: `val[:1000]@seed3`
 SEED = re.compile(r"(.*\.)?seed")
 VERSIONS = ("version", "metric.version")
+NUMBER = "row_number"  # of a row in the tidy table, which a statistic made of it shares
 
 Row = dict[str, Any]  # of the tidy table
 
@@ -39,20 +40,20 @@ def choose(rows: Sequence[Row], runs: Runs | None) -> Found:
     """One result of the rows, which are in the order of their number of samples."""
     current = _of_the_newest_version(rows)
     found = _one(current) if runs is None else _of_runs([row for row in current if _run(row, runs) in runs.seeds], runs)
-    return found._replace(ours=found.ours._replace(others=len(rows) - found.ours.runs)) if found.ours else found
+    return found._replace(ours=found.ours._replace(others=len(rows) - len(found.rows))) if found.ours else found
 
 
 def _of_runs(rows: Sequence[Row], runs: Runs) -> Found:
     """The mean of as many images' runs, or the one that is asked for."""
     if several := _unlike([_without_seeds(settings_of(row)) for row in rows]):
-        return Found(several=several)
+        return Found(several=several, rows=_row_numbers(rows))
     made = [_one(each) for each in _most_runs(rows, runs).values()]
     if doubtful := [each for each in made if each.several]:
         return doubtful[0]
-    results = [each.ours for each in made if each.ours]
+    results, taken = [each.ours for each in made if each.ours], tuple(place for each in made for place in each.rows)
     if len(results) < len(runs.seeds):
-        return Found(done=len(results))
-    return Found(results[0] if runs.only else _mean(results))
+        return Found(done=len(results), rows=taken)
+    return Found(results[0] if runs.only else _mean(results), rows=taken)
 
 
 def _of_the_newest_version(rows: Sequence[Row]) -> list[Row]:
@@ -70,8 +71,15 @@ def _one(rows: Sequence[Row]) -> Found:
     several = _unlike([settings_of(each) for each in rows]) if _numbers_differ(rows) else ()
     several = several or (_unlike([_place(each) for each in largest]) if _numbers_differ(largest) else ())
     if several:
-        return Found(several=several)
-    return Found(Result(*_numbers(row), int(row["n"]), {name: row[name] for name in PATTERNS}))
+        return Found(several=several, rows=_row_numbers(rows))
+    return Found(
+        Result(*_numbers(row), int(row["n"]), {name: row[name] for name in PATTERNS}), rows=_row_numbers([row])
+    )
+
+
+def _row_numbers(rows: Sequence[Row]) -> tuple[int, ...]:
+    """Of rows in the tidy table."""
+    return tuple(row[NUMBER] for row in rows)
 
 
 def _numbers_differ(rows: Sequence[Row]) -> bool:

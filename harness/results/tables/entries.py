@@ -18,10 +18,11 @@ def in_override(value: Any) -> str:
 
 
 class Column(NamedTuple):
-    """A quantity; `{name}` stands for a value of the row or panel. scale: 100 for percent.
+    """A quantity, or a point of a curve; `{name}` stands for a value of the row or panel. scale: 100 for percent.
 
     dataset: of which the result is, where it is not the panel's: an out-of-distribution set, or `average`. reference:
-    a pattern of the in-distribution set that it is told from. settings, runs: as in a row.
+    a pattern of the in-distribution set that it is told from. settings, runs, printed: as in a row. x: of the point
+    (a list of them in the file is as many columns of one label).
     """
 
     label: str
@@ -35,6 +36,13 @@ class Column(NamedTuple):
     reference: str = "*"
     settings: Settings | None = None
     runs: Mapping[str, Any] | None = None
+    x: float | None = None
+    printed: Mapping[str, str] | None = None
+
+    @property
+    def heading(self) -> str:
+        """The label, of a point with its x."""
+        return self.label if self.x is None else f"{self.label} {self.x:g}"
 
 
 @dataclass(frozen=True)
@@ -80,16 +88,21 @@ class Found(NamedTuple):
     """What the results hold for an entry: one number, or why there is none.
 
     done: of runs whose mean is asked for, how many there are. several: what tells apart the results that fit, where
-    they are of different settings: none is taken.
+    they are of different settings: none is taken. rows: of the tidy table that say all this, by their place in it.
     """
 
     ours: Result | None = None
     done: int = 0
     several: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
 
 
 class Entry(NamedTuple):
-    """One number of a table: what is asked for, what there is, the published one if there is one."""
+    """One number of a table: what is asked for, what there is, the published one if there is one.
+
+    near: why the published figure, of another network or of other images, is no measure of ours. external: only the
+    published figure is meant to be there.
+    """
 
     panel: str
     label: str
@@ -100,6 +113,8 @@ class Entry(NamedTuple):
     note: str
     settings: Settings = MappingProxyType({})
     runs: Runs | None = None
+    near: str = ""
+    external: bool = False
 
     @property
     def ours(self) -> Result | None:
@@ -108,8 +123,23 @@ class Entry(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """Ours - reported; nan where one is not there."""
-        return self.ours.value - self.reported if self.ours else math.nan
+        """Ours - reported; nan where one is not there, or the two are of different things."""
+        return self.ours.value - self.reported if self.ours and not self.near else math.nan
+
+
+@dataclass(frozen=True)
+class Plot:
+    """The picture of a table: a field for each panel and column label.
+
+    kind: `lines` (with bands) or `bars` (one a row, with whiskers). x: of lines, `point` (the columns' x) or a setting
+    of the rows (`gamma`), whose rows of one method are a line. x_label, y_label: words at the axes; the column's label
+    where there is none.
+    """
+
+    kind: str
+    x: str = "point"
+    x_label: str = ""
+    y_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +151,7 @@ class Table:
     source: str
     panels: list[dict[str, Any]]
     published: str | None = None
+    plot: Plot | None = None
     notes: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
 
@@ -131,7 +162,8 @@ class Table:
 
     def missing(self) -> list[Entry]:
         """Entries that something has to be computed for."""
-        return [entry for entry in self.entries if entry.ours is None and not entry.found.several]
+        asked = (entry for entry in self.entries if not entry.external)
+        return [entry for entry in asked if entry.ours is None and not entry.found.several]
 
     def ambiguous(self) -> list[Entry]:
         """Entries that results of several settings fit."""

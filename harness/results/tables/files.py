@@ -1,37 +1,61 @@
-"""The files of results/tables/: written anew, and told of."""
+"""The files of results/tables/ and, behind them, of results/measured/: written anew, and told of."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import pandas as pd
 
 from ...config import ConfigError, suggest
 from ...store.files import write_atomically
 from .entries import Table
 from .filling import by_samples, fill_table
+from .measured import keep, read_tidy, united
+from .plotting import draw
 from .rendering import render
 from .spec import names
 
 
 def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
-    """Fill tables (all of them if none is named) and write `<results>/tables/<name>.md` and `.csv`.
+    """Fill tables (all of them if none is named); write `<results>/tables/<name>.md`, `.csv` and, of a plot, `.png`.
 
+    The rows that they show are kept in `<results>/measured/<name>.csv`.
     Raises ConfigError for a name that is not in conf/table, or a specification that cannot be read.
     """
     wanted = list(chosen) or names()
     if unknown := [name for name in wanted if name not in names()]:
         raise ConfigError(suggest(unknown[0], names(), "table"))
-    tidy = by_samples(results / "tidy")
-    made = [fill_table(name, tidy) for name in wanted]
-    for table in made:
-        for kind in ("md", "csv"):
-            write_atomically(results / "tables" / f"{table.name}.{kind}", render(table, kind).encode())
-    return made
+    tidy = read_tidy(results / "tidy" / "results.csv")
+    return [_regenerate(name, tidy, results) for name in wanted]
+
+
+def _regenerate(name: str, tidy: pd.DataFrame, results: Path) -> Table:
+    rows = united(name, tidy, results)
+    table = fill_table(name, by_samples(rows))
+    for kind in ("md", "csv"):
+        write_atomically(results / "tables" / f"{name}.{kind}", render(table, kind).encode())
+    picture = results / "tables" / f"{name}.png"
+    if drawn := draw(table):
+        write_atomically(picture, drawn)
+    else:
+        picture.unlink(missing_ok=True)
+    keep(table, rows, results)
+    return table
 
 
 def summary(table: Table, results: Path) -> str:
     """One line: how full the table is and where it lies."""
     ours = sum(entry.ours is not None for entry in table.entries)
+    asked = sum(not entry.external for entry in table.entries)
     reported = sum(not math.isnan(entry.reported) for entry in table.entries)
     path = (results / "tables" / f"{table.name}.md").absolute()
-    doubtful = f", {len(table.ambiguous())} fit several results" if table.ambiguous() else ""
-    return f"{table.name}: {ours} of {len(table.entries)} cells computed{doubtful}, {reported} reported: {path}"
+    said = [f"{ours} of {asked} cells computed", *_remarks(table), f"{reported} reported"]
+    return f"{table.name}: {', '.join(said)}: {path}"
+
+
+def _remarks(table: Table) -> Iterator[str]:
+    """Of cells that several results fit."""
+    if doubtful := len(table.ambiguous()):
+        yield f"{doubtful} fit several results"
+    if others := sum(bool(entry.ours and entry.ours.others) for entry in table.entries):
+        yield f"{others} have results on fewer images or of an older version, too"

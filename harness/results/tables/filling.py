@@ -3,38 +3,27 @@
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ... import config as configs
-from ..reading import read_table
-from .choosing import choose, fits
+from .choosing import NUMBER, choose, fits
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table
-from .spec import Names, columns_of, read_spec, rows_of, runs_of
+from .spec import PRINTED, Names, columns_of, plot_of, read_spec, rows_of, runs_of
 
 PUBLISHED = configs.ROOT / "results" / "published"
 IN_COLUMN = ("dataset", "reference", "metric", "subset", "stat", "variant")  # given by a column
 
 Values = Mapping[str, Any]
-Results = dict[tuple[str, ...], list[dict[str, Any]]]  # rows by NAMES, in the order of `by_samples`
-Published = dict[Names, tuple[float, str]]  # (method, network, dataset, metric, subset, variant, stat) -> value, note
+Results = dict[tuple[str, ...], list[dict[str, Any]]]  # rows by NAMES and x, in the order of `by_samples`
+Published = dict[Names, tuple[float, str]]  # (method, *PRINTED, x) -> value, note
 
 
-def read_tidy(path: Path) -> pd.DataFrame:
-    """A tidy result table; text columns hold text, also where they are empty."""
-    keys = ["cell_key", "metric_key", "run_id", "weights", "precision", "seed", "settings"]
-    texts = [*NAMES, *PATTERNS, *keys, "status", "x", "x_label"]
-    return read_table(path, texts)
-
-
-def by_samples(tidy: Path) -> pd.DataFrame:
-    """All rows of a folder, those of the most samples last; with standard deviations."""
-    if not (tidy / "results.csv").is_file():
-        return pd.DataFrame(columns=[*NAMES, *PATTERNS, "status", "value", "ci_low", "ci_high", "n"])
-    rows = with_deviations(read_tidy(tidy / "results.csv"))
-    return rows.sort_values(["n", "cell_key", "metric_key"], kind="stable")
+def by_samples(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a tidy table, those of the most samples last; with standard deviations."""
+    made = with_deviations(rows.assign(**{NUMBER: range(len(rows))}))
+    return made.sort_values(["n", "cell_key", "metric_key"], kind="stable")
 
 
 def with_deviations(rows: pd.DataFrame) -> pd.DataFrame:
@@ -54,38 +43,48 @@ def fill_table(name: str, tidy: pd.DataFrame) -> Table:
     entries = [
         _entry(panel, row, Column(**column), results, published)
         for panel in spec["panels"]
-        for row in rows_of(spec)
+        for row in rows_of(spec, panel)
         for column in columns_of(spec, panel)
     ]
     notes = spec.get("notes", [])
-    return Table(name, spec["title"], spec["source"], spec["panels"], spec.get("published"), notes, entries)
+    about = (spec["title"], spec["source"], spec["panels"], spec.get("published"), plot_of(spec))
+    return Table(name, *about, notes, entries)
 
 
 def _published(file: str | None) -> Published:
     if file is None:
         return {}
-    frame = pd.read_csv(PUBLISHED / file, dtype={"note": str}).fillna({"note": ""})
-    keys = frame[["row", "model", "dataset", "metric", "subset", "variant", "stat"]].itertuples(index=False, name=None)
+    frame = pd.read_csv(PUBLISHED / file, dtype={"note": str, "x": str}).fillna({"note": "", "x": ""})
+    points = frame["x"].map(point) if "x" in frame else ""
+    keys = frame.assign(x=points)[["row", *PRINTED, "x"]].itertuples(index=False, name=None)
     return dict(zip(keys, zip(frame["value"].astype(float), frame["note"], strict=True), strict=True))
 
 
 def _by_names(tidy: pd.DataFrame) -> Results:
     """The rows that did not fail, in the same order."""
     held = tidy[~tidy["status"].str.startswith("failed")]
-    return {names: rows.to_dict("records") for names, rows in held.groupby(list(NAMES), sort=False)}
+    keys = [*(held[name] for name in NAMES), held["x"].map(point)]
+    return {names: rows.to_dict("records") for names, rows in held.groupby(keys, sort=False)}
+
+
+def point(x: object) -> str:
+    """The place on a curve as text, alike for 500, 500.0 and `500.0`; empty for what is no point."""
+    return "" if x is None or x == "" else f"{float(str(x)):.9g}"
 
 
 def _entry(panel: dict[str, Any], row: Values, column: Column, results: Results, published: Published) -> Entry:
     asked, settings = _asked(panel, row, column), _settings(panel, column._asdict(), row)
     runs = runs_of(row) or runs_of(column._asdict()) or runs_of(panel)
-    fitting = [each for each in _named(results, asked) if fits(each, settings)]
-    reported, note = published.get(_printed(panel, row, asked, runs), (math.nan, ""))
-    return Entry(panel["label"], row["label"], column, asked, choose(fitting, runs), reported, note, settings, runs)
+    external, near = bool(row.get("external")), panel.get("near", "")
+    fitting = [] if external else [each for each in _named(results, asked, column) if fits(each, settings)]
+    reported, note = published.get(_printed(panel, row, column, asked, runs), (math.nan, ""))
+    about = (reported, note, settings, runs, near, external)
+    return Entry(panel["label"], row["label"], column, asked, choose(fitting, runs), *about)
 
 
 def _asked(panel: dict[str, Any], row: Values, column: Column) -> dict[str, str]:
     """NAMES and PATTERNS of an entry."""
-    values = {**panel, **row}
+    values = {"method": row.get("row"), **panel, **row}
     return {
         **{name: str(values[name]) for name in ("method", "model")},
         **{name: str(getattr(column, name)).format(**values) for name in IN_COLUMN},
@@ -98,15 +97,17 @@ def _settings(*parts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for part in parts for name, value in (part.get("settings") or {}).items()}
 
 
-def _printed(panel: dict[str, Any], row: Values, asked: Values, runs: Runs | None) -> Names:
+def _printed(panel: Values, row: Values, column: Column, asked: Values, runs: Runs | None) -> Names:
     """Under which names the published file has an entry."""
-    one = runs is not None and runs.only is not None
-    names = {**asked, "subset": f"run={runs.only}" if runs and one else asked["subset"]}
-    method, network = str(row.get("row", asked["method"])), str(panel.get("network", panel["model"]))
-    return method, network, *(names[key] for key in ("dataset", "metric", "subset", "variant", "stat"))
+    names = {**asked, "model": str(panel.get("network", panel["model"]))}
+    for given in (panel.get("printed"), column.printed, row.get("printed")):
+        names |= {name: str(value).format(**{**panel, **row}) for name, value in (given or {}).items()}
+    if runs and runs.only is not None:
+        names["subset"] = f"run={runs.only}"
+    return str(row.get("row", asked["method"])), *(names[key] for key in PRINTED), point(column.x)
 
 
-def _named(results: Results, asked: Values) -> list[dict[str, Any]]:
-    """Rows of an entry's NAMES and PATTERNS."""
-    held = results.get(tuple(asked[name] for name in NAMES), [])
+def _named(results: Results, asked: Values, column: Column) -> list[dict[str, Any]]:
+    """Rows of an entry's NAMES and PATTERNS, at its point."""
+    held = results.get((*(asked[name] for name in NAMES), point(column.x)), [])
     return [row for row in held if all(fnmatchcase(row[name], asked[name]) for name in PATTERNS)]

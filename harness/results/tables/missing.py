@@ -99,9 +99,7 @@ def note_lines(table: Table) -> list[str]:
         f"`runs:` of conf/table/{table.name}.yaml"
         for several, number in doubtful
     ]
-    several = sum(bool(entry.ours and entry.ours.others) for entry in table.entries)
-    chosen = [f"{several} cells had several results of the same settings: the one with most samples is shown"]
-    return [*table.notes, *notes, *refused, *(chosen if several else [])]
+    return [*table.notes, *notes, *refused]
 
 
 def _counted(texts: list[str]) -> Iterator[tuple[str, int]]:

@@ -9,6 +9,7 @@ import pandas as pd
 from .. import markdown as md
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table, in_override
 from .missing import missing_lines, note_lines
+from .plotting import is_drawn
 
 NONE, BETWEEN = "–", " · "
 
@@ -19,14 +20,23 @@ def render(table: Table, kind: str) -> str:
 
 
 def entry_text(entry: Entry, compared: bool) -> str:
-    """`ours ± half-width · reported · difference · n`, or without the middle two; a dash for what is not there."""
-    ours, unit = entry.ours, entry.column
-    reported = [_number(entry.reported, unit), _number(entry.difference, unit, "+")] if compared else []
+    """`ours ± half-width · reported · difference · n`, or without the middle two; a dash for what is not there.
+
+    The published figure of another network or of other images stands in brackets, without a difference.
+    """
+    ours, reported = entry.ours, _compared(entry) if compared else []
     runs = f"{ours.runs} x " if ours and ours.runs > 1 else ""
     parts = [_ours(entry), *reported, f"{runs}{ours.n}" if ours else NONE]
     while len(parts) > 1 and parts[-1] == NONE:
         parts.pop()
     return BETWEEN.join(parts)
+
+
+def _compared(entry: Entry) -> list[str]:
+    reported = _number(entry.reported, entry.column)
+    if entry.near:
+        return [reported if reported == NONE else f"({reported})"]
+    return [reported, _number(entry.difference, entry.column, "+")]
 
 
 def _ours(entry: Entry) -> str:
@@ -42,7 +52,9 @@ def _ours(entry: Entry) -> str:
 
 
 def status(entry: Entry) -> str:
-    """Why there is no number though there are results: too few runs, or results of several settings."""
+    """Why there is no number: none is asked for, there are too few runs, or there are results of several settings."""
+    if entry.external:
+        return "published only"
     if entry.found.several:
         return f"{len(entry.found.several)} results"
     return f"{entry.found.done} of {entry.runs.count} runs" if entry.runs and entry.found.done else ""
@@ -54,8 +66,8 @@ def _number(value: float, unit: Column, sign: str = "") -> str:
 
 def _grid(entries: list[Entry], compared: bool) -> tuple[list[str], list[list[str]]]:
     """Headings and lines: a line a row label, a column a quantity."""
-    columns = list(dict.fromkeys(entry.column.label for entry in entries))
-    texts = {(entry.label, entry.column.label): entry_text(entry, compared) for entry in entries}
+    columns = list(dict.fromkeys(entry.column.heading for entry in entries))
+    texts = {(entry.label, entry.column.heading): entry_text(entry, compared) for entry in entries}
     labels = list(dict.fromkeys(entry.label for entry in entries))
     return ["method", *columns], [[label, *(texts[label, column] for column in columns)] for label in labels]
 
@@ -72,19 +84,35 @@ def legend(table: Table) -> str:
 def markdown(table: Table) -> str:
     """A heading and a grid a panel; under them what is missing and what to know."""
     lines = [f"# {table.title}", "", f"Source: {table.source}.", "", f"Each cell: {legend(table)}.", ""]
+    lines += [f"![{table.title}]({table.name}.png)", ""] if is_drawn(table) else []
     for label, entries in table.by_panel():
         head, body = _grid(entries, table.published is not None)
-        lines += [f"## {label}", "", *md.heading(head), *map(md.row, body), ""]
+        lines += [f"## {label}", "", *_paragraph(remark(entries)), *md.heading(head), *map(md.row, body), ""]
     for title, items in [("Missing", missing_lines(table)), ("Notes", note_lines(table))]:
         lines += [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
     return "\n".join(lines)
 
 
+def _paragraph(text: str) -> list[str]:
+    return [text, ""] if text else []
+
+
+def remark(entries: list[Entry]) -> str:
+    """What stands under the heading of a panel that is not the paper's; empty under another."""
+    near = next((entry.near for entry in entries if entry.near), "")
+    printed = any(not math.isnan(entry.reported) for entry in entries)
+    brackets = (
+        " In brackets the published figure, which is of something else: no difference is taken." if printed else ""
+    )
+    return f"Near, not the same: {near}.{brackets}" if near else ""
+
+
 def comma_separated(table: Table) -> str:
     """One line an entry, numbers unrounded to six digits, unscaled."""
-    order = ["table", "panel", "row", "column", *NAMES, *PATTERNS, "settings", "runs", "value", "half_width", "sigma"]
+    order = ["table", "panel", "row", "column", "x", *NAMES, *PATTERNS, "settings", "runs"]
+    order += ["value", "half_width", "sigma", "reported", "difference", "n", "status", "note", "near"]
     lines = pd.DataFrame([{"table": table.name, **_fields(entry)} for entry in table.entries])
-    frame = lines.reindex(columns=[*order, "reported", "difference", "n", "status", "note"]).astype({"n": "Int64"})
+    frame = lines.reindex(columns=order).astype({"n": "Int64"})
     buffer = io.StringIO()
     frame.to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
     return buffer.getvalue()
@@ -93,8 +121,8 @@ def comma_separated(table: Table) -> str:
 def _fields(entry: Entry) -> dict[str, Any]:
     ours, held = entry.ours, {"n": None, "status": status(entry)}
     found = ours.found | {name: getattr(ours, name) for name in ("value", "half_width", "sigma", "n")} if ours else held
-    place = {"panel": entry.panel, "row": entry.label, "column": entry.column.label}
-    compared = {"reported": entry.reported, "difference": entry.difference, "note": entry.note}
+    place = {"panel": entry.panel, "row": entry.label, "column": entry.column.label, "x": entry.column.x}
+    compared = {"reported": entry.reported, "difference": entry.difference, "note": entry.note, "near": entry.near}
     settings = ", ".join(f"{name}={in_override(value)}" for name, value in entry.settings.items())
     return {**place, **entry.asked, "settings": settings, "runs": _runs(entry.runs), **found, **compared}
 
@@ -111,7 +139,8 @@ def latex(table: Table) -> str:
     for label, entries in table.by_panel():
         head, body = _grid(entries, table.published is not None)
         rows = [" & ".join(map(_tex, texts)) + r" \\" for texts in [head, *body]]
-        lines += [f"% {_tex(label)}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", rows[0]]
+        lines += [f"% {_tex(text)}" for text in filter(None, [label, remark(entries)])]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", rows[0]]
         lines += [r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines)
 

@@ -8,9 +8,11 @@ from omegaconf import OmegaConf
 
 from ... import config as configs
 from ...config import ConfigError, suggest
-from .entries import Column, Runs
+from .entries import Column, Plot, Runs
 
-CHOICES = ("columns", "each", "without", "settings")  # parts of a file that not every table has
+CHOICES = ("columns", "each", "without", "settings", "plot")  # parts of a file that not every table has
+PRINTED = ("model", "dataset", "metric", "subset", "variant", "stat")  # names in a published file
+KINDS = ("lines", "bars")  # of plots
 NEEDED = tuple(key for key in Column._fields if key not in Column._field_defaults)  # keys of a column
 
 SEEDS = ("seed", "subset_seed")  # what runs can differ in
@@ -28,13 +30,31 @@ def read_spec(name: str) -> dict[str, Any]:
     path = configs.CONF / "table" / f"{name}.yaml"
     spec: Any = OmegaConf.to_container(OmegaConf.load(path))
     _check_keys(path, "table", spec, ("title", "source", "rows", "panels"), ("published", "notes", *CHOICES))
+    _check_plot(path, spec.get("plot"))
     for panel in spec["panels"]:
-        _check_keys(path, "panel", panel, ("label", "model", "dataset", "fill"), None)
-        for column in columns_of(spec, panel):
-            _check_keys(path, "column", column, NEEDED, tuple(Column._field_defaults))
-        for part in (panel, *columns_of(spec, panel), *rows_of(spec)):
-            _check_runs(path, part.get("runs") or {})
+        _check_panel(path, spec, panel)
     return spec
+
+
+def _check_panel(path: Path, spec: Mapping[str, Any], panel: Mapping[str, Any]) -> None:
+    rows, columns = list(rows_of(spec, panel)), columns_of(spec, panel)
+    to_fill = () if all(row.get("external") for row in rows) else ("fill",)
+    _check_keys(path, "panel", panel, ("label", "model", "dataset", *to_fill), None)
+    for column in columns:
+        _check_keys(path, "column", column, NEEDED, tuple(Column._field_defaults))
+    for row in rows:
+        _check_keys(path, "row", row, ("label", "row" if row.get("external") else "method"), None)
+    for part in (panel, *columns, *rows):
+        _check_runs(path, part.get("runs") or {})
+        _check_keys(path, "printed", part.get("printed") or {}, (), PRINTED)
+
+
+def _check_plot(path: Path, plot: Mapping[str, Any] | None) -> None:
+    if plot is None:
+        return
+    _check_keys(path, "plot", plot, ("kind",), ("x", "x_label", "y_label"))
+    if plot["kind"] not in KINDS:
+        raise ConfigError(f"{path}: " + suggest(str(plot["kind"]), KINDS, "kind of a plot"))
 
 
 def _check_runs(path: Path, runs: Mapping[str, Any]) -> None:
@@ -59,8 +79,19 @@ def _check_keys(path: Path, what: str, given: Mapping[str, Any], needed: Names, 
 
 
 def columns_of(spec: Mapping[str, Any], panel: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The panel's columns, or those of the whole table."""
-    return panel.get("columns") or spec.get("columns") or []
+    """The panel's columns, or those of the whole table; a list of points is as many columns."""
+    every = panel.get("columns") or spec.get("columns") or []
+    return [each for column in every for each in _points(column)]
+
+
+def _points(column: dict[str, Any]) -> list[dict[str, Any]]:
+    x = column.get("x")
+    return [{**column, "x": each} for each in x] if isinstance(x, list) else [column]
+
+
+def plot_of(spec: Mapping[str, Any]) -> Plot | None:
+    """The table's picture, if it has one."""
+    return Plot(**spec["plot"]) if spec.get("plot") else None
 
 
 def runs_of(part: Mapping[str, Any]) -> Runs | None:
@@ -68,9 +99,9 @@ def runs_of(part: Mapping[str, Any]) -> Runs | None:
     return Runs(**part["runs"]) if part.get("runs") else None
 
 
-def rows_of(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """label, method and what else stands for something in a column."""
-    methods = spec["rows"]
+def rows_of(spec: Mapping[str, Any], panel: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The panel's rows, or those of the whole table: label, method and what else stands for something in a column."""
+    methods = panel.get("rows") or spec["rows"]
     if isinstance(methods, str):
         known = [name for name in _of_package(f"assay.methods.{methods}.") if name not in spec.get("without", [])]
         settings = spec.get("settings", {})

@@ -28,12 +28,15 @@ def settings_of(row: Row) -> dict[str, Any]:
 def fits(row: Row, wanted: Settings) -> bool:
     """Whether a row has the settings that are asked for."""
     held = settings_of(row) if wanted else {}
-    return all(_agrees(held.get(name, "none"), value) for name, value in wanted.items())
+    return all(_agrees(held, name, value) for name, value in wanted.items())
 
 
-def _agrees(held: Any, wanted: Any) -> bool:
-    """A list is meant as it stands; in a pattern its brackets would be a choice of letters."""
-    return list(wanted) == held if isinstance(wanted, list) else fnmatchcase(str(held), str(wanted))
+def _agrees(held: Settings, name: str, wanted: Any) -> bool:
+    """A list is meant as it stands; in a pattern its brackets would be a choice of letters. None: null, or not there."""
+    if wanted is None:
+        return held.get(name) is None and not any(key.startswith(f"{name}.") for key in held)
+    found = held.get(name, "none")
+    return list(wanted) == found if isinstance(wanted, list) else fnmatchcase(str(found), str(wanted))
 
 
 def choose(rows: Sequence[Row], runs: Runs | None) -> Found:

@@ -13,7 +13,9 @@ Settings = Mapping[str, Any]  # of the results that an entry takes: name -> valu
 
 
 def in_override(value: Any) -> str:
-    """A setting's value as on the command line: `[C,Psi]`."""
+    """A setting's value as on the command line: `[C,Psi]`, `null`."""
+    if value is None:
+        return "null"
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 

@@ -67,6 +67,8 @@ def _wanted(entries: Sequence[Entry]) -> dict[str, list[str]]:
 def _overrides(entry: Entry) -> Iterator[tuple[str, str]]:
     method = entry.asked["method"]
     for name, value in entry.settings.items():
+        if name.endswith("_target_"):
+            continue  # results know a class by its name alone: the panel's command has it whole
         if name in OF_A_RUN or name.split(".")[0] in _settings_of(method):
             yield name if name in OF_A_RUN else f"method.{method}.{name}", in_override(value)
     if entry.runs:

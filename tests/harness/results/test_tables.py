@@ -342,6 +342,30 @@ def test_a_setting_that_is_a_list_is_meant_as_it_stands(filled: Callable[..., Ta
     assert "`python run.py x=1 'method.gradient_hedge.terms=[A,U]'`" in missing_lines(table)[0]
 
 
+def test_a_setting_may_be_null_or_a_class(filled: Callable[..., Table]) -> None:
+    """Null is what is null or not there, not what has parts, and says so on the command line; a class is known by its
+    name, which no command line takes."""
+    rows = [
+        tidy_row(method="lrp_epsilon", value=value, settings=settings(**made), cell_key=str(value))
+        for value, made in (
+            (0.25, {"first": {"_target_": "ZBox"}, "dense": None}),
+            (0.5, {"first": None, "dense": "x"}),
+        )
+    ]
+    each = [
+        {"label": str(wanted), "method": "lrp_epsilon", "settings": wanted}
+        for wanted in (
+            {"first._target_": "ZBox"},
+            {"dense": None},
+            {"first": None},
+            {"first._target_": "Flat", "dense": None},
+        )
+    ]
+    table = filled(*rows, rows=each)
+    assert [text[:5] for text in texts(table)] == ["0.250", "0.250", "0.500", "–"]
+    assert "`python run.py x=1 method.lrp_epsilon.dense=null`" in missing_lines(table)[0]
+
+
 @pytest.mark.parametrize(
     "runs, splits",
     [(SEEDS, ["test"] * 3), (SAMPLES, [f"test[:9]@seed{seed}" for seed in range(3)])],
@@ -537,7 +561,7 @@ def test_a_panel_near_the_papers(filled: Callable[..., Table], monkeypatch: pyte
     line = "{},vgg16,imagenet,pointing_game,predicted,tol=15px,class_mean,0.9,"
     lines = ["row,model,dataset,metric,subset,variant,stat,value,note", line.format("gradcam"), line.format("theirs")]
     (configs.CONF / "toy.csv").write_text("\n".join(lines))
-    near = SPEC["panels"][0] | {
+    near: dict[str, Any] = SPEC["panels"][0] | {
         "near": "another network on VOC",
         "network": "vgg16",
         "printed": {"dataset": "imagenet"},

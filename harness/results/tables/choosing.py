@@ -32,7 +32,7 @@ def fits(row: Row, wanted: Settings) -> bool:
 
 
 def _agrees(held: Settings, name: str, wanted: Any) -> bool:
-    """A list is meant as it stands; in a pattern its brackets would be a choice of letters. None: null, or not there."""
+    """A list is meant as it stands: a pattern's brackets are a choice of letters. None: null, or not there."""
     if wanted is None:
         return held.get(name) is None and not any(key.startswith(f"{name}.") for key in held)
     found = held.get(name, "none")

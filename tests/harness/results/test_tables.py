@@ -346,14 +346,14 @@ def test_a_setting_may_be_null_or_a_class(filled: Callable[..., Table]) -> None:
     """Null is what is null or not there, not what has parts, and says so on the command line; a class is known by its
     name, which no command line takes."""
     rows = [
-        tidy_row(method="lrp_epsilon", value=value, settings=settings(**made), cell_key=str(value))
+        tidy_row(method="lrp_alpha1beta0", value=value, settings=settings(**made), cell_key=str(value))
         for value, made in (
             (0.25, {"first": {"_target_": "ZBox"}, "dense": None}),
             (0.5, {"first": None, "dense": "x"}),
         )
     ]
     each = [
-        {"label": str(wanted), "method": "lrp_epsilon", "settings": wanted}
+        {"label": str(wanted), "method": "lrp_alpha1beta0", "settings": wanted}
         for wanted in (
             {"first._target_": "ZBox"},
             {"dense": None},
@@ -363,7 +363,7 @@ def test_a_setting_may_be_null_or_a_class(filled: Callable[..., Table]) -> None:
     ]
     table = filled(*rows, rows=each)
     assert [text[:5] for text in texts(table)] == ["0.250", "0.250", "0.500", "–"]
-    assert "`python run.py x=1 method.lrp_epsilon.dense=null`" in missing_lines(table)[0]
+    assert "`python run.py x=1 method.lrp_alpha1beta0.dense=null`" in missing_lines(table)[0]
 
 
 @pytest.mark.parametrize(
@@ -618,7 +618,7 @@ def test_a_bare_clone_regenerates_the_same_table(filled: Callable[..., Table], t
     rows += [tidy_row(method="rap", seed=str(k), cell_key=f"s{k}", value=k / 7) for k in range(3)]
     rows += [tidy_row(method="rsp", stat="mean", settings=settings(steps=k), cell_key=f"t{k}", value=k) for k in (1, 2)]
     rows += [tidy_row(method="agf", stat="mean", cell_key="d"), tidy_row(method="rise", cell_key="unasked")]
-    each = [{"label": name, "method": name} for name in ("gradcam", "rsp", "agf")]
+    each: list[dict[str, Any]] = [{"label": name, "method": name} for name in ("gradcam", "rsp", "agf")]
     each += [{"label": "rap", "method": "rap", "runs": SEEDS}]
     columns = [SPEC["columns"][0] | {"label": stat, "stat": stat} for stat in ("class_mean", "mean", "std")] + [CURVE]
     table = filled(*rows, rows=each, columns=columns, plot={"kind": "lines"})

@@ -316,6 +316,8 @@ def fit(detector: str | object, model: Model, train: Data | None = None, *, over
     if config.train is not None:  # what a run would score is not read: it may as well be what is fitted on
         data = replace(config.train, made=build(config.train))
         config = replace(config, dataset=data, train=data)
+    elif config.validation is not None:
+        config = replace(config, dataset=config.validation)
     with tempfile.TemporaryDirectory(prefix="assay-") as scratch, redirect_stdout(sys.stderr):
         return Scorer.of(Request.of(config, Path(scratch)))
 

@@ -2,19 +2,22 @@
 
 A detector scores images; **higher = more likely out of distribution, or wrong**, always. Most detectors are
 functions of what one forward pass leaves behind (`Features`), so one pass over a data set serves all of them;
-those that need the image again (ODIN's perturbation) say so in `needs`. N images, C classes, D features.
+those that need the image again (ODIN's perturbation) say so in `needs`. What is expensive to find out about an image,
+and wanted of training images too, is a `Reading`: kept with the features, and shared. N images, C classes, D features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import pandas as pd
 from torch import Tensor
 
 from .forward import ForwardPass
-from .types import ResultRow
+from .network import Network
+from .seeds import SampleRng
+from .types import Needs, ResultRow
 
 AVERAGE = "average"  # of the ood sets, in place of a set's name
 State = dict[str, Tensor]  # what a fit leaves; stored as safetensors
@@ -35,13 +38,53 @@ class LinearHead(NamedTuple):
         return LinearHead(self.weight.cpu(), self.bias.cpu())
 
 
+class ReadingNeeds(NamedTuple):
+    """What a reading needs.
+
+    of_pass: what the shared forward pass keeps for it. prepared_on: the set of images that its `prepare` looks at
+    (`training.PreparedReading`). draws: whether it draws random numbers; the run's seed is then part of its key.
+    """
+
+    of_pass: Needs = Needs()
+    prepared_on: Literal["train", "validation"] | None = None
+    draws: bool = False
+
+
+class Reading(Hashable, Protocol):
+    """What a network says of an image beyond logits and features: computed once an image, kept in the feature store.
+
+    A small frozen dataclass with its settings as fields: readings that are equal are one, whoever asks for them.
+    """
+
+    VERSION: ClassVar[int]
+
+    def needs(self) -> ReadingNeeds:
+        """What of the shared pass it reads, what it is prepared on, whether it draws."""
+
+    def about(self, network: Network) -> dict[str, Any]:
+        """All that its values depend on beside the network's weights, for JSON; what it decides by itself among it.
+
+        Shown with results.
+
+        Raises:
+            ValueError: it cannot be read of this network.
+        """
+
+    def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
+        """Values [N,...] of the images of one pass, of any type; an image's may depend on nothing but itself.
+
+        rng: drawn from per image. state: what `prepare` left, on the CPU (empty without). What it sends through the
+        network is counted by the network; passes of others are to be added to `forward.network.passes`.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """What one forward pass leaves of N images.
 
     logits: [N,C]. labels: int64 [N], -1 where there is none. penultimate: [N,D], the input of the last linear
     layer. layers: name -> [N,K], activations averaged over space. head: the last linear layer.
-    sigmoid: whether the classes do not exclude each other.
+    sigmoid: whether the classes do not exclude each other. readings: values [N,...] of each reading asked for.
     """
 
     logits: Tensor
@@ -50,6 +93,7 @@ class Features:
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     head: LinearHead | None = None
     sigmoid: bool = False
+    readings: Mapping[Reading, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -75,6 +119,16 @@ class Features:
             raise ValueError(f"{layer or 'penultimate features'} not kept: name it in the detector's needs()")
         return kept
 
+    def reading(self, reading: Reading) -> Tensor:
+        """Values of a reading, [N,...].
+
+        Raises:
+            ValueError: these features were kept without it.
+        """
+        if reading not in self.readings:
+            raise ValueError(f"{reading} not kept: name it in the detector's needs().readings")
+        return self.readings[reading]
+
     def linear_head(self) -> LinearHead:
         """The last layer.
 
@@ -90,23 +144,21 @@ class Features:
 
     def rows(self, index: Tensor | slice) -> "Features":
         """The features of some images."""
-        return replace(
-            self,
-            logits=self.logits[index],
-            labels=self.labels[index],
-            penultimate=None if self.penultimate is None else self.penultimate[index],
-            layers={name: values[index] for name, values in self.layers.items()},
-        )
+        return self._each(lambda values: values[index])
 
     def cpu(self) -> "Features":
         """On the CPU, where detectors fit and score whatever the network runs on."""
+        moved = self._each(lambda values: values.cpu())
+        return moved if self.head is None else replace(moved, head=self.head.cpu())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
         return replace(
             self,
-            logits=self.logits.cpu(),
-            labels=self.labels.cpu(),
-            penultimate=None if self.penultimate is None else self.penultimate.cpu(),
-            layers={name: values.cpu() for name, values in self.layers.items()},
-            head=None if self.head is None else self.head.cpu(),
+            logits=change(self.logits),
+            labels=change(self.labels),
+            penultimate=None if self.penultimate is None else change(self.penultimate),
+            layers={name: change(values) for name, values in self.layers.items()},
+            readings={reading: change(values) for reading, values in self.readings.items()},
         )
 
 
@@ -142,12 +194,14 @@ class DetectorNeeds(NamedTuple):
 
     penultimate, layers: features beside the logits; layers by name, averaged over space. training: it is fitted.
     images: it looks at the images again; `score_images` is called instead of `score`, within the shared pass.
+    readings: what else is read of every image that it scores, and that it is fitted on (`Features.reading`).
     """
 
     penultimate: bool = False
     layers: tuple[str, ...] = ()
     training: bool = False
     images: bool = False
+    readings: tuple[Reading, ...] = ()
 
 
 class Detector(Protocol):

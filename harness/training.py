@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .detection import Detector, Features, LinearHead, State
+from .detection import Detector, Features, LinearHead, Reading, State
 from .network import Network
 from .types import Attributor
 
@@ -213,6 +213,7 @@ def joined(parts: Sequence[Features]) -> Features:
         labels=torch.cat([part.labels for part in parts]),
         penultimate=None if first.penultimate is None else torch.cat([part.tap() for part in parts]),
         layers={name: torch.cat([part.layers[name] for part in parts]) for name in first.layers},
+        readings={each: torch.cat([part.reading(each) for part in parts]) for each in first.readings},
     )
 
 
@@ -221,6 +222,13 @@ class FittedDetector(Detector, Protocol):
 
     def fit(self, training: TrainingSet) -> State:
         """What scoring needs of the training set; tensors of any shape, by name."""
+
+
+class PreparedReading(Reading, Protocol):
+    """A reading that looks at a set of images first (`needs().prepared_on`), as mutants are chosen before they vote."""
+
+    def prepare(self, images: TrainingSet) -> State:
+        """What reading needs of these images; tensors of any shape, by name. `images.seed` is the run's."""
 
 
 class FittedAttributor(Attributor, Protocol):

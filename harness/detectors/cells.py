@@ -1,6 +1,6 @@
 """The tables of failure detectors: a data set with its features, and the scores that are asked of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -8,7 +8,7 @@ from typing import cast
 import pandas as pd
 from torch import Tensor
 
-from ..detection import Detector, ImageDetector, State
+from ..detection import Detector, ImageDetector, Reading, State
 from ..engine.finite import check_rows
 from ..engine.request import Images
 from ..engine.samples import check_ids
@@ -48,7 +48,8 @@ class ScoreCell(ImageCell):
     def columns(self, group: str, prepared: None, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
         """Scores of a batch of images."""
         detector = cast(ImageDetector, self.detector)
-        scores = detector.score_images(forward, features_of(forward, self.features.head), self.state)
+        features = features_of(forward, self.features.head, self.detector.needs().layers)
+        scores = detector.score_images(forward, features, self.state)
         return {SCORE: checked_scores(self.name, scores, batch.image_ids)}
 
 
@@ -63,10 +64,14 @@ class ImageSet:
     def __len__(self) -> int:
         return self.images.stop
 
-    def featured(self) -> bool:
-        """Whether every image has all its features."""
-        every = [Shard(0, len(self))]
-        return not any(self.features.group(name).missing(every) for name in self.features.groups)
+    def check_featured(self, readings: Collection[Reading]) -> None:
+        """Raise ValueError unless all features of the set, and these readings, are there."""
+        features, every = self.features.only(readings), [Shard(0, len(self))]
+        groups = [features.group(name) for name in features.groups]
+        failures = [failure.why for group in groups if (failure := group.failure())]
+        if failures or any(group.missing(every) for group in groups):
+            why = failures[0] if failures else "some are missing; run again"
+            raise ValueError(f"no features of all {len(self)} images of {self.images.name}: {why}")
 
     def read_fits(self, detectors: list[str]) -> None:
         """Read what these detectors' fits left: a damaged one is found before anything is computed with it."""

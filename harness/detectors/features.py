@@ -1,34 +1,37 @@
 """Features of a data set's images, kept on disk: one pass of the network serves every detector.
 
-A set of features is a cell like any other (a row an image; groups `logits`, `penultimate`, `layer <name>`), in
-`<store>/features/<key>`, with the same shards, locks and way of resuming. Reading is by parts of fixed size, so
-that a training set of any length fits in memory and no number depends on how it was cut into shards.
+A set of features is a cell like any other (a row an image; groups `logits`, `penultimate`, `layer <name>`, and one for
+each reading, under its own key), in `<store>/features/<key>`, with the same shards, locks and way of resuming. They are
+read by parts of fixed size, so that a training set of any length fits in memory and no number depends on how it was cut
+into shards.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..detection import Features, LinearHead, pooled
+from ..detection import Features, LinearHead, Reading, pooled
 from ..engine.finite import check_rows
 from ..engine.job import Cell
 from ..forward import ForwardPass
 from ..network import Network
 from ..store.store import FEATURES, SAMPLES, CellStore, Group
 from ..types import Batch, Needs, Sample
+from .readings import KeptReading
 
 PART = 4096  # rows read, and scored, at once
 LOGITS, PENULTIMATE = "logits", "penultimate"
 
-Tap = Callable[[ForwardPass], Tensor]
+Tap = Callable[[ForwardPass, Batch], Tensor]
 
 
 def _layer_tap(layer: str) -> Tap:
-    return lambda forward: pooled(forward.activation(layer))
+    return lambda forward, _: pooled(forward.activation(layer))
 
 
 def _group_of(layer: str) -> str:
@@ -92,47 +95,81 @@ class ImageCell(Cell):
 class FeatureCell(ImageCell):
     """Features of one data set under one network."""
 
-    taps: dict[str, Tap]
+    taps: dict[str, Tap]  # of all groups but the readings'
     layers: tuple[str, ...]
+    readings: Mapping[Reading, KeptReading]
     head: LinearHead | None
     sigmoid: bool
 
     @classmethod
     def of(
-        cls, root: Path, key: str, network: Network, head: LinearHead | None, layers: Sequence[str]
+        cls,
+        root: Path,
+        key: str,
+        network: Network,
+        head: LinearHead | None,
+        layers: Sequence[str],
+        readings: Mapping[Reading, KeptReading] | None = None,
     ) -> "FeatureCell":
         """The cell below a store's root.
 
         Args:
             head: what the network ends in; with it the penultimate features are kept.
             layers: whose pooled activations are kept.
+            readings: which are kept.
         """
-        taps: dict[str, Tap] = {LOGITS: lambda forward: forward.scores}
+        taps: dict[str, Tap] = {LOGITS: lambda forward, _: forward.scores}
         if head is not None:
-            taps[PENULTIMATE] = lambda forward: forward.penultimate
+            taps[PENULTIMATE] = lambda forward, _: forward.penultimate
         taps |= {_group_of(layer): _layer_tap(layer) for layer in layers}
         groups = {name: name for name in (SAMPLES, *taps)}
-        store = CellStore(root / FEATURES, key)
-        return cls(FEATURES, store, groups, taps, tuple(layers), head, network.activation == "sigmoid")
+        store, sigmoid = CellStore(root / FEATURES, key), network.activation == "sigmoid"
+        bare = cls(FEATURES, store, groups, taps, tuple(layers), {}, head, sigmoid)
+        return bare._with(readings or {})
+
+    def _with(self, readings: Mapping[Reading, KeptReading]) -> "FeatureCell":
+        groups = {name: self.groups[name] for name in (SAMPLES, *self.taps)}
+        groups |= {kept.title: kept.key for kept in readings.values()}
+        about = {kept.key: {"name": kept.title, "identity": kept.identity} for kept in readings.values()}
+        return replace(self, groups=groups, readings=readings, about_groups=about)
+
+    def only(self, readings: Collection[Reading]) -> "FeatureCell":
+        """The same cell without its other readings."""
+        return self._with({each: kept for each, kept in self.readings.items() if each in readings})
+
+    @cached_property
+    def titled(self) -> dict[str, KeptReading]:
+        """Readings by the names of their groups."""
+        return {kept.title: kept for kept in self.readings.values()}
 
     def needs(self) -> Needs:
-        """All taps."""
-        return Needs(layers=self.layers, penultimate=self.head is not None)
+        """All taps, and what readings need."""
+        passes = [kept.reading.needs().of_pass for kept in self.titled.values()]
+        layers = {*self.layers, *(layer for needs in passes for layer in needs.layers)}
+        penultimate = self.head is not None or any(needs.penultimate for needs in passes)
+        return Needs(tuple(sorted(layers)), any(needs.input_graph for needs in passes), penultimate)
+
+    def cost_of(self, group: str) -> str:
+        """A reading's time is its own."""
+        return group if group in self.titled else self.name
 
     def columns(self, group: str, prepared: None, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
-        """Rows of one tap.
+        """Rows of one tap or reading.
 
         Raises:
             ValueError: values that are not finite, but logits: those of a class group without members are -inf.
         """
-        values = self.taps[group](forward)
+        if group in self.titled:
+            return {"values": self.titled[group].read(forward, batch)}
+        values = self.taps[group](forward, batch)
         if group != LOGITS:
             check_rows(f"features ({group}) are", values, batch.image_ids)
         return {"values": values}
 
-    def parts(self, stop: int) -> Iterator[Features]:
-        """The features of images 0 .. stop-1 in order, PART rows at a time."""
-        names, head = [name for name in self.groups if name != SAMPLES], None if self.head is None else self.head.cpu()
+    def parts(self, stop: int, readings: Collection[Reading] = ()) -> Iterator[Features]:
+        """The features of images 0 .. stop-1 in order, PART rows at a time; with some of the readings."""
+        titles = {each: self.readings[each].title for each in readings}
+        names, head = [*self.taps, *{*titles.values()}], None if self.head is None else self.head.cpu()
         columns = [_column(self.group(name), "values", stop) for name in names]
         labels = _column(self.group(SAMPLES), "label", stop)
         for label, *values in zip(labels, *columns, strict=True):
@@ -144,15 +181,16 @@ class FeatureCell(ImageCell):
                 {layer: part[_group_of(layer)] for layer in self.layers},
                 head,
                 self.sigmoid,
+                {each: part[title] for each, title in titles.items()},
             )
 
 
-def features_of(forward: ForwardPass, head: LinearHead | None) -> Features:
+def features_of(forward: ForwardPass, head: LinearHead | None, layers: Sequence[str]) -> Features:
     """The features of one forward pass, on its device, without labels; penultimate ones where there is a head."""
     unknown = torch.full((len(forward.images),), -1, device=forward.logits.device)
     penultimate = None if head is None else forward.penultimate
-    layers = {layer: pooled(forward.activation(layer)) for layer in forward.layers}
-    return Features(forward.scores, unknown, penultimate, layers, head, forward.network.activation == "sigmoid")
+    kept = {layer: pooled(forward.activation(layer)) for layer in layers}
+    return Features(forward.scores, unknown, penultimate, kept, head, forward.network.activation == "sigmoid")
 
 
 def _column(group: Group, name: str, stop: int) -> Iterator[np.ndarray]:

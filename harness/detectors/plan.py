@@ -1,13 +1,14 @@
 """From a request to a detection: the data sets, their features, and the scores that are asked of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ..config import ConfigError, RunConfig
-from ..detection import AVERAGE, Detector, LinearHead
+from ..detection import AVERAGE, Detector, LinearHead, Reading
 from ..engine.fitting import Fitting, check_training, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
@@ -16,9 +17,10 @@ from ..engine.targets import whole_images
 from ..network import Network
 from ..outputs import OutputError
 from ..store import identity
-from ..store.store import SAMPLES, SCORE, CellStore
+from ..store.store import SAMPLES, SCORE, CellStore, Shard
 from .cells import ImageSet, ScoreCell
 from .features import FeatureCell, linear_head
+from .readings import KeptReading, check_reading, kept_readings
 
 FEW_A_CLASS, FEW = 10, 500  # images below which a run says so
 TEST, TRAIN, VALIDATION = "test", "train", "validation"  # places of data sets in the config, beside the ood sets
@@ -32,6 +34,7 @@ class Detection:
     request: Request
     sets: dict[str, ImageSet]  # `test`, `validation`, and the ood sets by name
     training: ImageSet | None
+    readings: Mapping[Reading, KeptReading]
 
     @property
     def detectors(self) -> dict[str, Detector]:
@@ -51,6 +54,17 @@ class Detection:
     def everywhere(self) -> list[ImageSet]:
         """All image sets, that of the fits among them."""
         return [*self.sets.values(), *([self.training] if self.training else [])]
+
+    def at(self, place: str) -> ImageSet:
+        """The set of a place, or the one that fits are made on."""
+        if place != TRAIN:
+            return self.sets[place]
+        assert self.training is not None
+        return self.training
+
+    def readings_of(self, names: Iterable[str]) -> list[Reading]:
+        """What these detectors read beside features."""
+        return list(dict.fromkeys(each for name in names for each in self.detectors[name].needs().readings))
 
     @cached_property
     def unable(self) -> dict[str, str]:
@@ -81,22 +95,32 @@ class Detection:
         fits = {name: self.sets[TEST].cells[name].fit for name in self.wanted()}
         return [name for name, fit in fits.items() if fit is not None and not fit.exists()]
 
-    def job(self, place: str, names: list[str]) -> Job:
-        """The pass over a set's images that these detectors need: features, and scores of those that look at images."""
-        if place == TRAIN:
-            assert self.training is not None
-            return self._job(self.training, [self.training.features])
-        looking = [name for name in names if self.detectors[name].needs().images]
-        chosen = self.sets[place]
-        cells: list[Cell] = [chosen.features] if len(looking) < len(names) else []
-        return self._job(chosen, [*cells, *(chosen.cells[name] for name in looking)])
+    def unprepared(self) -> list[KeptReading]:
+        """Readings that lack what they are prepared to, and are asked of images that have not been read."""
+        asked = (self.readings[each] for each in self.readings_of(self.wanted()))
+        lacking = [kept for kept in asked if kept.fit is not None and not kept.fit.exists()]
+        return [kept for kept in {each.key: each for each in lacking}.values() if self._is_unread(kept)]
 
-    def _job(self, chosen: ImageSet, cells: list[Cell]) -> Job:
-        return Job(self.request, chosen.images, cells, whole_images)
+    def _is_unread(self, kept: KeptReading) -> bool:
+        places = [each for each in self.everywhere() if kept.title in each.features.groups]
+        groups = [(each.features.group(kept.title), Shard(0, len(each))) for each in places]
+        return any(group.missing([whole]) and not group.has_failed for group, whole in groups)
+
+    def job(self, place: str, names: list[str]) -> Job:
+        """The pass over a set's images that these detectors need: features, and scores of those that look at images.
+
+        Without detectors, what all of them share: features without readings.
+        """
+        looking = [name for name in names if self.detectors[name].needs().images and place != TRAIN]
+        chosen, readings = self.at(place), self.readings_of(names)
+        cells: list[Cell] = [chosen.features.only(readings)] if len(looking) < len(names) or not names else []
+        return Job(self.request, chosen.images, [*cells, *(chosen.cells[name] for name in looking)], whole_images)
 
     def unseen(self) -> int:
         """Images that missing scores need the network for."""
-        jobs = [self.job(TRAIN, [])] if self.training is not None and self.unfitted() else []
+        unfitted = self.unfitted()
+        jobs = [self.job(TRAIN, unfitted)] if self.training is not None and unfitted else []
+        jobs += [self.job(kept.place, []) for kept in self.unprepared() if kept.place]
         for place, each in self.sets.items():
             if names := [name for name in self.able if each.incomplete(name)]:
                 jobs.append(self.job(place, names))
@@ -135,16 +159,23 @@ def plan(request: Request) -> Detection:
     images = {place: Images.of(request, chosen, config.subset_seed) for place, chosen in places.items()}
     head = _head(request, images[TEST])
     layers = sorted({layer for detector in detectors.values() for layer in detector.needs().layers})
+    learning = [detector for detector in detectors.values() if detector.needs().training]
+    if learning or any(each.needs().prepared_on == TRAIN for each in _readings(detectors.values())):
+        images[TRAIN] = training_images(request)
+    readings = kept_readings(_readings(detectors.values()), request, images)
 
-    def featured(chosen: Images) -> ImageSet:
-        key = identity.digest(chosen.identity)
-        return ImageSet(chosen, FeatureCell.of(request.root, key, request.network, head, layers))
+    def featured(chosen: Images, of: Iterable[Detector]) -> ImageSet:
+        key, kept = identity.digest(chosen.identity), {each: readings[each] for each in _readings(of)}
+        return ImageSet(chosen, FeatureCell.of(request.root, key, request.network, head, layers, kept))
 
-    training = None
-    if any(detector.needs().training for detector in detectors.values()):
-        training = featured(training_images(request))
-    sets = {place: _scored(request, featured(each), training) for place, each in images.items()}
-    return Detection(request, sets, training)
+    training = featured(images[TRAIN], learning) if TRAIN in images else None
+    made = {place: featured(each, detectors.values()) for place, each in images.items() if place != TRAIN}
+    sets = {place: _scored(request, each, training, readings) for place, each in made.items()}
+    return Detection(request, sets, training, readings)
+
+
+def _readings(detectors: Iterable[Detector]) -> list[Reading]:
+    return list(dict.fromkeys(each for detector in detectors for each in detector.needs().readings))
 
 
 def _head(request: Request, test: Images) -> LinearHead | None:
@@ -163,21 +194,31 @@ def _no_head(request: Request) -> str:
     )
 
 
-def _scored(request: Request, chosen: ImageSet, training: ImageSet | None) -> ImageSet:
+def _scored(
+    request: Request, chosen: ImageSet, training: ImageSet | None, readings: Mapping[Reading, KeptReading]
+) -> ImageSet:
     """The set with a cell for the scores of each detector."""
     for name, detector in request.methods.items():
-        chosen.cells[name] = _cell(request, chosen, name, detector, training)
+        read = [readings[each].identity for each in detector.needs().readings]
+        chosen.cells[name] = _cell(request, chosen, name, detector, training, read)
     return chosen
 
 
-def _cell(request: Request, chosen: ImageSet, name: str, detector: Detector, training: ImageSet | None) -> ScoreCell:
+def _cell(
+    request: Request,
+    chosen: ImageSet,
+    name: str,
+    detector: Detector,
+    training: ImageSet | None,
+    readings: list[dict[str, Any]],
+) -> ScoreCell:
     config = request.config
     fitting = None
     if detector.needs().training:
         assert training is not None
         method = identity.named(config.method[name].settings)
         settings = {"method": method, "version": detector.VERSION, "seed": config.seed}
-        fitting = Fitting.of(request, training.images, settings)
+        fitting = Fitting.of(request, training.images, settings | ({"readings": readings} if readings else {}))
     labels = request.labels(chosen.images.name, name, "detection", "ood")
     cell = identity.cell_identity(
         chosen.images.identity,
@@ -187,6 +228,7 @@ def _cell(request: Request, chosen: ImageSet, name: str, detector: Detector, tra
         version=detector.VERSION,
         seed=config.seed,
         training=None if fitting is None else fitting.identity,
+        readings=readings,
     )
     return ScoreCell(
         name,
@@ -206,6 +248,10 @@ def check_detectors(config: RunConfig, network: Network, detectors: dict[str, De
             raise ConfigError(f"method {name} makes maps and scores no images: choose a detector (msp, knn, ...)")
         if detector.needs().training:
             check_training(config, name)
+        if detector.needs().images and detector.needs().readings:
+            raise ConfigError(f"method {name} looks at images again and asks for readings, which are kept: one of both")
+        for reading in detector.needs().readings:
+            check_reading(config, network, name, reading)
         for layer in detector.needs().layers:
             try:
                 network.check_layer(layer)

@@ -13,11 +13,11 @@ from ..engine.probe import Say, at_chance, probe, say
 from ..engine.processes import Rank, compute
 from ..engine.request import Request
 from ..store import identity
-from ..store.store import SAMPLES, SCORE, Failure
+from ..store.store import SAMPLES, SCORE, Failure, Shard
 from .pictures import draw_error_roc, draw_histograms, draw_risk_coverage, draw_roc
 from .plan import TEST, TRAIN, Detection, build_detection, plan
 from .rows import rows_of
-from .score import fit, score
+from .score import fit, prepare, score
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,9 @@ class DetectorRun:
         for place, each in self.detection.sets.items():
             kept = sum(shard.stop - shard.start for shard in each.features.group(SAMPLES).shards())
             yield f"{place}: {each.images.name}, {len(each)} images, features of {min(kept, len(each))}"
+            for title in each.features.titled:
+                done = "to do" if each.features.group(title).missing([Shard(0, len(each))]) else "done"
+                yield f"{each.features.groups[title]}  {title} {done}"
             for name, cell in each.cells.items():
                 state = "to do" if each.incomplete(name) else "done"
                 yield f"{cell.store.key}  {name:<22} {'cannot' if name in self.detection.unable else state}"
@@ -74,7 +77,11 @@ class DetectorRun:
         What cannot score this network has failed from the start.
         """
         refresh, launch = self.request.config.cache == "refresh", Rank.from_environment().launch
+        for kept in self.detection.readings.values():
+            if refresh and kept.fit is not None:
+                kept.fit.remove()
         for each in self.detection.everywhere():
+            each.features.describe()
             each.features.forget(len(each) if refresh else None, launch)
             for cell in each.cells.values():
                 cell.describe()
@@ -91,6 +98,7 @@ class DetectorRun:
         """
         detection = self.detection
         outcomes = [Outcome(batch_size=self.request.config.compute.batch_size)]
+        outcomes += prepare_missing(detection, rank)
         if detection.training is not None and (names := detection.unfitted()):
             outcomes.append(pass_over(detection, TRAIN, names, rank))
             if rank.number == 0:
@@ -130,6 +138,28 @@ def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> l
     if rank.number == 0 and plain:
         score(detection, place, plain, outcome)
     return [made]
+
+
+def prepare_missing(detection: Detection, rank: Rank) -> list[Outcome]:
+    """Prepare readings that are to look at a set of images first; one that cannot be has failed on every set.
+
+    Several ranks wait for one another here: the first prepares, and the others find what it left (or the failure).
+
+    Raises:
+        Damaged: what was left is not as it was written.
+    """
+    outcomes = []
+    for kept in detection.unprepared():
+        assert kept.fit is not None and kept.place is not None
+        made = pass_over(detection, kept.place, [], rank)
+        with kept.fit.alone():
+            if kept in detection.unprepared():  # still
+                prepare(detection, kept, made)
+        outcomes.append(made)
+    for kept in map(detection.readings.__getitem__, detection.readings_of(detection.wanted())):
+        if kept.fit is not None and kept.fit.exists():
+            _ = kept.reader  # what is damaged is known before the loop, and made anew
+    return outcomes
 
 
 def pass_over(detection: Detection, place: str, names: list[str], rank: Rank) -> Outcome:

@@ -1,8 +1,10 @@
 """A detector in memory: fitted, asked, kept in a file and read again; no store, no config of a run."""
 
+import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +15,8 @@ from torch import Tensor
 
 from ..build import build, nodes
 from ..config import Choice, Compute, ConfigError
-from ..detection import Detector, Features, ImageDetector, State
-from ..engine.costs import Outcome
+from ..detection import Detector, Features, ImageDetector, Reading, State
+from ..engine.costs import Outcome, merge
 from ..engine.determinism import deterministic
 from ..engine.probe import PROBED, is_known, look, probe
 from ..engine.processes import Rank
@@ -27,7 +29,8 @@ from ..training import joined
 from .cells import checked_scores
 from .features import PART, features_of, head_of
 from .plan import TEST, TRAIN, check_detectors, plan
-from .run import pass_over
+from .readings import KeptReading, Reader, described, title_of
+from .run import pass_over, prepare_missing
 from .score import fit
 
 KIND = "assay_detector"  # under which the file's metadata say what it is
@@ -39,13 +42,15 @@ class Scorer:
     """A failure detector of one network, with what its fit left; higher scores = more likely a failure, always.
 
     chosen: its name and settings. state: what the fit left, tensors by name; empty where nothing is fitted.
-    compute: threads and images a pass, those of the run that it was fitted in.
+    readers: what it reads of an image beside features. compute: threads and images a pass, those of the run that it was
+    fitted in.
     """
 
     chosen: Choice
     detector: Detector
     network: Network
     state: State
+    readers: Mapping[Reading, Reader]
     compute: Compute
 
     def __repr__(self) -> str:
@@ -62,8 +67,12 @@ class Scorer:
         """
         check_detectors(request.config, request.network, request.methods)
         ((name, detector),) = request.methods.items()
-        state = _fitted(request, name) if detector.needs().training else {}
-        return cls(request.config.method[name], detector, request.network, state, request.config.compute)
+        needs = detector.needs()
+        if needs.training or any(each.needs().prepared_on for each in needs.readings):
+            state, readers = _fitted(request, name)
+        else:  # no data is read
+            state, readers = {}, {each: KeptReading.of(each, request, {}).reader for each in needs.readings}
+        return cls(request.config.method[name], detector, request.network, state, readers, request.config.compute)
 
     @deterministic()
     def score(self, images: Tensor) -> Tensor:
@@ -100,10 +109,13 @@ class Scorer:
         return self.detector.score(joined([features.cpu() for _, features in passes]), self.state)
 
     def _pass(self, images: Tensor) -> tuple[ForwardPass, Features]:
-        needs = self.detector.needs()
-        pixels = images.to(self.network.mean.device)
-        forward = ForwardPass(self.network, pixels, needs.layers, needs.images, penultimate=True)
-        return forward, features_of(forward, head_of(forward))
+        needs, pixels = self.detector.needs(), images.to(self.network.mean.device)
+        asked = [reading.needs().of_pass for reading in self.readers]
+        layers = tuple(sorted({*needs.layers, *(layer for each in asked for layer in each.layers)}))
+        graph = needs.images or any(each.input_graph for each in asked)
+        forward = ForwardPass(self.network, pixels, layers, graph, penultimate=True)
+        read = {reading: reader.read(forward, _Pixels(images)) for reading, reader in self.readers.items()}
+        return forward, replace(features_of(forward, head_of(forward), needs.layers), readings=read)
 
     def save(self, path: str | Path) -> None:
         """Keep the detector: settings and state, in a safetensors file; the network stays where it is.
@@ -118,9 +130,11 @@ class Scorer:
             "settings": self.chosen.settings,
             "version": self.detector.VERSION,
             "network": _traits(self.network),
+            "readings": [[reader.title, reader.reading.VERSION, reader.seed] for reader in self.readers.values()],
         }
-        state = {name: value.contiguous() for name, value in self.state.items()}
-        write_atomically(Path(path), save(state, {KIND: json.dumps(about)}))
+        states = [self.state, *(reader.state for reader in self.readers.values())]
+        tensors = {name: value.contiguous() for name, value in _numbered(states).items()}
+        write_atomically(Path(path), save(tensors, {KIND: json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | Path, network: Network, compute: Compute | None = None) -> "Scorer":
@@ -134,23 +148,57 @@ class Scorer:
         _check_same(about["network"], _traits(network), f"{path}: {chosen} was fitted on another network")
         _check_targets(chosen, path)
         detector: Detector = build(chosen)
-        version = {"version": detector.VERSION}
-        _check_same({"version": about["version"]}, version, f"{path}: {chosen} was fitted by other code")
-        return cls(chosen, detector, network, state, compute or Compute())
+        readings, kept = detector.needs().readings, about.get("readings", [])
+        ours = [[title_of(described(each, network)), each.VERSION] for each in readings]
+        read = {"version": about["version"], "readings": [each[:2] for each in kept]}
+        version = {"version": detector.VERSION, "readings": ours}
+        _check_same(read, version, f"{path}: {chosen} was fitted by other code")
+        own, *states = _apart(state, len(readings))
+        readers = {
+            reading: Reader(reading, title, seed, left)
+            for reading, (title, _, seed), left in zip(readings, kept, states, strict=True)
+        }
+        return cls(chosen, detector, network, own, readers, compute or Compute())
 
 
-def _fitted(request: Request, name: str) -> State:
-    """What the fit of the one detector leaves."""
+def _fitted(request: Request, name: str) -> tuple[State, dict[Reading, Reader]]:
+    """What the fit of the one detector leaves, and its readings, prepared."""
     detection, outcome = plan(request), Outcome(batch_size=request.config.compute.batch_size)
-    assert detection.training is not None  # or a check has failed
-    probe(request, detection.training.images, say=warnings.warn)
-    pass_over(detection, TRAIN, [name], Rank(0, 1))
-    fit(detection, [name], outcome)
-    if name in outcome.failures:
-        raise RuntimeError(f"{name} could not be fitted: {outcome.failures[name]}")
+    probe(request, *detection.labelled()[-1:], say=warnings.warn)
+    outcome = merge([outcome, *prepare_missing(detection, Rank(0, 1))])
     kept = detection.sets[TEST].cells[name].fit
-    assert kept is not None
-    return kept.read()
+    if kept is not None and not outcome.failures:
+        pass_over(detection, TRAIN, [name], Rank(0, 1))
+        fit(detection, [name], outcome)
+    if outcome.failures:
+        raise RuntimeError(f"{name} could not be fitted: {'; '.join(outcome.failures.values())}")
+    readers = {reading: each.reader for reading, each in detection.readings.items()}
+    return ({} if kept is None else kept.read()), readers
+
+
+class _Pixels:
+    """Images [n,3,H,W] named by what is in them: what is drawn for one does not depend on the others."""
+
+    def __init__(self, images: Tensor) -> None:
+        every = images.float().cpu().contiguous().numpy()
+        self.image_ids = [hashlib.sha256(image.tobytes()).hexdigest() for image in every]
+        self.sample_ids: list[str] = []
+
+
+def _numbered(states: Sequence[State]) -> State:
+    """Several states as one: the first under its own names, the others with their number (`1/mean`)."""
+    rest = {f"{number}/{name}": value for number, each in enumerate(states) if number for name, value in each.items()}
+    return states[0] | rest
+
+
+def _apart(state: State, readings: int) -> list[State]:
+    """The inverse of `_numbered`, of one state and those of so many readings."""
+    parts: list[State] = [{} for _ in range(readings + 1)]
+    for name, value in state.items():
+        number, slash, rest = name.partition("/")
+        own = not slash or not number.isdigit()
+        parts[0 if own else int(number)][name if own else rest] = value
+    return parts
 
 
 def _traits(network: Network) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def cell_settings(labels: Settings, identity: Settings) -> dict[str, Any]:
     kept = {name: identity.get(name, {}) for name in ("protocol", "dataset", "model", "average")}
     if training := identity.get("training"):
         kept["training"] = training["data"]["dataset"] | {"images": training["images"]}
+    kept["readings"] = {str(number): each for number, each in enumerate(identity.get("readings", []))}
     names = {name: labels.get(name, "") for name in OF_METHODS[1:]}
     return flat(identity.get("method", {}) | kept) | names
 
@@ -65,7 +66,7 @@ def metric_settings(about: Settings) -> dict[str, Any]:
 def method_settings(settings: str, **columns: Any) -> dict[str, Any]:
     """All that decides a row's numbers but its names: of its `settings` column, and of others (weights, seed, ...)."""
     made = _read(settings)
-    rest = {name: made[name] for name in ("protocol", "training") if name in made}
+    rest = {name: made[name] for name in ("protocol", "training", "readings") if name in made}
     return flat(made.get("method", {}) | rest) | {name: str(value) for name, value in columns.items()}
 
 

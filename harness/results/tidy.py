@@ -71,6 +71,8 @@ def _settings(identity: dict[str, Any], metric: dict[str, Any]) -> str:
     made = {"method": _public(identity["method"]), "protocol": identity["protocol"]}
     if training := identity.get("training"):
         made["training"] = {"images": training["images"], "data": training["data"]["dataset"]["fingerprint"]}
+    if readings := identity.get("readings"):
+        made["readings"] = {str(number): _public(each["reading"]) for number, each in enumerate(readings)}
     if "metric" in metric:
         made["metric"] = _public(metric["metric"])
     if "dataset" in identity:

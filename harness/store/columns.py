@@ -8,14 +8,18 @@ from .sealed import CHECKSUM, SEAL
 
 
 def packed(columns: dict[str, np.ndarray]) -> bytes:
-    """A table with room for its checksum; columns [n,K] become lists of one length."""
-    arrays = {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(c.ravel()), c.shape[1]) if c.ndim > 1 else pa.array(c)
-        for name, c in columns.items()
-    }
+    """A table with room for its checksum; columns [n,K] become lists of one length, [n,K,L] lists of such lists."""
+    arrays = {name: _lists(column) for name, column in columns.items()}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(arrays).replace_schema_metadata({CHECKSUM: SEAL}), sink)
     made: bytes = sink.getvalue().to_pybytes()
+    return made
+
+
+def _lists(column: np.ndarray) -> pa.Array:
+    made = pa.array(column.ravel())
+    for length in reversed(column.shape[1:]):
+        made = pa.FixedSizeListArray.from_arrays(made, length)
     return made
 
 
@@ -25,7 +29,11 @@ def unpacked(data: bytes) -> pa.Table:
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """A column [n], or a column of lists [n,K]."""
+    """A column [n], or one of lists, [n,K,...]."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_numpy()
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), column.type.list_size)
+    values, shape = column.combine_chunks(), [len(column)]
+    while pa.types.is_fixed_size_list(values.type):
+        shape.append(values.type.list_size)
+        values = values.flatten()
+    return values.to_numpy().reshape(shape)

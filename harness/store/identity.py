@@ -86,6 +86,7 @@ def cell_identity(
     version: int,
     seed: int,
     training: dict[str, Any] | None = None,
+    readings: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The identity of a cell, as stored beside its results.
 
@@ -95,15 +96,17 @@ def cell_identity(
         protocol: the conventions that reach this method.
         method: settings including `_target_`. version: the method's VERSION.
         training: what the method is fitted on, if it is: the `data_identity` (`data`), and how many `images` of it.
+        readings: the identities of what it reads of each image beside features.
     """
     fitted = {} if training is None else {"training": training}
+    read = {"readings": list(readings)} if readings else {}
     made = {
         "names": names,
         "protocol": protocol,
         "method": named(set_later(method)) | {"version": version},
         "seed": seed,
     }
-    return {**data, **made, **fitted}
+    return {**data, **made, **fitted, **read}
 
 
 def metric_identity(metric: dict[str, Any], version: int, summary_only: Sequence[str] = ()) -> dict[str, Any]:

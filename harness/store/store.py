@@ -103,7 +103,7 @@ class Group:
         return [s for s in wanted if s.stop > len(covered) or not covered[s.start : s.stop].all()]
 
     def write(self, shard: Shard, columns: dict[str, np.ndarray]) -> None:
-        """Put one shard; columns [n,K] become lists of one length."""
+        """Put one shard; see `columns.packed`."""
         write_sealed(self._file(shard), packed(columns))
 
     def read(self, stop: int) -> pd.DataFrame:

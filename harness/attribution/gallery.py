@@ -30,15 +30,16 @@ class Drawn(NamedTuple):
     failures: dict[str, str]
 
 
-def draw_gallery(job: Job, path: Path, count: int) -> Drawn:
+def draw_gallery(job: Job, path: Path, count: int, classes: int = 1) -> Drawn:
     """Draw the first `count` images with every method of the job; a method that fails is left out from there on.
 
-    Each image shows its first target. The map is drawn over the image in its frame: red where positive,
-    blue where negative, full colour at the 99.5 % quantile of the modulus; a circle marks the arg-max, green inside the
-    ground truth (within the data set's tolerance), black outside.
+    Each image has a row for each of its first `classes` targets. The map is drawn over the image in its frame: red
+    where positive, blue where negative, full colour at the 99.5 % quantile of the modulus; a circle marks the arg-max,
+    green inside the ground truth (within the data set's tolerance), black outside.
     """
     failures: dict[str, str] = {}
-    shown = [(_first_class(batch), forwards) for batch, forwards in islice(explained(job, failures), count)]
+    found = list(islice(explained(job, failures), count))
+    shown = [(each, forwards) for batch, forwards in found for each in _class_by_class(batch, classes)]
     if not shown and not failures:
         raise ConfigError(NOTHING_TO_SHOW)
     if not shown:
@@ -58,7 +59,7 @@ def draw_gallery(job: Job, path: Path, count: int) -> Drawn:
         axis.set_axis_off()
     figure.tight_layout(pad=0.3)
     write_atomically(path, encoded(figure, path.suffix, dpi=100))
-    return Drawn(len(shown), failures)
+    return Drawn(len(found), failures)
 
 
 NOTHING_TO_SHOW = "no image has a class to be explained under this protocol: there is nothing to show"
@@ -107,9 +108,10 @@ def why(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _first_class(batch: Batch) -> Batch:
-    first = replace(batch.samples[0], targets=batch.samples[0].targets[:1])
-    return Batch.of([first], batch.images.device)
+def _class_by_class(batch: Batch, classes: int) -> list[Batch]:
+    """The image once for each of its first targets."""
+    sample = batch.samples[0]
+    return [Batch.of([replace(sample, targets=[label])], batch.images.device) for label in sample.targets[:classes]]
 
 
 def frame_image(batch: Batch) -> np.ndarray:

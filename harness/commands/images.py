@@ -40,13 +40,16 @@ def _subject(job: "Job") -> str:
 @composed()
 @images
 @click.option(
+    "--classes", type=click.IntRange(1, MOST), default=1, metavar="N", help="of an image, at most (default: 1)"
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="picture (default: <results>/report/gallery-MODEL-DATASET.png)",
 )
-def gallery(words: list[str], images: int, out: Path | None) -> int:
-    """Maps drawn over images: a row an image, a column a method.
+def gallery(words: list[str], images: int, classes: int, out: Path | None) -> int:
+    """Maps drawn over images: a row an image (and class), a column a method.
 
     The exit code is 1 when a method failed; the others are drawn.
     """
@@ -56,7 +59,7 @@ def gallery(words: list[str], images: int, out: Path | None) -> int:
         raise ConfigError(f"--out {out}: give a name that ends in {', '.join(PICTURES)}")
     job = _job(words)
     path = out or Path(job.config.results) / "report" / f"gallery-{_subject(job)}.png"
-    made = draw_gallery(job, path, images)
+    made = draw_gallery(job, path, images, classes)
     print(f"{made.images} images: {path.absolute()}" if made.images else "nothing was drawn")
     return _failed(made.failures)
 

@@ -75,7 +75,8 @@ class GradientHedge:
     layer: where it starts. gamma: weight of the positive section, 1 to 2. terms: which of C, A, U, Psi to use, one at
     least (Psi shifts C, so it needs C). residual: `main_only` leaves shortcuts without relevance, as the published code
     does (whose maps of residual networks are twice these); `split` halves it. batch_norm: `pass_nonzero` (the code),
-    `pass`, or `fold`.
+    `pass`, or `fold`. stop: a layer before that one, whose output's relevance (its channel sum) is the map (Fig. 3);
+    None: the input.
     """
 
     layer: str
@@ -83,6 +84,7 @@ class GradientHedge:
     terms: Sequence[str] = TERMS
     residual: Residual = "main_only"
     batch_norm: BatchNorm = "pass_nonzero"
+    stop: str | None = None
     VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
@@ -102,13 +104,18 @@ class GradientHedge:
         return Needs()
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
-        """[P,H,W]."""
-        tape, table = Tape.record(forward, (self.layer,), self.batch_norm), self.table()
-        activation = tape.feature_map(self.layer)
+        """[P,H,W], or of the layer's size [P,h,w] where it stops at one.
+
+        Raises:
+            ValueError: stop does not lie before layer.
+        """
+        layers = dict.fromkeys(filter(None, (self.layer, self.stop)))
+        tape, table = Tape.record(forward, tuple(layers), self.batch_norm), self.table()
+        activation, end = tape.feature_map(self.layer), tape.feature_map(self.stop)
 
         def relevance(one_hot: Tensor) -> Tensor:
             gradient = tape.pull(None, tape.logits, one_hot, activation)
-            return tape.pull(table, activation, balanced(activation.detach(), gradient), tape.inputs)
+            return tape.pull(table, activation, balanced(activation.detach(), gradient), end)
 
         return Attribution(tape.by_pair(targets, relevance).sum(1))
 

@@ -176,3 +176,14 @@ def test_the_gallery_still_draws(tmp_path: Path) -> None:
     assert draw_gallery(job_of(), tmp_path / "gallery.png", 3) == (3, {})
     with Image.open(tmp_path / "gallery.png") as picture:
         assert picture.width > 300
+
+
+def test_a_gallery_has_a_row_for_each_class(tmp_path: Path) -> None:
+    """Of two images with at most two classes each: as many rows as there are such pairs."""
+    job, heights = job_of(), []
+    for classes in (1, 2):
+        assert draw_gallery(job, tmp_path / "gallery.png", 2, classes) == (2, {})
+        with Image.open(tmp_path / "gallery.png") as picture:
+            heights.append(picture.height)
+    pairs = sum(min(2, len(job.images.dataset[index].targets)) for index in (0, 1))
+    assert pairs == 3 and heights[1] == pytest.approx(heights[0] * pairs / 2, rel=0.02)

@@ -124,7 +124,7 @@ def test_gradient_hedge(name: str, gamma: float) -> None:
     """The start, the map, and relevance at the input of every module on the main path.
 
     On the residual network the official code returns the main path's relevance twice: a factor 2 on the map and on
-    `R_in` of whole blocks (the next convolution renormalises it away).
+    `R_in` of whole blocks (the next convolution renormalises it away). A map that stops there is its channel sum.
     """
     network, expected = known(name), arrays("gradient_hedge")
     method = GradientHedge(network.layer, gamma)
@@ -138,9 +138,19 @@ def test_gradient_hedge(name: str, gamma: float) -> None:
     gradient = tape.pull(None, tape.logits, one_hot(network), activation)
     start = balanced(activation.detach(), gradient)
     assert_close(start, expected[f"{name}.start"], SINGLE)
+    assert_close(maps(GradientHedge(network.layer, gamma, stop=network.layer), network), start.sum(1), SINGLE)
     for module, layer in layers.items():
         pulled = tape.pull(method.table(), activation, start, tape.at(layer))
-        assert_close(HEDGED[module] * pulled, expected[f"{name}.gamma{gamma}.R_in.{module}"].view_as(pulled), SINGLE)
+        wanted = expected[f"{name}.gamma{gamma}.R_in.{module}"].view_as(pulled)
+        assert_close(HEDGED[module] * pulled, wanted, SINGLE)
+        stopped = maps(GradientHedge(network.layer, gamma, stop=layer), network)
+        assert_close(HEDGED[module] * stopped, wanted.sum(1), SINGLE)
+
+
+def test_the_hedge_stops_before_where_it_starts() -> None:
+    """A layer after the start has none of its relevance: refused, both named."""
+    with pytest.raises(ValueError, match=r"from layer 'features\.4' to layer 'features\.6'"):
+        maps(GradientHedge("features.4", stop="features.6"), known("tiny_vgg"))
 
 
 @pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])

@@ -28,6 +28,9 @@ IMPORTED = (
     "assay.methods.attribution.cam",
     "assay.methods.attribution.gradient",
     "torch.fx.experimental.symbolic_shapes",  # by torch, at the first gradient
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "sklearn.datasets",
 )
 
 

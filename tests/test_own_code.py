@@ -1,14 +1,10 @@
 """The README's promise: a model, a data set and a method of your own, without touching the project."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pandas as pd
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
 
 CODE = '''
 from dataclasses import dataclass
@@ -78,22 +74,17 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(own: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def run(own: Path, *more: str) -> forks.Forked:
     """run.py with the folder's configs and code."""
     arguments = ["--config-dir", str(own / "conf"), "model=mine", "dataset=squares", "method=[corner,gradcam]"]
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments, f"results={own / 'results'}", *more],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(own)},
-        capture_output=True,
-        text=True,
-    )
+    environment = {"PYTHONPATH": str(own)}
+    return forks.start(*arguments, f"results={own / 'results'}", *more, environment=environment)
 
 
 def test_own_model_dataset_and_method(own: Path) -> None:
     """The corner method points into the upper left quarter of both images."""
     done = run(own, "--allow-target", "mine.")
-    assert done.returncode == 0, done.stderr
+    assert done.wait() == 0, done.errors()
     frame = pd.read_csv(own / "results/tidy/results.csv")
     hits = frame[(frame["method"] == "corner") & (frame["stat"] == "mean") & (frame["subset"] == "all")]
     assert hits["value"].tolist() == [1.0]
@@ -102,4 +93,4 @@ def test_own_model_dataset_and_method(own: Path) -> None:
 def test_own_code_needs_the_flag(own: Path) -> None:
     """Without --allow-target a config may not name code outside of the project, and the error says how."""
     done = run(own)
-    assert done.returncode == 2 and "--allow-target" in done.stderr
+    assert done.wait() == 2 and "--allow-target" in done.errors()

@@ -88,8 +88,17 @@ def in_sentences(page: Path) -> Iterator[Command]:
         yield Command(page, {}, text)
 
 
+def small(words: Sequence[str]) -> list[str]:
+    """The words with limits on what is computed; equal ones are one request."""
+    fitted = any(word.startswith(("experiment=ood", "experiment=errors", "dataset@train")) for word in words)
+    validated = any(word.startswith("experiment=errors") for word in words)
+    sets = ["ood=[scenes_shapes,scenes_noise]"] if "experiment=ood_embedded" in words else []
+    fewer = [*LIMITS, *["train.limit=60"] * fitted, *["validation.limit=20"] * validated, *sets]
+    return [*(word for word in words if not word.startswith("limit=")), *fewer]
+
+
 EVERY = [*help_commands(), *(c for page in PAGES for c in (*commands(page), *in_sentences(page)))]
-TO_RUN = list({tuple(words): c for c in EVERY if (words := c.run_words) is not None}.values())  # each request once
+TO_RUN = list({frozenset(small(words)): c for c in EVERY if (words := c.run_words) is not None}.values())
 LAUNCHED = list({c.text: c for c in EVERY if c.text.startswith("torchrun")}.values())
 
 
@@ -208,13 +217,6 @@ def _config_in_words(command: Command) -> Iterator[tuple[str, str]]:
             r"with `([^`]+)` and `([^`]+)` in `my_conf/([^`]+)`", command.page.read_text()
         ):
             yield name, f"{first}\n{second}\n"
-
-
-def small(words: Sequence[str]) -> list[str]:
-    """The words with limits on what is computed."""
-    fitted = any(word.startswith(("experiment=ood", "experiment=errors", "dataset@train")) for word in words)
-    validated = any(word.startswith("experiment=errors") for word in words)
-    return [*words, *LIMITS, *["train.limit=60"] * fitted, *["validation.limit=20"] * validated]
 
 
 def name_of(command: Command) -> str:

@@ -19,6 +19,7 @@ from assay.harness import launch
 from assay.harness.attribution.cell import AttributionCell
 from assay.harness.attribution.plan import build_job
 from assay.harness.attribution.run import AttributionRun
+from assay.harness.config import ConfigError
 from assay.harness.engine import evaluate as engine
 from assay.harness.engine.costs import Outcome
 from assay.harness.engine.job import Job
@@ -37,13 +38,18 @@ METRICS = "metric=[pointing_game,energy_pointing_game]"
 
 
 def words(results: Path, *overrides: str) -> list[str]:
-    """A run on the embedded benchmark: 40 images in 5 shards, in one process unless told otherwise."""
-    return [*ALONE, "limit=40", "compute.shard_size=8", f"results={results}", METHODS, *FAST, METRICS, *overrides]
+    """A run on the embedded benchmark: 20 images in 5 shards, in one process unless told otherwise."""
+    return [*ALONE, "limit=20", "compute.shard_size=4", f"results={results}", METHODS, *FAST, METRICS, *overrides]
 
 
 def run(results: Path, *overrides: str) -> str:
     """Run to the end in a process of its own; its standard output."""
     return forks.run(*words(results, *overrides)).output()
+
+
+def run_here(results: Path, *overrides: str) -> None:
+    """The same in this process, where it does not matter in which."""
+    assert launch.run(compose_config(words(results, *overrides)), []) == 0
 
 
 def tables(results: Path) -> dict[str, pd.DataFrame]:
@@ -70,9 +76,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.mark.parametrize("way", [["compute.workers=2"], ["compute.processes=3"]])
+WAYS = [["compute.workers=2"], ["compute.processes=3"]]  # slow: four starts of Python
+
+
+@pytest.mark.parametrize(
+    "way", [["compute.workers=1", "compute.processes=2"], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS)]
+)
 def test_workers_and_processes_do_not_change_a_bit(way: list[str], reference: Path, tmp_path: Path) -> None:
-    """Loader workers 0/2 and processes 1/3, exactly: micro-batches and thread counts are the same."""
+    """Loader workers 0/1/2 and processes 1/2/3, exactly: micro-batches and thread counts are the same."""
     run(tmp_path, *way)
     assert_bit_equal(reference, tmp_path)
 
@@ -87,18 +98,19 @@ def test_torchrun_ranks_share_the_shards(reference: Path, tmp_path: Path) -> Non
 
 
 def test_four_kills_and_a_resume_do_not_change_a_bit(tmp_path: Path) -> None:
-    """SIGKILL of the whole process group at random moments while shards are being written, then a resume.
+    """SIGKILL of the process group, of one process or two, at random moments while shards are being written; a resume.
 
     Sixteen shards of two images, so that every kill finds work under way; exactly equal to an undisturbed run.
     (tests/campaigns/test_kills.py has fifty, in every place.)
     """
-    slow = ["limit=32", "compute.shard_size=2", "compute.processes=2", "method.integrated_gradients.steps=24"]
+    slow = ["limit=32", "compute.shard_size=2", "method.integrated_gradients.steps=24"]
     settings = words(tmp_path / "killed", *slow, "method=[integrated_gradients,gradcam]")
     settings.remove("method.smoothgrad.samples=3")
     generator = random.Random(0)
     kills = 0
-    for _ in range(4):
-        kills += _killed_at_a_random_moment(settings, tmp_path / "killed", generator)
+    for number in range(4):
+        processes = f"compute.processes={1 + number % 2}"
+        kills += _killed_at_a_random_moment([*settings, processes], tmp_path / "killed", generator)
     assert kills == 4
     forks.run(*settings)
     forks.run(*settings, f"results={tmp_path / 'fresh'}")
@@ -128,15 +140,16 @@ def test_two_processes_on_one_cell_share_it(reference: Path, tmp_path: Path) -> 
     assert_bit_equal(reference, tmp_path)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_batch_size_changes_rounding_only(batch_size: int, reference: Path, tmp_path: Path) -> None:
-    """Batches of 1, 7 and 32 against 16 in float32: decisions equal unless tied, 95 % of the results to rtol 1e-5.
+    """Batches of 1 and 3 against whole shards of 4 in float32: decisions equal unless tied, 95 % of the results to
+    rtol 1e-5.
 
-    A sample's gradient jumps when rounding moves a unit across a ReLU's kink, and over 40 images that can show
+    A sample's gradient jumps when rounding moves a unit across a ReLU's kink, and over 20 images that can show
     in a mean: none differs by more than 1e-4. Of the per-sample numbers at most 1 % are beyond 1e-5, none
     beyond 1e-2. In float64, where no unit sits that near to its kink, everything holds to 1e-6 (next test).
     """
-    run(tmp_path, f"compute.batch_size={batch_size}")
+    run_here(tmp_path, f"compute.batch_size={batch_size}")
     one, other = (pd.read_csv(folder / "tidy/results.csv") for folder in (reference, tmp_path))
     np.testing.assert_allclose(one["value"], other["value"], rtol=1e-4)
     assert np.isclose(one["value"], other["value"], rtol=1e-5, atol=0, equal_nan=True).mean() >= 0.95
@@ -164,10 +177,10 @@ def test_batch_size_changes_nothing_in_float64(tmp_path: Path) -> None:
 
     Maps are stored as float32, so 1e-6 is the last bit, not an error of the arithmetic.
     """
-    for size in ("1", "7", "32"):
+    for size in ("1", "3", "8"):
         engine.evaluate(job_of(tmp_path / size, "precision=float64", METHODS, *FAST, f"compute.batch_size={size}"))
-    for size in ("1", "7"):
-        assert _numbers_apart(tables(tmp_path / size), tables(tmp_path / "32")).max() < 1e-6
+    for size in ("1", "3"):
+        assert _numbers_apart(tables(tmp_path / size), tables(tmp_path / "8")).max() < 1e-6
 
 
 def job_of(results: Path, *overrides: str) -> Job:
@@ -233,10 +246,11 @@ def test_a_method_alone_or_in_company_gives_the_same_bits(tmp_path: Path) -> Non
         pd.testing.assert_frame_equal(frame, company[name], check_exact=True)
 
 
-def test_a_longer_run_reuses_the_shards_of_a_shorter_one(tmp_path: Path) -> None:
-    """limit=16 and then limit=40: two of five shards are there already."""
-    run(tmp_path, "limit=16")
-    assert "3 shards computed" in run(tmp_path)
+def test_a_longer_run_reuses_the_shards_of_a_shorter_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """limit=8 and then limit=20: two of five shards are there already."""
+    run_here(tmp_path, "limit=8")
+    run_here(tmp_path)
+    assert "3 shards computed" in capsys.readouterr().out
 
 
 def test_one_failing_method_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,23 +324,21 @@ def test_memory_shortage_halves_the_batch(tmp_path: Path, monkeypatch: pytest.Mo
     assert (outcome.batch_size, outcome.failures, job.missing()) == (4, {}, {})
 
 
-@pytest.mark.parametrize("mode", ["refresh", "off", "only"])
-def test_cache_modes(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "limit"), [("refresh", 8), ("off", 12), ("only", 12)])
+def test_cache_modes(mode: str, limit: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """refresh computes all anew, off leaves the store alone, only refuses to compute."""
-    run(tmp_path, "limit=16")
+    run_here(tmp_path, "limit=8")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
-    more = [] if mode == "refresh" else ["limit=24"]
-    done = forks.start(*words(tmp_path, "limit=16", f"cache={mode}", *more))
-    code = done.wait()
-    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
-    if mode == "refresh":
-        metrics = [path for path in before if path.parent.name != SAMPLES]
-        assert "2 shards computed" in done.output() and all(after[path] > before[path] for path in metrics)
-    elif mode == "off":
-        assert "3 shards computed" in done.output() and after == before
+    again = words(tmp_path, f"limit={limit}", f"cache={mode}")
+    if mode == "only":
+        with pytest.raises(ConfigError, match="cache=only, but results of gradcam, gradient, "):
+            launch.run(compose_config(again), [])
     else:
-        assert code == 2 and after == before
-        assert "cache=only, but results of gradcam, gradient, " in done.errors()
+        assert launch.run(compose_config(again), []) == 0
+        assert f"{limit // 4} shards computed" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.parquet")}
+    metrics = [path for path in before if path.parent.name != SAMPLES]
+    assert (all(after[path] > before[path] for path in metrics)) if mode == "refresh" else after == before
 
 
 def test_subset_seed_permutes_the_images(tmp_path: Path) -> None:

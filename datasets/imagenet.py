@@ -90,14 +90,7 @@ class ImageNet:
     @cached_property
     def classes(self) -> Sequence[str]:
         """Class names from <root>/classes.csv (columns wnid, name) where it exists, wnids otherwise."""
-        path = self.root / "classes.csv"
-        if not path.is_file():
-            return self.wnids
-        rows = [*csv.DictReader(read_text(path).splitlines())]
-        if not rows or not {"wnid", "name"} <= rows[0].keys():
-            raise DataError(f"{path} has no columns wnid and name: give a class a line, or remove the file")
-        names = {row["wnid"]: row["name"] for row in rows}
-        return [names.get(wnid, wnid) for wnid in self.wnids]
+        return class_names(self.root, self.wnids)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -135,6 +128,18 @@ class ImageNet:
 
 def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
+
+
+def class_names(root: Path, wnids: Sequence[str]) -> Sequence[str]:
+    """Names of classes from <root>/classes.csv (columns wnid, name) where it exists, wnids otherwise."""
+    path = root / "classes.csv"
+    if not path.is_file():
+        return wnids
+    rows = [*csv.DictReader(read_text(path).splitlines())]
+    if not rows or not {"wnid", "name"} <= rows[0].keys():
+        raise DataError(f"{path} has no columns wnid and name: give a class a line, or remove the file")
+    names = {row["wnid"]: row["name"] for row in rows}
+    return [names.get(wnid, wnid) for wnid in wnids]
 
 
 def read_wnids(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout; installed, the package
 CONF = ROOT / "conf"
-OTHER_FOLDERS = ("table",)  # of conf/: read by `python -m harness table`, no part of a run
+OTHER_FOLDERS = ("table", "recipe")  # of conf/: read by `python -m harness table` and `train`, no part of a run
 LIST_GROUPS = ("method", "metric", "ood")  # selectable as a list; each file is packaged as <group>.<name>
 REQUIRED_GROUPS = ("method", "metric")  # of which a run needs at least one choice
 NESTED = ("model", "dataset", "train", "validation", "ood")  # checked against what the chosen files compose to

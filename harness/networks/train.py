@@ -78,7 +78,7 @@ def _in_memory(dataset: Dataset, title: str) -> Labelled:
     return Labelled(torch.stack(pixels), torch.stack(labels))
 
 
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
     """New parameters from torch's global generator; He initialisation of convolutions, which ReLUs follow."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -172,7 +172,7 @@ def train_network(
     recipe = Recipe(normalisation, epochs, batch_size, learning_rate, seed)
     with torch.random.fork_rng(devices=[]):  # initialisation and dropout draw from the global generator
         torch.manual_seed(seed)
-        _initialise(network)
+        initialise(network)
         losses = _fit(network.to(memory_format=torch.channels_last), train, recipe)
     network.to(memory_format=torch.contiguous_format)
     logits = predict(network, val.pixels, normalisation)
@@ -206,7 +206,7 @@ RECIPES: dict[str, tuple[Callable[[], nn.Module], Recipe]] = {
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """That many intra-op threads within the block, and afterwards as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -220,7 +220,7 @@ def train_embedded(name: str, train_set: Dataset, val_set: Dataset, folder: Path
     """Train an embedded network by its recipe and write `<folder>/<name>.safetensors`."""
     make, recipe = RECIPES[name]
     network = make()
-    with _threads(TRAINING_THREADS):
+    with threads(TRAINING_THREADS):
         report = train_network(network, train_set, val_set, **recipe._asdict())
     print(
         f"{name}: validation mean average precision {report.mean_ap:.4f}, single-object accuracy "

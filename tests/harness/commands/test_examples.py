@@ -15,8 +15,10 @@ Capture = pytest.CaptureFixture[str]
 PROGRAM = "python -m harness "
 FEW = ["limit=4", "compute.device=cpu", "compute.processes=1"]
 FEW_OF_EACH = [*FEW, "train.limit=60"]  # of experiments with a training set
-SLOW = re.compile(r"train$|.*resnet50")
+SLOW = re.compile(r"train\b|.*resnet50")
 SHARED = ROOT.parent / "shared"
+SETS = ("dataset=cifar10_jpeg_test5k", "dataset@train=cifar10_jpeg_train", "dataset@validation=cifar10_jpeg_val")
+SHORT = [*SETS, "recipe.epochs=1", "train.limit=64", "validation.limit=20", "limit=20", "compute.device=cpu"]
 OF_RESNET50 = {
     "data/imagenet": "data/imagenet",
     "weights/resnet50.safetensors": "weights/imagenet-resnet50.safetensors",
@@ -63,6 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def few(words: list[str]) -> list[str]:
     """Overrides that keep an example small, where it composes a config."""
+    if words[0] == "train" and len(words) > 1:
+        return SHORT
     if not any(parameter.name == "words" for parameter in program.commands[words[0]].params):
         return []
     return FEW_OF_EACH if "experiment=ood_embedded" in words else FEW
@@ -92,6 +96,10 @@ def test_it_runs(
     words = shlex.split(example)
     if "resnet50" in example:
         lay_out_shared(place)
+    if example.startswith("train "):
+        if not (SHARED / "data/cifar10").is_dir():
+            pytest.skip(f"no images of CIFAR-10 here: {SHARED / 'data/cifar10'}")
+        monkeypatch.setenv("ASSAY_DATA", str(SHARED / "data"))
     assert call([*words, *few(words)]) == 0, capsys.readouterr().err
     lines = capsys.readouterr().out.splitlines()
     assert lines

@@ -30,10 +30,10 @@ PART = "assay.datasets.part.Part"
 @click.option("--out", metavar="FOLDER", help=f"of the weights (default: {EMBEDDED}; of a recipe: {OWN})")
 @click.option("--restart", is_flag=True, help="replace what a recipe has left in the folder")
 def train(names: tuple[str, ...], networks: tuple[str, ...], out: str | None, restart: bool) -> int:
-    """Train the embedded networks, or by a recipe of conf/recipe, and write their weights.
+    """Train the embedded networks, or others by recipes.
 
-    A training by a recipe goes on where it ended. KEY=VALUE changes its data or network, as for run.py, or, as
-    recipe.KEY=VALUE, the recipe.
+    A recipe is a file of conf/recipe; a training by one goes on where it ended. KEY=VALUE changes its data or network,
+    as for run.py, or, as recipe.KEY=VALUE, the recipe.
     """
     from ..networks.recipe import recipes
     from ..networks.train import RECIPES

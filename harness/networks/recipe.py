@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from ..config import MISSING, ConfigError, suggest
+from ..config import ConfigError, suggest
 
 OPTIMIZERS = ("sgd", "adam")
 

@@ -14,6 +14,7 @@ from assay.harness.network import Network
 from assay.harness.networks import learning
 from assay.harness.networks.learning import Course, Splits, accuracy, learn, prepare
 from assay.harness.networks.recipe import Augmentation, Recipe
+from assay.harness.store.files import Lock
 from assay.harness.types import Sample
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -196,7 +197,7 @@ def test_what_cannot_be_trained_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         learn(course(classes=5), tmp_path / "a.safetensors")
     with pytest.raises(ConfigError, match=r"the loss is (nan|inf) in epoch 1: recipe\.learning_rate=1e\+30"):
         learn(course(replace(SGD, learning_rate=1e30)), tmp_path / "b.safetensors")
-    lock = learning.Lock(tmp_path / "c.lock")
+    lock = Lock(tmp_path / "c.lock")
     assert lock.acquire()
     with pytest.raises(ConfigError, match=f"process {os.getpid()} on .* trains .*c.safetensors"):
         learn(course(), tmp_path / "c.safetensors")

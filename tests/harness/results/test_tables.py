@@ -137,6 +137,23 @@ def test_published_error_figures_are_the_printed_ones(table: int, row: str, valu
     assert frame.loc[frame["row"] == row, "value"].tolist() == values
 
 
+def test_published_text_of_the_error_paper_is_the_printed_one() -> None:
+    """Sections 4, 4.3 and 5: what becomes of 5,000 images, exactly; counts add up, shares that do not follow are noted."""
+    figure = pd.read_csv(PUBLISHED / "conductance_figure6.csv").fillna({"note": ""})
+    closest = figure[figure["variant"] == "close_recall"].set_index("stat")["value"]
+    assert closest[["wrong_flagged", "wrong_passed", "right_flagged", "right_passed"]].tolist() == [495, 61, 630, 3814]
+    assert closest.loc["wrong_flagged":"right_passed"].sum() == 5000
+    assert (
+        round(495 / 556, 3) == closest["recall_error"] and round((5000 - 61) / 5000, 3) != closest["accuracy_if_fixed"]
+    )
+    assert figure.set_index("stat")["note"].loc["accuracy_if_fixed"] == "sect. 5; 4,444 and 495 of 5,000 are 98.8 %"
+    networks = pd.read_csv(PUBLISHED / "conductance_networks.csv")
+    accuracy = networks[networks["stat"] == "accuracy"].pivot(index="dataset", columns="subset", values="value")
+    assert accuracy.loc["cifar10_test5k", ["train", "validation", "all"]].tolist() == [0.862, 0.829, 0.819]
+    assert accuracy.loc["imagenet50", ["train", "validation", "all"]].tolist() == [0.978, 0.981, 0.930]
+    assert round(1 - 556 / 5000, 3) == accuracy.loc["imagenet100", "all"]
+
+
 def test_misprinted_averages_are_noted() -> None:
     """An average is the mean of its row to the last digit (.01 more, as the paper rounds), or a note gives the mean."""
     noted = []

@@ -138,7 +138,7 @@ def test_published_error_figures_are_the_printed_ones(table: int, row: str, valu
 
 
 def test_published_text_of_the_error_paper_is_the_printed_one() -> None:
-    """Sections 4, 4.3 and 5: what becomes of 5,000 images, exactly; counts add up, shares that do not follow are noted."""
+    """Sections 4, 4.3 and 5: what becomes of 5,000 images, exactly; counts add up, what does not follow is noted."""
     figure = pd.read_csv(PUBLISHED / "conductance_figure6.csv").fillna({"note": ""})
     closest = figure[figure["variant"] == "close_recall"].set_index("stat")["value"]
     assert closest[["wrong_flagged", "wrong_passed", "right_flagged", "right_passed"]].tolist() == [495, 61, 630, 3814]

@@ -123,7 +123,7 @@ class RunConfig(Settings):
 # Keys of a group's YAML that other configs, tables or the harness read, and that are no constructor arguments.
 ANNOTATIONS: dict[str, frozenset[str]] = {
     "model": frozenset({"name", "target_layer", "saliency_layer", "contrast_layer", "target_layout", "output"}),
-    "dataset": frozenset({"name", "tolerance_px", "limit"}),
+    "dataset": frozenset({"name", "tolerance_px", "limit", "known"}),
     "method": frozenset({"floor"}),
     "metric": frozenset(),
 }

@@ -32,7 +32,8 @@ stand with images that were not seen: `roc_ends`, `risk_ends`, `coverage_ends`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -151,12 +152,42 @@ def risk_bootstrap(
     Args:
         scores: [n]. wrong: bool [n]. stream: of the draws, which depend on it and n alone.
     """
+    return mixed_bootstrap([Drawn(scores, wrong, stream)], resamples)
+
+
+class Drawn(NamedTuple):
+    """Images that are drawn together: scores [n], which of them are wrong [n], and the stream of their draws."""
+
+    scores: ArrayLike
+    wrong: ArrayLike
+    stream: int
+
+
+def mixed_bootstrap(groups: Sequence[Drawn], resamples: int = RESAMPLES) -> tuple[dict[str, float], Statistics]:
+    """The same of several groups of images as one set, each group drawn anew to its own size.
+
+    Groups of one size and one stream are drawn alike, row by row: of an image and its corrupted versions all are drawn,
+    or none.
+    """
+    scores, wrong = (np.concatenate([np.asarray(each[part]) for each in groups]) for part in (0, 1))
+    both, count = _both_levels(scores, wrong)
+    pieces = np.split(both, np.cumsum([len(np.asarray(each.scores)) for each in groups])[:-1])
+    drawn = [_resampled(piece, count, each.stream, resamples) for piece, each in zip(pieces, groups, strict=True)]
+    parts = [_both_statistics(sum(counts[1:], start=counts[0])) for counts in zip(*drawn, strict=True)]
+    return risk_values(scores, wrong), _joined(parts)
+
+
+def risk_values(scores: ArrayLike, wrong: ArrayLike) -> dict[str, float]:
+    """The same statistics of the images as they are."""
+    both, count = _both_levels(scores, wrong)
+    once = _both_statistics(np.bincount(both, minlength=count).reshape(1, -1).astype(np.float64))
+    return {name: float(value[0]) for name, value in once.items()}
+
+
+def _both_levels(scores: ArrayLike, wrong: ArrayLike) -> tuple[Counts, int]:
+    """The rank of each score, those of wrong images behind all others: one draw for right and wrong alike."""
     distinct, levels = np.unique(_numbers(scores), return_inverse=True)
-    count = len(distinct)
-    both = levels + count * np.asarray(wrong, dtype=bool)  # one draw for right and wrong images alike
-    once = _both_statistics(np.bincount(both, minlength=2 * count).reshape(1, -1).astype(np.float64))
-    parts = [_both_statistics(counts) for counts in _resampled(both, 2 * count, stream, resamples)]
-    return {name: float(value[0]) for name, value in once.items()}, _joined(parts)
+    return levels + len(distinct) * np.asarray(wrong, dtype=bool), 2 * len(distinct)
 
 
 def _both_statistics(counts: Array) -> Statistics:

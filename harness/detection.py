@@ -20,6 +20,7 @@ from .seeds import SampleRng
 from .types import Needs, ResultRow
 
 AVERAGE = "average"  # of the ood sets, in place of a set's name
+TOGETHER = "together"  # the test set and all ood sets as one, likewise
 State = dict[str, Tensor]  # what a fit leaves; stored as safetensors
 
 
@@ -224,16 +225,19 @@ class ImageDetector(Detector, Protocol):
 
 
 class DetectionMetric(Protocol):
-    """Aggregates of score tables: columns image_id, label (-1: none), predicted, is_error (bool), score.
+    """Aggregates of score tables: columns image_id, label (-1: none), predicted, is_error (bool), score, known (bool).
 
-    PARTNERS: which other sets it reads beside the test set: the `ood` sets, or the `validation` set.
+    known: whether the set's images are of the test set's classes (a set of conf/ood says so by `known: true`).
+    PARTNERS: which other sets it reads beside the test set: the `ood` sets, the `validation` set, or, to tell failures
+    of all `sources`, the ood sets and the test set alike.
     """
 
     VERSION: ClassVar[int]
-    PARTNERS: ClassVar[Literal["ood", "validation"]]
+    PARTNERS: ClassVar[Literal["ood", "validation", "sources"]]
 
     def summarize(self, test: pd.DataFrame, partners: Mapping[str, pd.DataFrame]) -> dict[str, list[ResultRow]]:
         """Rows by the name of the data set that they are about.
 
         `ood`: a list for each partner, and one named `AVERAGE` over all of them. `validation`: a list named `test`.
+        `sources`: a list for each set, the test set among them, and one named `TOGETHER`.
         """

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..curves import acceptance_limit, risk_bootstrap, roc_statistics
+from ..curves import acceptance_limit, risk_values, roc_statistics
 from ..pictures import Size, encoded, panels, tighten
 from ..stats import Array
 from ..store.files import write_atomically
@@ -105,7 +105,7 @@ def draw_risk_coverage(detectors: Mapping[str, pd.DataFrame], path: Path) -> Non
         known = table[table["score"].notna() & (table["label"] >= 0)]
         if len(known):
             scores, wrong = known["score"].to_numpy(float), known["is_error"].to_numpy(bool)
-            area = risk_bootstrap(scores, wrong, resamples=2)[0]["aurc"]
+            area = risk_values(scores, wrong)["aurc"]
             axis.plot(*_risk(scores, wrong), linewidth=1.2, label=f"{detector} {area:.4f}", **_look(number))
     if detectors:
         first = next(iter(detectors.values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError, RunConfig
-from ..detection import AVERAGE, Detector, LinearHead, Reading
+from ..detection import AVERAGE, TOGETHER, Detector, LinearHead, Reading
 from ..engine.fitting import Fitting, check_training, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
@@ -20,11 +20,12 @@ from ..store import identity
 from ..store.store import SAMPLES, SCORE, CellStore, Shard
 from .cells import ImageSet, ScoreCell
 from .features import FeatureCell, linear_head
+from .known import check_known, doubtful_labels, is_known
 from .readings import KeptReading, check_reading, kept_readings
 
 FEW_A_CLASS, FEW = 10, 500  # images below which a run says so
 TEST, TRAIN, VALIDATION = "test", "train", "validation"  # places of data sets in the config, beside the ood sets
-RESERVED = frozenset({TEST, TRAIN, VALIDATION, AVERAGE})
+RESERVED = frozenset({TEST, TRAIN, VALIDATION, AVERAGE, TOGETHER})
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,10 @@ class Detection:
     def ood(self) -> dict[str, ImageSet]:
         """The sets that are to be told from the test set."""
         return {name: each for name, each in self.sets.items() if name not in (TEST, VALIDATION)}
+
+    def is_known(self, place: str) -> bool:
+        """Whether a set's images are of the test set's classes."""
+        return is_known(self.request.config.ood.get(place))
 
     def labelled(self) -> list[Images]:
         """The sets whose labels are read, the test set first."""
@@ -135,6 +140,8 @@ class Detection:
         for name, each in self.sets.items():
             if len(each) < FEW:
                 yield f"{name}: {len(each)} images, a rate moves by {100 / len(each):.1f} % at once: see the intervals"
+        images = {name: each.images for name, each in self.sets.items()}
+        yield from doubtful_labels(images[TEST], self.request.config.ood, images)
         yield from (f"{name} will have no scores: {why}" for name, why in self.unable.items())
         yield from chain.from_iterable(each.images.cautions(self.request.network) for each in self.everywhere())
 
@@ -157,6 +164,7 @@ def plan(request: Request) -> Detection:
     _check_metrics(config, request.metrics)
     places = {TEST: config.dataset, **({VALIDATION: config.validation} if config.validation else {}), **config.ood}
     images = {place: Images.of(request, chosen, config.subset_seed) for place, chosen in places.items()}
+    check_known(images[TEST], config.ood, images)
     head = _head(request, images[TEST])
     layers = sorted({layer for detector in detectors.values() for layer in detector.needs().layers})
     learning = [detector for detector in detectors.values() if detector.needs().training]
@@ -273,5 +281,5 @@ def _check_metrics(config: RunConfig, metrics: dict[str, object]) -> None:
     for name, metric in metrics.items():
         if not hasattr(metric, "PARTNERS"):
             raise ConfigError(f"metric {name} measures attributions, and the methods are detectors: metric=[ood]")
-        if metric.PARTNERS == "ood" and not config.ood:
+        if metric.PARTNERS != "validation" and not config.ood:
             raise ConfigError(f"metric {name} needs sets to be told from {config.dataset.name}: ood=[NAME,...]")

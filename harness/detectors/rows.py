@@ -1,39 +1,67 @@
 """Result rows of detectors: every metric on a detector's tables, kept beside the scores."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..detection import AVERAGE
+import pandas as pd
+
+from ..detection import AVERAGE, TOGETHER
 from ..store import identity
 from ..store.store import SCORE, CellStore, Failure, Finished, Group
 from ..types import ResultRow
 from .cells import ImageSet
 from .plan import TEST, VALIDATION, Detection
 
+KINDS = {"ood": "ood", "validation": "error", "sources": "failure"}  # of rows, by what the metric reads
+POOLED = (AVERAGE, TOGETHER)  # in place of a set's name
+
+
+class Reading(NamedTuple):
+    """What a metric's rows are about, which sets it needs for any row, which it reads if there are scores, and what
+    stands for all of them ("": nothing)."""
+
+    about: set[str]
+    needed: set[str]
+    partners: set[str]
+    pooled: str
+
+
+def _reading(detection: Detection, partners: str) -> Reading:
+    ood, validation = set(detection.ood), {VALIDATION} & set(detection.sets)
+    return {
+        "ood": Reading(ood, {TEST}, ood, AVERAGE),
+        "validation": Reading({TEST}, {TEST, *validation}, validation, ""),
+        "sources": Reading({TEST, *ood}, {TEST}, ood, TOGETHER),
+    }[partners]
+
 
 def rows_of(detection: Detection, detector: str, run_id: str) -> list[Group]:
     """Put the rows of every metric; returns where they are.
 
-    A set without scores has a row that says why; the others have theirs, and their average is undefined.
+    A set without scores has a row that says why; the others have theirs, and what stands for all is undefined.
     """
     failed = {place for place, each in detection.sets.items() if detector in each.failed()}
-    tables = {place: each.table(detector) for place, each in detection.sets.items() if place not in failed}
+    tables = {place: _table(detection, place, detector) for place in detection.sets if place not in failed}
     groups: list[Group] = []
     for metric, made in detection.request.metrics.items():
-        about, partners = {TEST}, {VALIDATION} & set(detection.sets)
-        if made.PARTNERS == "ood":
-            about = partners = set(detection.ood)
-        lost = about if failed & ({TEST} if made.PARTNERS == "ood" else {TEST, VALIDATION}) else about & failed
+        reading = _reading(detection, made.PARTNERS)
+        lost = reading.about if failed & reading.needed else reading.about & failed
         rows: dict[str, list[ResultRow]] = {}
-        if lost != about:
-            rows = made.summarize(tables[TEST], {place: tables[place] for place in sorted(partners - lost)})
-        if lost and made.PARTNERS == "ood":
+        if lost != reading.about:
+            rows = made.summarize(tables[TEST], {place: tables[place] for place in sorted(reading.partners - lost)})
+        if lost and reading.pooled:
             why = f"no scores of {', '.join(sorted(lost))}"
-            rows[AVERAGE] = [row.undefined(why) for row in rows.get(AVERAGE, [ResultRow("", "", None, 0)])]
+            rows[reading.pooled] = [
+                row.undefined(why) for row in rows.get(reading.pooled, [ResultRow("", "", None, 0)])
+            ]
         put = _Put(detection, detector, metric, run_id)
         groups += [put.rows(place, each) for place, each in rows.items()]
         groups += [put.failure(place, place if place in failed else min(failed)) for place in sorted(lost)]
     return groups
+
+
+def _table(detection: Detection, place: str, detector: str) -> pd.DataFrame:
+    return detection.sets[place].table(detector).assign(known=detection.is_known(place))
 
 
 @dataclass(frozen=True)
@@ -46,53 +74,62 @@ class _Put:
     run_id: str
 
     def rows(self, place: str, rows: list[ResultRow]) -> Group:
-        """Rows about a set, or about the average of the ood sets."""
-        if place == AVERAGE:
-            return self._put(self._average, 0, AVERAGE, rows)
+        """Rows about a set, or about what stands for all of them."""
+        if place in POOLED:
+            return self._put(self._group(self._pooled(place), {}), 0, place, rows)
         chosen = self.detection.sets[place]
-        return self._put(chosen.cells[self.detector].store, len(chosen), chosen.images.split, rows)
+        return self._put(self._group_of(place), len(chosen), chosen.images.split, rows)
 
-    def _put(self, cell: CellStore, stop: int, split: str, rows: list[ResultRow]) -> Group:
-        group = self._group(cell)
+    def _put(self, group: Group, stop: int, split: str, rows: list[ResultRow]) -> Group:
         group.forgive()
         group.finish(stop, Finished(self.run_id, split, [asdict(row) for row in rows]))
         return group
 
     def failure(self, place: str, culprit: str) -> Group:
         """Where the rows about a set would be, the culprit's failure; those of an earlier run go."""
-        chosen = self.detection.sets[place]
-        group = self._group(chosen.cells[self.detector].store)
-        group.withdraw(len(chosen))
+        group = self._group_of(place)
+        group.withdraw(len(self.detection.sets[place]))
         failure = self.detection.sets[culprit].cells[self.detector].group(SCORE).failure()
         group.fail(failure or Failure("no scores"))
         return group
 
-    def _group(self, cell: CellStore) -> Group:
+    @property
+    def _partners(self) -> str:
+        return str(self.detection.request.metrics[self.metric].PARTNERS)
+
+    def _group_of(self, place: str) -> Group:
+        """Where the rows about a set are; what its images count as is part of what they are."""
+        known = {"known": self.detection.is_known(place)} if self._partners == "sources" else {}
+        return self._group(self.detection.sets[place].cells[self.detector].store, known)
+
+    def _group(self, cell: CellStore, more: dict[str, Any]) -> Group:
         """Where the metric's rows about a cell are; described, with the table that they were compared with."""
         request, sets = self.detection.request, self.detection.sets
         made = request.metrics[self.metric]
-        is_ood = made.PARTNERS == "ood"
+        is_error = self._partners == "validation"
         about: dict[str, Any] = {
-            "identity": identity.metric_identity(request.config.metric[self.metric].settings, made.VERSION),
+            "identity": identity.metric_identity(request.config.metric[self.metric].settings, made.VERSION) | more,
             "name": self.metric,
             "paired": [],
-            "kind": "ood" if is_ood else "error",
-            "reference": sets[TEST].images.title if is_ood else "",
+            "kind": KINDS[self._partners],
+            "reference": "" if is_error else sets[TEST].images.title,
         }
-        others = [TEST] if is_ood else [place for place in (VALIDATION,) if place in sets]
+        others = [place for place in (VALIDATION,) if place in sets] if is_error else [TEST]
         about["identity"]["compared"] = {place: self._scores_of(sets[place]) for place in others}
         key = identity.digest(about["identity"])
         cell.describe({}, {key: about})
         return cell.group(key)
 
-    @property
-    def _average(self) -> CellStore:
-        """The cell of the unweighted mean over the ood sets: it has rows and no samples."""
-        test = self.detection.sets[TEST].cells[self.detector].about
-        compared = {place: self._scores_of(each) for place, each in self.detection.ood.items()}
-        about = {**test["identity"], "average": compared}
-        cell = CellStore(self.detection.request.root, identity.digest(about))
-        cell.describe({"identity": about, "labels": {**test["labels"], "dataset": AVERAGE}}, {})
+    def _pooled(self, name: str) -> CellStore:
+        """The cell of the ood sets' unweighted mean, or of all sets together: it has rows and no samples."""
+        detection = self.detection
+        test = detection.sets[TEST].cells[self.detector].about
+        compared = {place: self._scores_of(each) for place, each in detection.ood.items()}
+        if name == TOGETHER:
+            compared = {place: [*each, detection.is_known(place)] for place, each in compared.items()}
+        about = {**test["identity"], name: compared}
+        cell = CellStore(detection.request.root, identity.digest(about))
+        cell.describe({"identity": about, "labels": {**test["labels"], "dataset": name}}, {})
         return cell
 
     def _scores_of(self, chosen: ImageSet) -> list[Any]:

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from ..config import RunConfig
-from ..detection import AVERAGE
+from ..detection import AVERAGE, TOGETHER
 from ..engine.costs import Outcome, Summary, merge
 from ..engine.job import Job
 from ..engine.probe import Say, at_chance, probe, say
@@ -111,7 +111,7 @@ class DetectorRun:
         """Rows of every metric on every detector's tables."""
         detection = self.detection
         groups = [group for name in detection.detectors for group in rows_of(detection, name, self.run_id)]
-        splits = {each.images.split for each in detection.sets.values()} | {AVERAGE}
+        splits = {each.images.split for each in detection.sets.values()} | {AVERAGE, TOGETHER}
         return Summary(groups, splits, failures(detection), partial(_draw, detection), self._at_chance())
 
     def _at_chance(self) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Error detectors trained on what the network says of its training images: feature conductance, logits, features."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -13,9 +12,9 @@ from assay.harness.training import TrainingSet
 from torch import Tensor
 
 from .mlp import Training, fit_mlp, score_mlp
+from .training_errors import judged
 
 Rule = Literal["right", "left", "trapezoid"]
-FEW_ERRORS = 200
 ROWS = 4096  # images whose rows of W are held at once
 
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -133,20 +132,12 @@ class ErrorMLP:
 
     def fit(self, training: TrainingSet) -> State:
         """The perceptron (see `fit_mlp`). n_train_errors: int64 []. baseline: [1,D], where conductance is an input."""
-        bank = _labelled(training.bank)
-        wrong = bank.predicted != bank.labels
-        errors = int(wrong.sum())
-        if errors < FEW_ERRORS:
-            warnings.warn(
-                f"{self}: {errors} errors among {len(bank)} training images; below {FEW_ERRORS} there is little to "
-                "learn from: fit it on images that the network was not trained on",
-                stacklevel=2,
-            )
-        extra = {"n_train_errors": torch.tensor(errors)}
+        made = judged(self, training)
+        extra = {"n_train_errors": torch.tensor(made.errors)}
         if "conductance" in self.inputs:
             extra["baseline"] = _baseline(training)
         settings = Training(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        return fit_mlp(self._read(bank, extra), wrong, settings, training.seed) | extra
+        return fit_mlp(self._read(made.features, extra), made.wrong, settings, training.seed) | extra
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N] in [0,1], float64."""
@@ -156,11 +147,6 @@ class ErrorMLP:
     def _read(self, features: Features, state: State) -> Tensor:
         columns = [INPUTS[name](features, state) for name in self.inputs]
         return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-
-
-def _labelled(bank: Features) -> Features:
-    known = bank.labels >= 0
-    return bank if bool(known.all()) else bank.rows(known)  # a copy only where it is needed
 
 
 def _baseline(training: TrainingSet) -> Tensor:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 METRICS = sorted(Path("conf/metric").glob("*.yaml"))
 CHOSEN = {"dataset": {"tolerance_px": 2}, "model": {"target_layer": "layer"}, "seed": 0}
 QUICK = {"aopc": {"steps": 2}, "perturbation": {"steps": 2}, "insertion": {"steps": 2}, "road": {"steps": 2}}
-DETECTORS = ("ood", "error_detection")
+DETECTORS = {"ood": "far", "error_detection": "validation", "failure": "far"}  # and a set that each reads
 
 # What terminal and report show of our metrics: one row a quantity, in the papers' convention.
 SHOWN = {"mean", "auroc", "fpr95_id_pos", "aurc", "augrc", "auc", "average_drop", "increase_in_confidence"}
@@ -36,8 +36,8 @@ def rows_of(file: Path, frame: pd.DataFrame) -> list[ResultRow]:
     metric = hydra.utils.instantiate(config.metric)
     if file.stem not in DETECTORS:
         return metric.summarize(frame)
-    name = {"ood": "far", "error_detection": "validation"}[file.stem]
-    made = metric.summarize(frame, {name: frame.assign(score=frame["score"] + 1)})
+    other = frame.assign(score=frame["score"] + 1, known=False)
+    made = metric.summarize(frame.assign(known=True), {DETECTORS[file.stem]: other})
     return [row for rows in made.values() for row in rows]
 
 

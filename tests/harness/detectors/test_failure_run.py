@@ -1,0 +1,68 @@
+"""A run that ranks failures of several sources: rows of each set and of all together, and what counts as known."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from assay.harness import launch
+from assay.harness.config import ConfigError
+from assay.harness.detectors.plan import build_detection
+from assay.harness.overrides import compose_config
+
+SMALL = [
+    *("experiment=failure_embedded", "ood=[corrupted_noise,scenes_shapes]", "method=[msp]", "metric=[failure]"),
+    *("dataset.size=24", "ood.scenes_shapes.size=16", "metric.failure.resamples=20"),
+    *("compute.device=cpu", "compute.processes=1"),
+]
+
+
+def run(results: Path, *overrides: str) -> pd.DataFrame:
+    """Run in this process; the tidy table."""
+    assert launch.run(compose_config([*SMALL, f"results={results}", *overrides]), []) == 0
+    return pd.read_csv(results / "tidy/results.csv")
+
+
+def counted(frame: pd.DataFrame) -> dict[str, tuple[int, float]]:
+    """Data set -> number of images and of failures."""
+    rows = frame[frame.stat == "n_failures"]
+    return {row.dataset: (row.n, row.value) for row in rows.itertuples()}
+
+
+def test_every_source_has_rows_and_all_together(tmp_path: Path) -> None:
+    """24 hard scenes, their noisy versions, and 16 unknown ones beside the 24; failures are the network's errors and
+    all unknown images. The sets stand beside the test set in `reference`. With the noisy ones called unknown every one
+    of them is a failure, under keys of their own, and a caution says that they have labels."""
+    frame = run(tmp_path)
+    detection = build_detection(compose_config([*SMALL, f"results={tmp_path}"]), tmp_path / "store")
+    wrong, noisy = (int(detection.sets[place].table("msp").is_error.sum()) for place in ("test", "corrupted_noise"))
+    assert counted(frame) == {
+        "scenes_hard": (24, wrong),
+        "corrupted_noise": (24, noisy),
+        "scenes_shapes": (40, wrong + 16),
+        "together": (64, wrong + noisy + 16),
+    }
+    assert set(frame.kind) == {"failure"} and set(frame.reference) == {"scenes_hard"}
+    assert frame[frame.stat == "auroc"].status.eq("ok").all()
+    other = run(tmp_path, "ood.corrupted_noise.known=false")
+    rows = other[(other.dataset == "corrupted_noise") & (other.stat == "n_failures")]
+    assert sorted(rows.value) == sorted([noisy, wrong + 24]) and rows.metric_key.nunique() == 2
+    unknown = build_detection(compose_config([*SMALL, "ood.corrupted_noise.known=false"]), tmp_path / "store")
+    assert any("corrupted_noise: labelled by the classes of scenes_hard" in each for each in unknown.cautions())
+    assert not any("labelled by" in each for each in detection.cautions())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["ood=[]"], r"metric failure needs sets to be told from scenes_hard: ood=\[NAME"),
+        (
+            ["ood=[folder]", "ood.folder.root=results/baselines/files/val2014", "+ood.folder.known=true"],
+            "other classes than scenes_hard",
+        ),
+    ],
+)
+def test_what_says_nothing_is_refused(overrides: list[str], says: str, tmp_path: Path) -> None:
+    """No other set; a set of known images whose labels are of another list."""
+    kept = [each for each in SMALL if not each.startswith("ood")]
+    with pytest.raises(ConfigError, match=says):
+        launch.run(compose_config([*kept, *overrides, f"results={tmp_path}"]), [])

@@ -90,9 +90,10 @@ def in_sentences(page: Path) -> Iterator[Command]:
 
 def small(words: Sequence[str]) -> list[str]:
     """The words with limits on what is computed; equal ones are one request."""
-    fitted = any(word.startswith(("experiment=ood", "experiment=errors", "dataset@train")) for word in words)
-    validated = any(word.startswith("experiment=errors") for word in words)
-    sets = ["ood=[scenes_shapes,scenes_noise]"] if "experiment=ood_embedded" in words else []
+    validated = any(word.startswith(("experiment=errors", "experiment=failure")) for word in words)
+    fitted = validated or any(word.startswith(("experiment=ood", "dataset@train")) for word in words)
+    fewer_sets = {"experiment=ood_embedded": "scenes_noise", "experiment=failure_embedded": "corrupted_noise"}
+    sets = [f"ood=[scenes_shapes,{fewer_sets[word]}]" for word in words if word in fewer_sets]
     fewer = [*LIMITS, *["train.limit=60"] * fitted, *["validation.limit=20"] * validated, *sets]
     return [*(word for word in words if not word.startswith("limit=")), *fewer]
 

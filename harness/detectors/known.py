@@ -1,4 +1,4 @@
-"""Which data sets are of the test set's classes: there a prediction is right or wrong, elsewhere every image is unknown."""
+"""Which sets are of the test set's classes: there a prediction is right or wrong, elsewhere every image is unknown."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

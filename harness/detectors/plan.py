@@ -140,8 +140,8 @@ class Detection:
         for name, each in self.sets.items():
             if len(each) < FEW:
                 yield f"{name}: {len(each)} images, a rate moves by {100 / len(each):.1f} % at once: see the intervals"
-        images = {name: each.images for name, each in self.sets.items()}
-        yield from doubtful_labels(images[TEST], self.request.config.ood, images)
+        sets = {name: each.images for name, each in self.sets.items()}
+        yield from doubtful_labels(sets[TEST], self.request.config.ood, sets)
         yield from (f"{name} will have no scores: {why}" for name, why in self.unable.items())
         yield from chain.from_iterable(each.images.cautions(self.request.network) for each in self.everywhere())
 

@@ -131,12 +131,14 @@ class RAP:
     proportion to max(x, 0), which meets the paper's figures, or (`proportional`, the published code) to x: sums that
     nearly cancel then divide relevance, and in float32 the map depends on rounding. start: relevance is the class'
     logit, or `one`: the map of a class with a negative logit is not turned over. The input layer takes the z^B rule.
+    layer: where propagation stops; the map is the channel sum of its output's relevance (Fig. 4). null: at the input.
     """
 
     variant: Variant = "official"
     batch_norm: BatchNorm = "pass_nonzero"
     residual: Residual = "positive"
     start: Start = "logit"
+    layer: str | None = None
     VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
@@ -151,10 +153,10 @@ class RAP:
         return Needs()
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
-        """[P,H,W]; sums to the logit (or 1) where no batch-norm and no negative layer input intervenes."""
-        tape, table = Tape.record(forward, batch_norm=self.batch_norm), self.table()
-        pulled = tape.by_pair(targets, lambda start: tape.pull(table, tape.logits, start, tape.inputs))
-        return Attribution(pulled.sum(1))
+        """[P,h,w]; sums to the logit (or 1) where no batch-norm and no negative layer input intervenes."""
+        tape, table = Tape.record(forward, tuple(filter(None, [self.layer])), batch_norm=self.batch_norm), self.table()
+        stop = tape.feature_map(self.layer)
+        return Attribution(tape.by_pair(targets, lambda start: tape.pull(table, tape.logits, start, stop)).sum(1))
 
     def table(self) -> RuleTable:
         """The rules by operation."""

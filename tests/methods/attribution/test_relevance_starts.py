@@ -11,7 +11,7 @@ from assay.methods.attribution.relevance import rules
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
 from assay.methods.attribution.relevance.rap import RAP
 from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon, Gamma, ZBox
-from conftest import assert_close, attribute, known, random_images, torchvision_module
+from conftest import TOY_TARGETS, assert_close, attribute, known, random_images, torchvision_module
 from torch import Tensor
 
 CLOSE = 1e-10
@@ -51,6 +51,19 @@ def test_positive_parts_do_not_depend_on_rounding() -> None:
     noise = 1e-7 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     maps = [attribute(RAP(), network, x, target).values for x in (images, images + noise)]
     assert_close(maps[0], maps[1], 1e-3)
+
+
+def test_rap_stops_at_a_layer(toy: Network, toy_image: Tensor) -> None:
+    """Before the toy's last layer, where A = (3, 0, 0, 4) has by class the contributions (3, 0, 0, -8), logit -5, and
+    (-3, 0, 0, 4), logit 1: magnitudes over their sum times the logit, summed over channels at pixels a, b; 1e-6. On the
+    tiny network each layer's map sums to the logit (float64, 1e-9)."""
+    values = attribute(RAP(layer="relu"), toy, toy_image, TOY_TARGETS).values
+    assert_close(values, torch.tensor([[[-15 / 11, -40 / 11]], [[3 / 7, 4 / 7]]]), 1e-6)
+    example = known("tiny_vgg", torch.float64)
+    logits = example.logits[torch.arange(4), example.targets.label].double()
+    for layer in ("features.1", "features.4", "features.9"):
+        values = attribute(RAP(layer=layer), example.network, example.images, example.targets).values
+        assert_close(values.flatten(1).sum(1, keepdim=True), logits[:, None], 1e-9)
 
 
 def by_logit(method: Attributor) -> Tensor:

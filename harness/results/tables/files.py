@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +11,11 @@ from ...config import ConfigError, suggest
 from ...store.files import write_atomically
 from .entries import Table
 from .filling import by_samples, fill_table
-from .measured import keep, read_tidy, united
+from .measured import keep, read_tidy, shown, united
 from .plotting import draw
 from .rendering import render
 from .spec import names
+from .versions import older
 
 
 def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
@@ -32,6 +34,7 @@ def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
 def _regenerate(name: str, tidy: pd.DataFrame, results: Path) -> Table:
     rows = united(name, tidy, results)
     table = fill_table(name, by_samples(rows))
+    table = replace(table, notes=[*table.notes, *older(shown(table, rows))])
     for kind in ("md", "csv"):
         write_atomically(results / "tables" / f"{name}.{kind}", render(table, kind).encode())
     picture = results / "tables" / f"{name}.png"

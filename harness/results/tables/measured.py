@@ -1,6 +1,5 @@
 """The rows behind the tables, kept with the project (results/measured): a bare clone regenerates what is committed."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -40,8 +39,7 @@ def _keys(rows: pd.DataFrame) -> pd.Index:
 
 def keep(table: Table, rows: pd.DataFrame, results: Path) -> None:
     """Write the rows (as `united`) that a table's entries show, whole, to `<results>/measured/`; no file for none."""
-    path = results / "measured" / f"{table.name}.csv"
-    taken = rows.iloc[_numbers(table)]
+    path, taken = results / "measured" / f"{table.name}.csv", shown(table, rows)
     if taken.empty:
         path.unlink(missing_ok=True)
         return
@@ -49,6 +47,6 @@ def keep(table: Table, rows: pd.DataFrame, results: Path) -> None:
     write_atomically(path, ordered.to_csv(index=False, lineterminator="\n").encode())
 
 
-def _numbers(table: Table) -> Iterable[int]:
-    """Of the rows that some entry shows, each once: an entry's mean and its deviation are of one row."""
-    return sorted({number for entry in table.entries for number in entry.found.rows})
+def shown(table: Table, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows (as `united`) that some entry shows, each once: a mean and its deviation are of one row."""
+    return rows.iloc[sorted({number for entry in table.entries for number in entry.found.rows})]

@@ -60,7 +60,8 @@ def test_rap_stops_at_a_layer(toy: Network, toy_image: Tensor) -> None:
     values = attribute(RAP(layer="relu"), toy, toy_image, TOY_TARGETS).values
     assert_close(values, torch.tensor([[[-15 / 11, -40 / 11]], [[3 / 7, 4 / 7]]]), 1e-6)
     example = known("tiny_vgg", torch.float64)
-    logits = example.logits[torch.arange(4), example.targets.label].double()
+    every = example.network(example.network.normalise(example.images))
+    logits = every[example.targets.image, example.targets.label]
     for layer in ("features.1", "features.4", "features.9"):
         values = attribute(RAP(layer=layer), example.network, example.images, example.targets).values
         assert_close(values.flatten(1).sum(1, keepdim=True), logits[:, None], 1e-9)

@@ -40,7 +40,7 @@ def version_of(group: str, name: str) -> int | None:
 
 @cache
 def _version_of(file: Path) -> int | None:
-    target = str(OmegaConf.load(file).get("_target_", "")) if file.is_file() else ""
+    target = str(OmegaConf.select(OmegaConf.load(file), "_target_")) if file.is_file() else ""
     module, _, kind = target.removeprefix(OURS).rpartition(".")
     source = configs.ROOT / Path(*module.split(".")).with_suffix(".py") if target.startswith(OURS) else None
     return _version_in(ast.parse(source.read_text()), kind) if source and source.is_file() else None

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from assay.harness.config import ConfigError
 from assay.harness.engine.samples import check_pixels
-from assay.harness.network import Network, fingerprint
+from assay.harness.modules import fingerprint
+from assay.harness.network import Network
 from assay.harness.types import Dataset, Sample
 
 Module = tuple[nn.Module, Sequence[float], Sequence[float]]  # with the mean and deviation of its inputs' channels

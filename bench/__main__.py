@@ -18,10 +18,10 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     keep_freed_memory()  # as a run does; for the floors and the peers as well
-    from bench import attribution, cams, harness_overhead, perturbation, relevance
+    from bench import attribution, cams, conductance, harness_overhead, perturbation, relevance
 
     parts = []
-    races = (attribution, relevance, cams, perturbation, harness_overhead)
+    races = (attribution, relevance, cams, perturbation, conductance, harness_overhead)
     for part in chain.from_iterable(race.tasks() for race in races):
         print(part.to_string(index=False, float_format="{:.3f}".format), "\n", flush=True)
         parts.append(part)

@@ -18,6 +18,7 @@ _MOVES = frozenset({"getitem", "view", "reshape", "flatten", "squeeze", "unsquee
 _SAME = frozenset({"float", "to", "type_as", "dropout", "neg"})
 _SUMS = frozenset({"add", "sub", "cat", "concat", "stack"})
 _SCALES = frozenset({"mul", "multiply", "div", "truediv", "divide", "true_divide", "linear"})  # by something fixed
+POOLING = frozenset({"AdaptiveAvgPool2d", "adaptive_avg_pool2d", "AvgPool2d", "avg_pool2d", "mean", "Linear"})
 _MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
 
@@ -55,7 +56,7 @@ def ending_of(module: nn.Module, traced: Traced) -> Ending | None:
             if output.args[0] is node:
                 return Ending(linear, None)
             behind = _behind(traced.module, way, node)
-            return Ending(linear, behind) if behind is not None and _is_affine(behind) else None
+            return Ending(linear, behind) if behind is not None and is_affine(behind) else None
     return None
 
 
@@ -94,8 +95,11 @@ def _behind(module: fx.GraphModule, way: list[fx.Node], layer: fx.Node) -> fx.Gr
     return made
 
 
-def _is_affine(head: fx.GraphModule) -> bool:
-    """Whether a head's output is an affine function of its one input, as far as its operations are known."""
+def is_affine(head: fx.GraphModule, also: frozenset[str] = frozenset()) -> bool:
+    """Whether a head's output is an affine function of its inputs, as far as its operations are known.
+
+    also: names of operations that are taken for affine beside those of a network's last logits.
+    """
     moving: set[fx.Node] = set()  # nodes that change with the input, and do so affinely
     for node in head.graph.nodes:
         if node.op == "placeholder":
@@ -106,7 +110,7 @@ def _is_affine(head: fx.GraphModule) -> bool:
             name = _name(head, node)
             if name in _SIZES:
                 continue
-            if not (name in _MOVES | _SAME | _SUMS or (name in _SCALES and _scales_one(node, name, moving))):
+            if not (name in _MOVES | _SAME | _SUMS | also or (name in _SCALES and _scales_one(node, name, moving))):
                 return False
             moving.add(node)
     return False

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 _PURE_OPERATORS: dict[Any, Any] = {
     operator.iadd: operator.add,
@@ -198,6 +198,34 @@ def with_outputs(traced: Traced, cuts: Sequence[Cut]) -> fx.GraphModule:
             _write_again(module, copied, traced.written[node.name])
     module.recompile()
     return module
+
+
+def up_to(traced: Traced, cut: Cut) -> fx.GraphModule:
+    """The part of the graph that a layer and its head's other values depend on, returning (activation, *crossing)."""
+    made = with_outputs(traced, [cut])
+    (output,) = [node for node in made.graph.nodes if node.op == "output"]
+    output.args = (output.args[0][1][0],)
+    made.graph.eliminate_dead_code()
+    made.recompile()
+    return made
+
+
+def check_same(
+    expected: Tensor, tapped: fx.GraphModule, heads: Sequence[fx.GraphModule], image: Tensor, name: str
+) -> None:
+    """Raise ValueError unless a tapped graph, and heads on what it keeps, give the logits of one image [1,3,H,W].
+
+    Tracing loses writes through views and other names: better an error than another network's numbers.
+    """
+    with torch.no_grad():
+        logits, values = tapped(image.clone())
+        found = [logits, *(head(*kept) for head, kept in zip(heads, values, strict=True))]
+    scale = 1e-5 * float(expected.abs().max())
+    if not all(torch.allclose(expected, each, rtol=1e-4, atol=scale, equal_nan=True) for each in found):
+        raise ValueError(
+            f"{name} gives other logits when traced by torch.fx, probably because it writes in place through a view or "
+            "a second name: methods that read a layer cannot be used with it"
+        )
 
 
 def _is_free(module: fx.GraphModule, node: fx.Node) -> bool:

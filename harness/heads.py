@@ -102,11 +102,11 @@ class Head:
         pairs = zip(self.crossing, self.constants, strict=True)
         return self.module(activation, *(_picked(crossing, value, rows) for crossing, value in pairs))
 
-    def gradient(self, activation: Tensor, targets: Targets) -> Tensor:
+    def gradient(self, activation: Tensor, targets: Targets, rows: Tensor | None = None) -> Tensor:
         """Gradient of each pair's logit with respect to the activation [B,...]: [P,...]."""
         leaf = activation.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self(leaf)
+            logits = self(leaf, rows)
         self.passes.head += len(activation) * len(targets.rounds())
         return target_gradients(logits, leaf, targets)[0]
 

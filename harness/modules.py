@@ -1,11 +1,12 @@
 """What people give as a classifier, as a module that runs frozen in eval mode: wrappers are taken off."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def frozen(given: Any) -> nn.Module:
@@ -74,3 +75,13 @@ def _unseen(module: nn.Module) -> Iterator[tuple[str, str]]:
         if compiled or isinstance(each, torch.jit.ScriptModule):
             yield name, "torch.compile" if compiled else "torch.jit"
             inside = f"{name}." if name else ""
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Digest of a state dict's names, types, shapes and bytes: the same whatever file it came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -5,16 +5,15 @@ How a layer is found and the graph cut there is in `harness.graph`; here network
 
 import copy
 import difflib
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from .ending import Ending, ending_of, registered_last
-from .graph import Cut, Traced, cut_at, trace, with_outputs
+from .ending import POOLING, Ending, ending_of, is_affine, registered_last
+from .graph import Cut, Traced, check_same, cut_at, trace, up_to, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
 from .layouts import MARK, as_map, layout_of
 from .modules import frozen, unseen_parts
@@ -70,6 +69,7 @@ class Network:
         self._takes_channels_last = True
         self._cuts: dict[str, Cut] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
+        self._prefixes: dict[str, fx.GraphModule] = {}
 
     @cached_property
     def ending(self) -> Ending | None:
@@ -101,7 +101,7 @@ class Network:
 
     def _forget(self) -> None:
         """What was found of the module is to be found anew."""
-        self._cuts, self._tapped = {}, {}
+        self._cuts, self._tapped, self._prefixes = {}, {}, {}
         for made in ("_traced", "ending"):
             self.__dict__.pop(made, None)
 
@@ -258,36 +258,36 @@ class Network:
         """One forward pass: logits [B,C], and the values at each named layer."""
         if not layers:
             return self(inputs), {}
-        if layers not in self._tapped:
-            self._tapped[layers] = with_outputs(self._traced, [self._cut(name) for name in layers])
-            self._verify(self._tapped[layers], [self._cut(name).head for name in layers], inputs[:1].detach())
+        tapped = self._tap(layers, inputs)
         self.passes.forward += len(inputs)
-        logits, values = self._tapped[layers](inputs)
+        logits, values = tapped(inputs)
         return logits, {name: LayerValues(kept[0], tuple(kept[1:])) for name, kept in zip(layers, values, strict=True)}
 
-    def _verify(self, tapped: fx.GraphModule, heads: Sequence[fx.GraphModule], image: Tensor) -> None:
-        """Tracing loses writes through views and other names: better an error than another network's numbers."""
-        with torch.no_grad():
-            expected = checked(self.module(image.clone()), type(self.module).__name__, len(image))
-            logits, values = tapped(image.clone())
-            found = [logits, *(head(*kept) for head, kept in zip(heads, values, strict=True))]
-        scale = 1e-5 * float(expected.abs().max())
-        if not all(torch.allclose(expected, each, rtol=1e-4, atol=scale, equal_nan=True) for each in found):
-            raise ValueError(
-                f"{type(self.module).__name__} gives other logits when traced by torch.fx, probably because it writes "
-                "in place through a view or a second name: methods that read a layer cannot be used with it"
-            )
+    def _tap(self, layers: tuple[str, ...], inputs: Tensor) -> fx.GraphModule:
+        """The graph that keeps the layers, compared with the module on the first of the inputs when it is new."""
+        if layers not in self._tapped:
+            cuts, image = [self._cut(name) for name in layers], inputs[:1].detach()
+            tapped, name = with_outputs(self._traced, cuts), type(self.module).__name__
+            with torch.no_grad():
+                expected = checked(self.module(image.clone()), name, len(image))
+            check_same(expected, tapped, [cut.head for cut in cuts], image, name)
+            self._tapped[layers] = tapped
+        return self._tapped[layers]
+
+    @torch.no_grad()
+    def prefix(self, inputs: Tensor, layer: str) -> LayerValues:
+        """A layer's values, without running on to the logits; counted as a forward pass."""
+        if layer not in self._prefixes:
+            self._tap((layer,), inputs)
+            self._prefixes[layer] = up_to(self._traced, self._cut(layer))
+        self.passes.forward += len(inputs)
+        activation, *crossing = self._prefixes[layer](inputs)
+        return LayerValues(activation, tuple(crossing))
+
+    def is_affine_behind(self, layer: str) -> bool:
+        """Whether the logits are an affine function of a layer (average pooling, a linear layer), as the graph says."""
+        return is_affine(self._cut(layer).head, POOLING)
 
     def head(self, layer: str, constants: tuple[Any, ...]) -> Head:
         """The head from `layer`, for a batch whose crossing values are `constants`."""
         return Head(self._cut(layer), constants, self.passes)
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Digest of a state dict's names, types, shapes and bytes: the same whatever file it came from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        if not name.endswith("num_batches_tracked"):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

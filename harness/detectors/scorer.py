@@ -23,7 +23,8 @@ from ..engine.processes import Rank
 from ..engine.request import Request
 from ..engine.samples import check_pixels
 from ..forward import ForwardPass
-from ..network import Network, fingerprint
+from ..modules import fingerprint
+from ..network import Network
 from ..store.files import write_atomically
 from ..training import joined
 from .cells import checked_scores

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..network import Activation, Network, fingerprint
+from ..modules import fingerprint
+from ..network import Activation, Network
 from .weights import build_for
 
 

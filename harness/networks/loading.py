@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..network import Activation, Network, fingerprint
+from ..modules import fingerprint
+from ..network import Activation, Network
 from ..networks import caffe as caffe_networks
 from ..networks import cifar as cifar_networks
 from ..networks import scenes as small_networks

@@ -1,119 +1,76 @@
-"""Error detectors trained on what the network says of its training images: feature conductance, logits, features."""
+"""Error detectors trained on what the network says of its training images: conductance of units, logits, features."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from assay.harness.detection import DetectorNeeds, Features, State, fitted
-from assay.harness.network import Network
+from assay.harness.detection import DetectorNeeds, Features, Reading, State, fitted
 from assay.harness.training import TrainingSet
 from torch import Tensor
 
 from .mlp import Training, fit_mlp, score_mlp
 from .training_errors import judged
+from .units import (
+    ActivationXGradient,
+    Conductance,
+    InternalInfluence,
+    Rule,
+    check_steps,
+    conductance_linear_head,
+    predicted_rows,
+)
 
-Rule = Literal["right", "left", "trapezoid"]
-ROWS = 4096  # images whose rows of W are held at once
 
-RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "right": lambda before, after: after,
-    "left": lambda before, after: before,
-    "trapezoid": lambda before, after: (before + after) / 2,
-}
+class Input(NamedTuple):
+    """What the perceptron may be given of each image.
 
-
-def conductance_linear_head(features: Features, baseline: Tensor) -> Tensor:
-    """W[pred] * (g(x) - g(x')), the conductance of each penultimate feature: [N,D].
-
-    Between the pooled features and the logits lies a linear layer, whose gradient is constant, so that the sum over
-    steps of the conductance (eq. 5) telescopes: exact, whatever their number, without a backward pass. It sums to
-    f_pred(x) - f_pred(x') (eq. 3).
-
-    baseline: g(x'), [1,D].
+    of_features: from the features that are kept anyway. of_layer: the reading that takes its place where a layer is
+    named, made of layer, rule and steps; None: there is none, and of_features is told the layer.
     """
-    weight, conductance = features.linear_head().weight, features.tap() - baseline
-    for rows, predicted in zip(conductance.split(ROWS), features.predicted.split(ROWS), strict=True):
-        rows *= weight[predicted]  # not all at once: a row of W an image is as much as the features
-    return conductance
+
+    of_features: Callable[[Features, State, str | None], Tensor]
+    of_layer: Callable[[str, Rule, int], Reading] | None = None
 
 
-def conductance_riemann(
-    network: Network,
-    layer: str,
-    inputs: Tensor,
-    labels: Tensor,
-    rule: Rule = "right",
-    n: int = 10,
-    baseline: Tensor | None = None,
-) -> Tensor:
-    """Conductance of each feature map of any layer by n steps (eq. 5), summed over the map: [B,K].
-
-    Sum over k = 1..n of df_label/dy times y(x^k) - y(x^(k-1)), with x^k = x' + k/n (x - x') and the gradient at the
-    end of the step (right, the paper's), at its start (left, captum's riemann_trapezoid) or the mean of both.
-
-    Args:
-        inputs: normalised, [B,3,H,W].
-        labels: int64 [B], of the logit that is explained; the paper's is the predicted class.
-        baseline: x', normalised, [1,3,H,W]; zeros, unless given.
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r}: choose one of {', '.join(RULES)}")
-    if n < 1:
-        raise ValueError(f"n={n}: give at least 1 step")
-    start = torch.zeros_like(inputs[:1]) if baseline is None else baseline
-    # Without the gradient at x', one image is enough for y(x').
-    at_start = start if rule == "right" else start.expand_as(inputs)
-    before = _at(network, layer, at_start, labels[: len(at_start)])
-    total = torch.zeros_like(before.activation)
-    for step in range(1, n + 1):
-        after = _at(network, layer, start + step / n * (inputs - start), labels)
-        gradient = RULES[rule](before.gradient, after.gradient)
-        total = total + gradient * (after.activation - before.activation)
-        before = after
-    return total.flatten(2).sum(2) if total.ndim > 2 else total
-
-
-class _Point(NamedTuple):
-    activation: Tensor
-    gradient: Tensor
-
-
-def _at(network: Network, layer: str, inputs: Tensor, labels: Tensor) -> _Point:
-    """The layer's activation and the gradient of each image's logit there; back-propagates no further than that."""
-    with torch.enable_grad():
-        logits, values = network.run(inputs.detach().requires_grad_(), (layer,))
-        activation = values[layer].activation
-        (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), activation)
-    network.passes.head += len(inputs)
-    return _Point(activation.detach(), gradient)
-
-
-INPUTS: dict[str, Callable[[Features, State], Tensor]] = {
-    "conductance": lambda features, state: conductance_linear_head(features, state["baseline"]),
-    "features": lambda features, state: features.tap(),
-    "logits": lambda features, state: features.logits,
-    "sorted_logits": lambda features, state: features.logits.sort(1, descending=True).values,
+INPUTS = {
+    "conductance": Input(lambda kept, state, _: conductance_linear_head(kept, state["baseline"]), Conductance),
+    "activation": Input(lambda kept, state, layer: kept.tap(layer)),
+    "activation_x_gradient": Input(
+        lambda kept, state, _: predicted_rows(kept) * kept.tap(), lambda layer, rule, steps: ActivationXGradient(layer)
+    ),
+    "internal_influence": Input(lambda kept, state, _: predicted_rows(kept), InternalInfluence),
+    "features": Input(lambda kept, state, _: kept.tap()),
+    "logits": Input(lambda kept, state, _: kept.logits),
+    "sorted_logits": Input(lambda kept, state, _: kept.logits.sort(1, descending=True).values),
 }
+OF_UNITS = ("conductance", "activation", "activation_x_gradient", "internal_influence")  # of the layer's
 
 
 @dataclass(frozen=True)
 class ErrorMLP:
     """Probability that a prediction is wrong, by a D-200-200-1 perceptron trained on the training images' errors.
 
-    inputs, side by side: `conductance` of the penultimate features for the predicted class, from the image that is
-    zero after normalisation (the conductance detector's; eq. 5 in closed form, see `conductance_linear_head`),
-    `features` (penultimate), `logits`, `sorted_logits` (descending). On real errors conductance and sorted logits
-    together are best.
+    inputs, side by side: of each unit of a layer its `conductance` for the predicted class, from the image that is zero
+    after normalisation (the conductance detector's; eq. 5), its `activation` (mean over its map),
+    `activation_x_gradient` or `internal_influence`; `features` (penultimate), `logits`, `sorted_logits` (descending).
+    On real errors conductance and sorted logits together are best.
 
-    epochs, batch_size: the paper's 20 and 50 on CIFAR (10 and 100 on ImageNet); 10 epochs are what we measured its
-    AUROC with, .89 against MSP's .86. The last epoch counts. learning_rate: Adam's. It is trained on
-    `TrainingSet.bank`, and the state says in n_train_errors on how many errors; below 200 it warns.
+    layer: whose units. None: the penultimate features, the paper's last block after pooling, where all four are in
+    closed form. Of another layer they are readings, in closed form too where pooling and a linear layer follow, and by
+    `steps` of `rule` (`units.conductance_riemann`) where not: `form` in the results' settings says which.
+
+    epochs, batch_size: the paper's 20 and 50 on CIFAR (10 and 100 on ImageNet). The last epoch counts. learning_rate:
+    Adam's. It is trained on `TrainingSet.bank`, and the state says in n_train_errors on how many errors; below 200 it
+    warns.
     """
 
     inputs: Sequence[str] = ("conductance",)
-    epochs: int = 10
+    layer: str | None = None
+    rule: Rule = "right"
+    steps: int = 10
+    epochs: int = 20
     batch_size: int = 50
     learning_rate: float = 1e-3
     VERSION: ClassVar[int] = 1
@@ -125,28 +82,49 @@ class ErrorMLP:
             raise ValueError(f"inputs=[]: choose from {', '.join(INPUTS)}")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}: give at least 1 of each")
+        check_steps(self.rule, self.steps)
+        if self.layer is not None and not set(OF_UNITS) & set(self.inputs):
+            raise ValueError(f"layer={self.layer!r} is read by none of inputs={list(self.inputs)}: leave it null")
 
     def needs(self) -> DetectorNeeds:
-        """The features that the inputs are made of, and those of training images."""
-        return DetectorNeeds(bool({"conductance", "features"} & set(self.inputs)), training=True)
+        """The features and readings that the inputs are made of, and those of training images."""
+        of_units = set(OF_UNITS) & set(self.inputs)
+        penultimate = "features" in self.inputs or bool(of_units and self.layer is None)
+        layers = (self.layer,) if self.layer is not None and "activation" in of_units else ()
+        return DetectorNeeds(penultimate, layers, training=True, readings=tuple(self._readings.values()))
+
+    @property
+    def _readings(self) -> dict[str, Reading]:
+        """Those of the inputs that are readings."""
+        makers = {name: INPUTS[name].of_layer for name in self.inputs}
+        layer = self.layer
+        return {name: make(layer, self.rule, self.steps) for name, make in makers.items() if make and layer is not None}
 
     def fit(self, training: TrainingSet) -> State:
         """The perceptron (see `fit_mlp`). n_train_errors: int64 []. baseline: [1,D], where conductance is an input."""
         made = judged(self, training)
         extra = {"n_train_errors": torch.tensor(made.errors)}
-        if "conductance" in self.inputs:
+        if self._needs_baseline:
             extra["baseline"] = _baseline(training)
         settings = Training(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
         return fit_mlp(self._read(made.features, extra), made.wrong, settings, training.seed) | extra
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N] in [0,1], float64."""
-        fitted(self, state, "input_mean", *(["baseline"] if "conductance" in self.inputs else []))
+        fitted(self, state, "input_mean", *(["baseline"] if self._needs_baseline else []))
         return score_mlp(self._read(features, state), state)
 
+    @property
+    def _needs_baseline(self) -> bool:
+        return "conductance" in self.inputs and self.layer is None
+
     def _read(self, features: Features, state: State) -> Tensor:
-        columns = [INPUTS[name](features, state) for name in self.inputs]
+        columns = [self._column(name, features, state) for name in self.inputs]
         return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+
+    def _column(self, name: str, features: Features, state: State) -> Tensor:
+        reading = self._readings.get(name)
+        return INPUTS[name].of_features(features, state, self.layer) if reading is None else features.reading(reading)
 
 
 def _baseline(training: TrainingSet) -> Tensor:

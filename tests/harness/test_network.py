@@ -196,7 +196,7 @@ def test_random_weights_make_a_real_test(model: Model) -> None:
 def test_head_gives_the_modules_logits(model: Model) -> None:
     """Logits of one forward pass, and of the head from every layer, equal the untouched module's exactly.
 
-    And the head reads its input: another activation gives other logits.
+    And the head reads its input: another activation gives other logits. A prefix alone ends in the same activation.
     """
     assert torch.equal(model.network(model.inputs), model.seen[""])
     assert torch.equal(model.forward.logits, model.seen[""])
@@ -204,6 +204,7 @@ def test_head_gives_the_modules_logits(model: Model) -> None:
         activation, head = model.forward.activation(layer), model.forward.head(layer)
         assert torch.equal(head(activation), model.seen[""]), layer
         assert not torch.equal(head(activation + 0.5 * activation.abs().mean()), model.seen[""]), layer
+        assert torch.equal(model.network.prefix(model.inputs, layer).activation, activation), layer
 
 
 def test_other_values_cross_where_they_should(model: Model) -> None:

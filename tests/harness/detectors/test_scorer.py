@@ -26,8 +26,13 @@ from torch import Tensor, nn
 
 import assay
 
-DETECTORS = ["msp", "knn", "mahalanobis", "react", "odin", "logits_mlp"]
+DETECTORS = ["msp", "knn", "mahalanobis", "react", "odin", "logits_mlp", "conductance_mlp"]
 FEW = ["train.limit=120", "compute.device=cpu", "method.knn.k=5", "method.logits_mlp.epochs=2"]
+FEW += [
+    "method.conductance_mlp.epochs=2",
+    "method.conductance_mlp.layer=layer2",
+    "method.conductance_mlp.steps=2",
+]
 COUNT = 40  # 32 and 8: two shards, the first of two batches
 TOY = (ToyModule(), (0.5,) * 3, (0.125,) * 3)
 

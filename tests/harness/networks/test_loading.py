@@ -11,7 +11,7 @@ import pytest
 import torch
 from assay.harness.config import ROOT
 from assay.harness.launch import build_run
-from assay.harness.network import fingerprint
+from assay.harness.modules import fingerprint
 from assay.harness.networks.loading import scenes_network, torchvision_network
 from assay.harness.networks.weights import file_sha256, find_weights, load_weights
 from assay.harness.overrides import compose_config

@@ -13,16 +13,30 @@ import numpy as np
 import pytest
 import torch
 from assay.harness.build import build
-from assay.harness.detection import Features, LinearHead, pooled
+from assay.harness.detection import Features, LinearHead, Reading, pooled
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Passes
 from assay.harness.network import Network
+from assay.harness.networks.cifar import CifarResNet
+from assay.harness.seeds import SampleRng
 from assay.harness.training import TrainingSet
-from assay.methods.error.conductance import ErrorMLP, Rule, conductance_linear_head, conductance_riemann
-from captum.attr import LayerConductance
+from assay.methods.error.conductance import ErrorMLP
+from assay.methods.error.units import (
+    ActivationXGradient,
+    Conductance,
+    InternalInfluence,
+    Rule,
+    activation_x_gradient,
+    conductance_linear_head,
+    conductance_riemann,
+    internal_influence,
+)
+from captum.attr import InternalInfluence as CaptumInfluence
+from captum.attr import LayerConductance, LayerGradientXActivation
 from conftest import Known, alone, assert_close, assert_nothing_left, known, random_images, torchvision_module
 from detection_toys import random_features, training_of
 from torch import Tensor, nn
+from torchvision import models
 
 RULES: tuple[Rule, ...] = ("right", "left", "trapezoid")
 BASELINE_FEATURES = torch.linspace(0, 0.3, 12, dtype=torch.float64)[None]
@@ -75,7 +89,9 @@ def test_closed_form_equals_steps(rule: Rule, n: int) -> None:
     tiny = known("tiny_resnet", torch.float64)
     features = tiny_features(tiny, tiny.images)
     closed = conductance_linear_head(features, tiny_features(tiny, torch.zeros_like(tiny.images[:1])).tap())
-    stepped = conductance_riemann(tiny.network, "layer1", tiny.images, features.predicted, rule, n)
+    stepped = conductance_riemann(
+        ForwardPass(tiny.network, tiny.images, ("layer1",)), "layer1", features.predicted, rule, n
+    )
     assert_close(stepped, closed, 1e-10)
 
 
@@ -86,6 +102,11 @@ def test_completeness() -> None:
     label = features.predicted
     gain = features.logits.gather(1, label[:, None])[:, 0] - zero.logits[0, label]
     assert_close(conductance_linear_head(features, zero.tap()).sum(1)[None], gain[None], 1e-10)
+
+
+def pass_of(network: Network, images: Tensor, layer: str = "features.8") -> ForwardPass:
+    """A pass that keeps a layer; known networks normalise by mean 0 and deviation 1."""
+    return ForwardPass(network, images, (layer,))
 
 
 def captum(module: nn.Module, layer: str, inputs: Tensor, baseline: Tensor, labels: Tensor, n: int) -> Tensor:
@@ -116,7 +137,7 @@ def test_steps_equal_captum(name: str, layer: str, n: int) -> None:
     right = -captum(network.module, layer, zeros, images, labels, n)
     expected = {"left": left, "right": right, "trapezoid": (left + right) / 2}
     for rule in RULES:
-        assert_close(conductance_riemann(network, layer, images, labels, rule, n), expected[rule], 1e-6)
+        assert_close(conductance_riemann(pass_of(network, images, layer), layer, labels, rule, n), expected[rule], 1e-6)
     if layer != "layer1" and n == 10:
         assert (left - right).abs().max() > 1e-3
 
@@ -126,7 +147,7 @@ def test_other_baseline_and_labels() -> None:
     network, images, *_ = known("tiny_vgg", torch.float64)
     labels, baseline = torch.tensor([4, 0, 3, 3]), random_images(1, 16).double()
     expected = captum(network.module, "features.8", images, baseline.expand_as(images), labels, 4)
-    found = conductance_riemann(network, "features.8", images, labels, "left", 4, baseline)
+    found = conductance_riemann(pass_of(network, images), "features.8", labels, "left", 4, baseline)
     assert_close(found, expected, 1e-6)
 
 
@@ -139,7 +160,9 @@ def test_torchvision_network() -> None:
     penultimate = pooled(forward.activation("layer4"))
     features = Features(forward.logits, torch.zeros(2), penultimate, head=head)
     closed = conductance_linear_head(features, pooled(zero.activation("layer4")))
-    assert_close(conductance_riemann(network, "layer4", images, features.predicted, "right", 2), closed, 1e-10)
+    assert_close(
+        conductance_riemann(pass_of(network, images, "layer4"), "layer4", features.predicted, "right", 2), closed, 1e-10
+    )
 
 
 def test_more_steps_come_nearer_to_completeness() -> None:
@@ -149,7 +172,7 @@ def test_more_steps_come_nearer_to_completeness() -> None:
     gain = (network.module(images) - network.module(torch.zeros_like(images))).gather(1, labels[:, None])[:, 0]
 
     def error(rule: Any, n: int) -> float:
-        found = conductance_riemann(network, "features.3", images, labels, rule, n)
+        found = conductance_riemann(pass_of(network, images, "features.3"), "features.3", labels, rule, n)
         return float((found.sum(1) - gain).abs().mean())
 
     assert error("right", 200) < error("right", 10) / 5
@@ -157,25 +180,172 @@ def test_more_steps_come_nearer_to_completeness() -> None:
 
 
 def test_passes() -> None:
-    """n = 10: n forwards an image and one for x' (right; the others need its gradient for each image), and a backward
-    pass of the head a point; nothing is left behind."""
+    """n = 10: the pass, n - 1 prefixes an image and one for x'; the head's forward and backward at n points (left and
+    right; at n + 1 the trapezoid). In closed form the pass, one for x', and the head once. Nothing is left behind."""
     network, images, *_ = known("tiny_vgg")
     labels = torch.arange(4)
-    conductance_riemann(network, "features.8", images, labels)
-    assert network.passes == Passes(forward=41, head=41)
-    network.passes = Passes()
-    found = conductance_riemann(network, "features.8", images, labels, "left")
-    assert network.passes == Passes(forward=44, head=44)
-    assert not found.requires_grad
+    network.prefix(images, "features.8")  # its graph is made, and compared with the module
+    for rule, points in (("right", 10), ("left", 10), ("trapezoid", 11)):
+        network.passes = Passes()
+        found = conductance_riemann(pass_of(network, images), "features.8", labels, rule)  # type: ignore[arg-type]
+        assert network.passes == Passes(forward=4 + 9 * 4 + 1, head=2 * 4 * points)
+        assert not found.requires_grad
     assert_nothing_left(network)
+    network, images, *_ = known("tiny_resnet")
+    read(Conductance("layer1"), network, images)
+    network.passes = Passes()
+    read(Conductance("layer1"), network, images)
+    assert network.passes == Passes(forward=4 + 1, head=2 * 4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ["tiny_vgg", "tiny_resnet"])
+def test_an_image_has_its_own_whatever_the_batch(name: str, rule: Rule) -> None:
+    """Alone, in another order, one or several steps at once; float64, 1e-10. A shortcut crosses tiny_resnet's cut."""
+    network, images, *_ = known(name, torch.float64)
+    layer, labels = ("features.3" if name == "tiny_vgg" else "layer1.1.conv2"), torch.arange(4)
+    whole = conductance_riemann(pass_of(network, images, layer), layer, labels, rule, 5)
+    for rows in (4, 9, 40):
+        forward = ForwardPass(network, images.flip(0), (layer,), max_rows=rows)
+        assert_close(conductance_riemann(forward, layer, labels.flip(0), rule, 5).flip(0), whole, 1e-10)
+    alone = [
+        conductance_riemann(pass_of(network, images[k : k + 1], layer), layer, labels[k : k + 1], rule, 5)
+        for k in range(4)
+    ]
+    assert_close(torch.cat(alone), whole, 1e-10)
+
+
+def test_memory_is_bounded_by_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more images at once than the pass allows, or than it has itself."""
+    network, images, *_ = known("tiny_vgg")
+    sizes: list[int] = []
+    prefix = Network.prefix
+
+    def counted(self: Network, inputs: Tensor, layer: str) -> Any:
+        sizes.append(len(inputs))
+        return prefix(self, inputs, layer)
+
+    monkeypatch.setattr(Network, "prefix", counted)
+    for rows, expected in ((1, [1, *[4] * 9]), (11, [1, *[8] * 4, 4]), (100, [1, 36])):
+        forward = ForwardPass(network, images, ("features.8",), max_rows=rows)
+        conductance_riemann(forward, "features.8", torch.arange(4))
+        assert sizes == expected
+        sizes.clear()
 
 
 def test_bad_rule_and_steps() -> None:
-    network, images, *_ = known("tiny_vgg")
+    forward = pass_of(*known("tiny_vgg")[:2])
     with pytest.raises(ValueError, match="rule='middle': choose one of right, left, trapezoid"):
-        conductance_riemann(network, "features.8", images, torch.arange(4), "middle")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="n=0: give at least 1 step"):
-        conductance_riemann(network, "features.8", images, torch.arange(4), n=0)
+        conductance_riemann(forward, "features.8", torch.arange(4), "middle")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps=0: give at least 1"):
+        conductance_riemann(forward, "features.8", torch.arange(4), n=0)
+
+
+# Internal influence, activation x gradient
+
+
+def test_units_by_hand() -> None:
+    """f = (y1^2 + 3 y2, 0) of y = 2x (a map of two units), x = (1, 5), x' = 0, n = 2: df/dy is (0, 3), (2, 3), (4, 3)
+    at the three points, y moves by (1, 5) a step. Right: conductance (2 + 4, 15 + 15), influence ((2 + 4) / 2, 3)."""
+
+    class Squares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice = nn.Conv2d(2, 2, 1, bias=False)
+            self.twice.weight.data = 2 * torch.eye(2)[:, :, None, None]
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.twice(x)[:, :, 0, 0]
+            return torch.stack([y[:, 0] * y[:, 0] + 3 * y[:, 1], torch.zeros_like(y[:, 0])], 1)
+
+    network = Network(Squares(), (0, 0), (1, 1))
+    forward, label = pass_of(network, torch.tensor([[[[1.0]], [[5.0]]]]), "twice"), torch.tensor([0])
+    assert conductance_riemann(forward, "twice", label, "right", 2).tolist() == [[6, 30]]
+    assert conductance_riemann(forward, "twice", label, "left", 2).tolist() == [[2, 30]]
+    assert conductance_riemann(forward, "twice", label, "trapezoid", 2).tolist() == [[4, 30]]
+    assert internal_influence(forward, "twice", label, "right", 2).tolist() == [[3, 3]]
+    assert internal_influence(forward, "twice", label, "trapezoid", 2).tolist() == [[2, 3]]
+    assert activation_x_gradient(forward, "twice", label).tolist() == [[8, 30]]
+
+
+@pytest.mark.parametrize(("name", "layer"), [("tiny_resnet", "layer1.1.conv2"), ("tiny_vgg", "features.3")])
+def test_influence_and_activation_x_gradient_equal_captum(name: str, layer: str) -> None:
+    """captum's InternalInfluence with riemann_right and riemann_left, and its LayerGradientXActivation; 1e-6."""
+    network, images, *_ = known(name, torch.float64)
+    labels, module = network.module(images).argmax(1), network.module.get_submodule(layer)
+    forward = pass_of(network, images, layer)
+    for rule in ("right", "left"):
+        oracle = CaptumInfluence(network.module, module).attribute(
+            images, torch.zeros_like(images), labels, n_steps=6, method=f"riemann_{rule}"
+        )
+        found = internal_influence(forward, layer, labels, rule, 6)
+        assert_close(found, oracle.flatten(2).sum(2), 1e-6)
+    product = LayerGradientXActivation(network.module, module).attribute(images, labels)
+    assert_close(activation_x_gradient(forward, layer, labels), product.flatten(2).sum(2), 1e-10)
+
+
+# As readings
+
+
+def test_the_form_is_the_networks() -> None:
+    """Closed where average pooling and a linear layer follow; what stands before a ReLU, or in VGG's features, is not.
+
+    Setting of steps play no part in the closed form: readings that differ in them alone are one on disk.
+    """
+    resnet, vgg = known("tiny_resnet").network, known("tiny_vgg").network
+    assert Conductance("layer1").about(resnet) == {"layer": "layer1", "form": "closed"}
+    assert Conductance("layer1", steps=3).about(resnet) == InternalInfluence("layer1").about(resnet)
+    stepped = {"layer": "layer1.1.conv2", "form": "riemann", "rule": "left", "steps": 3}
+    assert Conductance("layer1.1.conv2", "left", 3).about(resnet) == stepped
+    assert Conductance("features.8").about(vgg)["form"] == "riemann"
+    with pytest.raises(ValueError, match=r"layer 'layer9' is not in .*did you mean"):
+        ActivationXGradient("layer9").about(resnet)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "closed", "stepped"),
+    [
+        ("resnet18", ["layer4", "avgpool"], ["layer3", "layer4.1.bn2"]),
+        ("inception_v3", ["Mixed_7c"], ["Mixed_7a"]),
+        ("densenet121", ["relu"], ["features.norm5"]),
+        ("mobilenet_v2", ["features.18"], ["features.18.1"]),
+        ("googlenet", ["inception5b"], ["inception5a"]),
+        ("vgg16", ["classifier.6"], ["features.30", "avgpool"]),
+        ("cifar_resnet20", ["layer3"], ["layer2"]),
+    ],
+)
+def test_closed_forms_of_known_networks(
+    architecture: str, closed: list[str], stepped: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the structure says: the block before pooling and a linear layer, and nothing before a ReLU."""
+    monkeypatch.setattr("assay.harness.network.frozen", lambda module: module.eval())  # which asks for values
+    with torch.device("meta"):
+        module = CifarResNet(20) if architecture == "cifar_resnet20" else models.get_model(architecture)
+    network = Network(module, (0, 0, 0), (1, 1, 1))
+    assert [network.is_affine_behind(layer) for layer in closed] == [True] * len(closed)
+    assert [network.is_affine_behind(layer) for layer in stepped] == [False] * len(stepped)
+
+
+def read(reading: Any, network: Network, images: Tensor) -> Tensor:
+    """The reading's values of images."""
+    made: Tensor = reading.read(ForwardPass(network, images, (reading.layer,)), SampleRng(0, "test", [], []), {})
+    return made
+
+
+def test_readings_explain_the_predicted_class() -> None:
+    """The functions at the predicted class; of the last block in one step; and of a class group its highest member."""
+    network, images, *_ = known("tiny_vgg", torch.float64)
+    labels, forward = network.module(images).argmax(1), pass_of(network, images, "features.3")
+    found = read(Conductance("features.3", "left", 4), network, images)
+    assert torch.equal(found, conductance_riemann(forward, "features.3", labels, "left", 4))
+    assert torch.equal(
+        read(InternalInfluence("features.3"), network, images), internal_influence(forward, "features.3", labels)
+    )
+    assert torch.equal(
+        read(ActivationXGradient("features.3"), network, images), activation_x_gradient(forward, "features.3", labels)
+    )
+    grouped = Network(network.module, (0, 0, 0), (1, 1, 1), groups=[[0, 1, 2], [3, 4]]).to(dtype=torch.float64)
+    assert torch.equal(read(Conductance("features.3", "left", 4), grouped, images), found)
 
 
 # The detectors
@@ -190,7 +360,12 @@ def test_the_config_builds_the_class(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "inputs", [["conductance"], ["features"], ["logits"], ["sorted_logits"], ["conductance", "sorted_logits"]], ids=str
+    "inputs",
+    [
+        *(["conductance"], ["features"], ["logits"], ["sorted_logits"], ["conductance", "sorted_logits"]),
+        *(["activation"], ["activation_x_gradient"], ["internal_influence"]),
+    ],
+    ids=str,
 )
 def test_inputs(inputs: list[str]) -> None:
     """The state's means are those of the training inputs as defined, and the scores probabilities."""
@@ -198,6 +373,9 @@ def test_inputs(inputs: list[str]) -> None:
     head = features.linear_head()
     defined = {
         "conductance": head.weight[features.predicted] * (features.tap() - BASELINE_FEATURES),
+        "activation": features.tap(),
+        "activation_x_gradient": head.weight[features.predicted] * features.tap(),
+        "internal_influence": head.weight[features.predicted],
         "features": features.tap(),
         "logits": features.logits,
         "sorted_logits": features.logits.sort(1).values.flip(1),
@@ -208,7 +386,7 @@ def test_inputs(inputs: list[str]) -> None:
     expected = torch.cat([defined[name] for name in inputs], 1).float().mean(0)
     assert torch.allclose(state["input_mean"], expected, atol=1e-5)
     assert ("baseline" in state) == ("conductance" in inputs)
-    assert detector.needs().penultimate == bool({"conductance", "features"} & set(inputs))
+    assert detector.needs().penultimate == (not {"logits", "sorted_logits"} >= set(inputs))
     scores = detector.score(single, state)
     assert scores.shape == (300,)
     assert ((scores > 0) & (scores < 1)).all()
@@ -220,6 +398,27 @@ def singles(count: int = 300, seed: int = 0, wrong: float = 0.3) -> Features:
     top = features.logits.topk(2, 1)
     close = (top.values[:, 0] - top.values[:, 1]) < wrong
     return replace(features, labels=torch.where(close, top.indices[:, 1], top.indices[:, 0]))
+
+
+def test_units_of_a_layer_are_readings() -> None:
+    """Columns are those of the readings, with the detector's rule and steps, and the layer's pooled activation."""
+    inputs = ["internal_influence", "activation", "conductance", "logits", "activation_x_gradient"]
+    detector, features = ErrorMLP(inputs, "second", "left", 3, epochs=1), singles()
+    influence, conductance = InternalInfluence("second", "left", 3), Conductance("second", "left", 3)
+    product = ActivationXGradient("second")
+    readings: tuple[Reading, ...] = (influence, conductance, product)
+    made: dict[Reading, Tensor] = {
+        each: torch.randn(300, 3, generator=torch.Generator().manual_seed(k)) for k, each in enumerate(readings)
+    }
+    kept = replace(features, readings=made)
+    assert detector.needs().readings == readings
+    assert detector.needs().layers == ("second",) and not detector.needs().penultimate
+    state = fit(detector, training_of(kept, 70))
+    columns = [made[influence], kept.layers["second"], made[conductance], kept.logits, made[product]]
+    assert torch.allclose(state["input_mean"], torch.cat(columns, 1).mean(0), atol=1e-6)
+    assert "baseline" not in state and detector.score(kept, state).shape == (300,)
+    with pytest.raises(ValueError, match=r"InternalInfluence.*not kept"):
+        detector.score(features, state)
 
 
 def test_it_finds_errors() -> None:
@@ -308,9 +507,11 @@ def test_the_baseline_is_the_mean_image() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inputs": ["lcr"]}, "inputs=['lcr']: 'lcr' is not one of conductance, features, logits, sorted_logits"),
+        ({"inputs": ["lcr"]}, "inputs=['lcr']: 'lcr' is not one of conductance, activation, "),
         ({"inputs": []}, "inputs=[]: choose from conductance"),
         ({"epochs": 0}, "epochs=0, batch_size=50: give at least 1 of each"),
+        ({"steps": 0}, "steps=0: give at least 1"),
+        ({"layer": "layer2", "inputs": ["logits"]}, "layer='layer2' is read by none of inputs=['logits']"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

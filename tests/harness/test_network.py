@@ -198,13 +198,14 @@ def test_head_gives_the_modules_logits(model: Model) -> None:
 
     And the head reads its input: another activation gives other logits. A prefix alone ends in the same activation.
     """
+    for layer in model.forward.layers[:2]:
+        assert torch.equal(model.network.prefix(model.inputs, layer).activation, model.forward.activation(layer)), layer
     assert torch.equal(model.network(model.inputs), model.seen[""])
     assert torch.equal(model.forward.logits, model.seen[""])
     for layer in model.forward.layers:
         activation, head = model.forward.activation(layer), model.forward.head(layer)
         assert torch.equal(head(activation), model.seen[""]), layer
         assert not torch.equal(head(activation + 0.5 * activation.abs().mean()), model.seen[""]), layer
-        assert torch.equal(model.network.prefix(model.inputs, layer).activation, activation), layer
 
 
 def test_other_values_cross_where_they_should(model: Model) -> None:

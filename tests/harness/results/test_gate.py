@@ -355,7 +355,7 @@ def test_scores_of_detectors_are_compared_by_image(scored: Path, tmp_path: Path)
 # What the gate computes
 
 GATE = ["ci_embedded", "ci_resnet", "ci_again", "ci_cue", "ci_csv", "ci_coco", "ci_voc", "ci_detectors"]
-EXTRAS = {"captum", "zennit"}  # adapters, whose libraries are test extras
+EXTRAS = {"captum", "zennit", "mc_dropout", "ensemble"}  # whose libraries are test extras; of other networks
 
 
 @pytest.fixture(scope="module")

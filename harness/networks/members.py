@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..network import Network, fingerprint
+from ..modules import fingerprint
+from ..network import Network
 from .weights import file_sha256, find_weights, load_weights
 
 

@@ -94,7 +94,9 @@ def small(words: Sequence[str]) -> list[str]:
     fitted = validated or any(word.startswith(("experiment=ood", "dataset@train")) for word in words)
     fewer_sets = {"experiment=ood_embedded": "scenes_noise", "experiment=failure_embedded": "corrupted_noise"}
     sets = [f"ood=[scenes_shapes,{fewer_sets[word]}]" for word in words if word in fewer_sets]
-    fewer = [*LIMITS, *["train.limit=60"] * fitted, *["validation.limit=20"] * validated, *sets]
+    default = not any(word.startswith(("method=", "experiment=")) for word in words)
+    steps = ["method.integrated_gradients.steps=4"] * default
+    fewer = [*LIMITS, *["train.limit=60"] * fitted, *["validation.limit=20"] * validated, *sets, *steps]
     return [*(word for word in words if not word.startswith("limit=")), *fewer]
 
 

@@ -157,8 +157,8 @@ def test_published_text_of_the_error_paper_is_the_printed_one() -> None:
 
 
 def test_published_differences_follow_from_their_row() -> None:
-    """Table 3: (mean - std) of the wrong less (mean + std) of the right to the last printed digit, but for one that says
-    so; Tables 1 and 2 are of the same maps, of which 11 of 12 contribute more to right predictions."""
+    """Table 3: (mean - std) of the wrong less (mean + std) of the right to the last printed digit, but for one with a
+    note; Tables 1 and 2 are of the same maps, of which 11 of 12 contribute more to right predictions."""
     frame = pd.read_csv(PUBLISHED / "conductance_table3.csv").fillna({"note": ""})
     for row, each in frame.groupby("row"):
         value = each.set_index(["variant", "stat"])["value"]

@@ -193,7 +193,7 @@ def test_every_published_figure_has_a_cell(name: str) -> None:
     assert sorted(c.reported for c in entries if not math.isnan(c.reported)) == sorted(frame["value"].dropna())
     spec = read_spec(name)
     rows = [row for panel in spec["panels"] for row in rows_of(spec, panel)]
-    printed = {row["label"] for row in rows if row.get("row", row["method"]) in set(frame["row"])}
+    printed = {row["label"] for row in rows if row.get("row", row.get("method")) in set(frame["row"])}
     assert len([entry for entry in entries if entry.label in printed]) == len(frame)
 
 

@@ -11,7 +11,7 @@ from assay.harness.detection import TOGETHER
 from assay.harness.seeds import derive_seed
 from assay.harness.types import ResultRow
 
-from .ranked import AREAS, CURVES, RANKINGS, ROC, Images, Ranked, ends_of
+from .ranked import AREAS, CURVES, RANKINGS, Images, Ranked, ends_of
 
 TEST = "test"
 
@@ -75,7 +75,7 @@ class FailureDetection:
         wrong = ranked.images.wrong
         count = ResultRow("wrong_or_unknown", "n_failures", float(wrong.sum()), len(wrong), unit="count")
         yield replace(count, headline=False)
-        yield from ranked.rows((*RANKINGS, *AREAS, *CURVES, *ROC))
+        yield from ranked.rows((*RANKINGS, *AREAS, *CURVES))
 
     def _ranked(self, test: Source, mix: Sequence[Source]) -> Ranked:
         scores, wrong = (np.concatenate([each.images[part] for each in mix]) for part in (0, 1))

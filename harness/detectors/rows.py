@@ -108,7 +108,7 @@ class _Put:
         made = request.metrics[self.metric]
         is_error = self._partners == "validation"
         about: dict[str, Any] = {
-            "identity": identity.metric_identity(request.config.metric[self.metric].settings, made.VERSION) | more,
+            "identity": identity.metric_identity(request.config.metric[self.metric].settings | more, made.VERSION),
             "name": self.metric,
             "paired": [],
             "kind": KINDS[self._partners],

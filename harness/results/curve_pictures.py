@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..store.files import write_atomically
 from .settings import told_apart
 
 ACROSS = 3  # panels side by side
+TITLE = 60  # letters above a panel
 QUANTITY = ["metric", "variant", "subset", "stat"]
 
 
@@ -53,7 +55,8 @@ def _draw_quantity(axis: Any, quantity: tuple[str, ...], rows: pd.DataFrame, col
         axis.plot(line["x"], line["value"], color=colours[str(method)], linewidth=1.5)
         band = (line[end].astype(float) for end in ("ci_low", "ci_high"))
         axis.fill_between(line["x"], *band, color=colours[str(method)], alpha=0.12, linewidth=0)
-    axis.set_title(f"{metric} {'' if subset == 'all' else subset}\n{variant}{remark}", fontsize=8)
+    title = [f"{metric} {'' if subset == 'all' else subset}", *wrap(f"{variant}{remark}", TITLE)]
+    axis.set_title("\n".join(title), fontsize=8)
     axis.set_xlabel(rows["x_label"].iloc[0], fontsize=8)
     axis.set_ylabel(stat, fontsize=8)
     axis.grid(alpha=0.3)

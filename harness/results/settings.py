@@ -49,7 +49,7 @@ def named_apart(names: Sequence[str], several: Sequence[Settings]) -> list[str]:
 
 def cell_settings(labels: Settings, identity: Settings) -> dict[str, Any]:
     """All that decides a stored cell's numbers but the names of its method, model and data set."""
-    kept = {name: identity.get(name, {}) for name in ("protocol", "dataset", "model", "average")}
+    kept = {name: identity.get(name, {}) for name in ("protocol", "dataset", "model", "average", "together")}
     if training := identity.get("training"):
         kept["training"] = training["data"]["dataset"] | {"images": training["images"]}
     kept["readings"] = {str(number): each for number, each in enumerate(identity.get("readings", []))}

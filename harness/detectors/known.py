@@ -26,7 +26,7 @@ def check_known(test: Images, ood: Mapping[str, Choice], images: Mapping[str, Im
 def doubtful_labels(test: Images, ood: Mapping[str, Choice], images: Mapping[str, Images]) -> Iterator[str]:
     """Cautions about sets of unknown images that have labels of the test set's classes."""
     for name, choice in ood.items():
-        if not is_known(choice) and _alike(images[name], test) and _labelled(images[name]):
+        if not is_known(choice) and test.dataset.classes and _alike(images[name], test) and _labelled(images[name]):
             yield (
                 f"{name}: labelled by the classes of {test.name}, and taken as unknown: "
                 f"ood.{name}.known=true if these are its images' classes"

@@ -19,7 +19,7 @@ Form = Literal["mean_softmax", "disagreement", "mutual_information"]
 
 
 def opinions(logits: Tensor) -> Tensor:
-    """What members with logits [M,B,C] say of each image: [B,2C+1], float32.
+    """What members with logits of classes [M,B,C] (-inf: a class without outputs) say of each image: [B,2C+1], float32.
 
     The mean of their softmax probabilities [C], the share of them that predicts each class [C], and the mutual
     information of class and member, in nats: the mean of sum_c p (log p - log mean p), which is never below 0.
@@ -113,9 +113,10 @@ class Dropped:
 
     def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
         """`passes` whole passes."""
-        with torch.no_grad(), dropping(forward.network.module, rng):
-            logits = [forward.network(forward.inputs) for _ in range(self.passes)]
-        return opinions(torch.stack(logits))
+        network = forward.network
+        with torch.no_grad(), dropping(network.module, rng):
+            scores = [network.scores(network(forward.inputs)) for _ in range(self.passes)]
+        return opinions(torch.stack(scores))
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,8 @@ class Members:
     def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
         """One pass of each other member."""
         with torch.no_grad():
-            others = [member(forward.inputs) for member in self._others(forward.network)]
-        return opinions(torch.stack([forward.logits, *others]))
+            others = [each.scores(each(forward.inputs)) for each in self._others(forward.network)]
+        return opinions(torch.stack([forward.scores, *others]))
 
     @cached_property
     def _loaded(self) -> "WeakKeyDictionary[Network, list[Network]]":

@@ -158,6 +158,22 @@ def test_a_network_without_dropout_is_refused(layers: list[nn.Module]) -> None:
 # Ensembles
 
 
+def test_outputs_that_are_grouped_count_as_one_class(tmp_path: Path) -> None:
+    """Three outputs read as two classes, {0, 1} and {2}, and a third without any: opinions are of these classes, by the
+    highest member's logit (1e-6); a class without outputs has no probability and no vote."""
+    given, groups = images(), [[0, 1], [2], []]
+    own, other = (Network(linear(seed=s).module, [0.0] * 3, [1.0] * 3, groups=groups) for s in (0, 1))
+    members = Members((saved(other, tmp_path / "other.safetensors"),), OtherWeights())
+    found = members.read(ForwardPass(own, given), rng("abcdef"), {})
+    with torch.no_grad():
+        logits = torch.stack([each(each.normalise(given)) for each in (own, other)])
+    p = torch.stack([logits[:, :, :2].amax(2), logits[:, :, 2]], 2).softmax(2)
+    assert found.shape == (6, 7)
+    assert torch.allclose(found[:, :2], p.mean(0), rtol=0, atol=1e-6)
+    assert torch.equal(found[:, [2, 5]], torch.zeros(6, 2))
+    assert read(own, given, "abcdef").shape == (6, 7)
+
+
 def saved(made: Network, path: Path) -> str:
     """Its weights as a file."""
     save_file(made.module.state_dict(), path)

@@ -1,4 +1,4 @@
-"""Conductance of the predicted class: a reading against its floor and captum; ResNet-20 at 32 px, ResNet-18 at 224 px.
+"""Conductance of the predicted class against its floor and captum; ResNet-20 at 32 px, ResNet-18 at 224 px.
 
 Weights are random. The last block's floor is one forward pass; an inner layer's n + 1 runs as far as the layer without
 gradients and n runs of what follows with its gradient, written for the network by hand. captum's LayerConductance, run
@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 import torch
+from assay.harness.detectors.features import features_of, head_of
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.networks.cifar import CifarResNet
 from assay.harness.networks.loading import torchvision_network
 from assay.harness.seeds import SampleRng
-from assay.methods.error.units import Conductance
+from assay.methods.error.units import Conductance, conductance_linear_head
 from captum.attr import LayerConductance
 from torch import Tensor, nn
 
@@ -24,27 +25,42 @@ STEPS = 10
 
 
 def tasks() -> Iterator[pd.DataFrame]:
-    """Last block and an inner layer of each network."""
+    """The last block and an inner layer of each network; captum takes minutes on the larger: one round."""
     torch.manual_seed(0)
     small = Network(CifarResNet(20).eval(), (0.5,) * 3, (0.25,) * 3)
+    yield from _of(small, "resnet20", torch.rand(50, 3, 32, 32), torch.rand(50, 3, 32, 32), 3)
     large = torchvision_network("resnet18", weights=None)
-    for name, network, images in (("resnet20", small, torch.rand(50, 3, 32, 32)), ("resnet18", large, _large())):
-        stages = [each for each, _ in network.module.named_children() if each.startswith("layer")]
-        yield _race(f"conductance {name} {stages[-1]}, 1 F", network, images, stages[-1], _forward(network, images))
-        floor = _stepped(network, images, stages[-2])
-        yield _race(f"conductance {name} {stages[-2]}, n={STEPS}", network, images, stages[-2], floor)
+    yield from _of(large, "resnet18", torch.rand(32, 3, 224, 224), torch.rand(8, 3, 224, 224), 1)
 
 
-def _large() -> Tensor:
-    return torch.rand(16, 3, 224, 224)
+def _of(network: Network, name: str, many: Tensor, few: Tensor, rounds: int) -> Iterator[pd.DataFrame]:
+    *_, inner, last = (each for each, _ in network.module.named_children() if each.startswith("layer"))
+    contestants = {"floor: 1F": _forward(network, many), "assay, layer: null": _pooled(network, many)}
+    yield _race(f"conductance {name} {last}", contestants, network, many, last, rounds)
+    contestants = {f"floor: {STEPS + 1} prefixes + {STEPS} suffixes F+B": _stepped(network, few, inner)}
+    yield _race(f"conductance {name} {inner}, n={STEPS}", contestants, network, few, inner, rounds)
 
 
-def _race(task: str, network: Network, images: Tensor, layer: str, floor: Callable[[], Tensor]) -> pd.DataFrame:
+def _race(
+    task: str, contestants: dict[str, Callable[[], Tensor]], network: Network, images: Tensor, layer: str, rounds: int
+) -> pd.DataFrame:
     """At equal numbers."""
     ours, peer = _ours(network, images, layer), _captum(network, images, layer)
     found, expected = ours(), peer()
-    assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max())), "not the same conductance"
-    return race(task, {"floor": floor, "assay": ours, "captum": peer}, 3)
+    assert torch.allclose(found, expected, atol=1e-3 * expected.abs().max().item()), "not the same conductance"
+    return race(task, {**contestants, f"assay, layer: {layer}": ours, "captum": peer}, rounds)
+
+
+def _pooled(network: Network, images: Tensor) -> Callable[[], Tensor]:
+    """From images to the conductance of penultimate features; those of the baseline are made once a fit."""
+    zero = network.mean.expand(1, 3, *images.shape[2:])
+    baseline = ForwardPass(network, zero, penultimate=True).penultimate
+
+    def run() -> Tensor:
+        forward = ForwardPass(network, images, penultimate=True)
+        return conductance_linear_head(features_of(forward, head_of(forward), ()), baseline)
+
+    return run
 
 
 def _ours(network: Network, images: Tensor, layer: str) -> Callable[[], Tensor]:
@@ -54,7 +70,7 @@ def _ours(network: Network, images: Tensor, layer: str) -> Callable[[], Tensor]:
 
 
 def _captum(network: Network, images: Tensor, layer: str) -> Callable[[], Tensor]:
-    """With the pass that says which class is predicted; in parts of as many images as ours."""
+    """With the pass that says which class is predicted; in parts of twice as many images as ours."""
     oracle = LayerConductance(network.module, network.module.get_submodule(layer))
 
     def run() -> Tensor:
@@ -63,7 +79,7 @@ def _captum(network: Network, images: Tensor, layer: str) -> Callable[[], Tensor
             labels = network.module(inputs).argmax(1)
         values = oracle.attribute(
             torch.zeros_like(inputs), inputs, labels, n_steps=STEPS, method="riemann_trapezoid",
-            internal_batch_size=len(inputs),
+            internal_batch_size=2 * len(inputs),  # the least that it takes
         )  # fmt: skip
         return -values.flatten(2).sum(2)
 
@@ -85,9 +101,11 @@ def _parts(module: nn.Module, layer: str) -> tuple[nn.Sequential, nn.Sequential]
     """A ResNet up to a stage, and from there to the logits."""
     children = dict(module.named_children())
     names = [each for each in children if each not in ("avgpool", "fc", "linear")]
-    cut = names.index(layer) + 1
-    last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), children.get("fc") or children["linear"]]
-    return nn.Sequential(*map(children.get, names[:cut])), nn.Sequential(*map(children.get, names[cut:]), *last)
+    before, after = names[: (cut := names.index(layer) + 1)], names[cut:]
+    last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), children["fc" if "fc" in children else "linear"]]
+    return nn.Sequential(*(children[name] for name in before)), nn.Sequential(
+        *(children[name] for name in after), *last
+    )
 
 
 def _stepped(network: Network, images: Tensor, layer: str) -> Callable[[], Tensor]:

@@ -102,13 +102,25 @@ class Head:
         pairs = zip(self.crossing, self.constants, strict=True)
         return self.module(activation, *(_picked(crossing, value, rows) for crossing, value in pairs))
 
-    def gradient(self, activation: Tensor, targets: Targets, rows: Tensor | None = None) -> Tensor:
+    def gradient(self, activation: Tensor, targets: Targets) -> Tensor:
         """Gradient of each pair's logit with respect to the activation [B,...]: [P,...]."""
         leaf = activation.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self(leaf, rows)
+            logits = self(leaf)
         self.passes.head += len(activation) * len(targets.rounds())
         return target_gradients(logits, leaf, targets)[0]
+
+    def row_gradient(self, activation: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Gradient of one logit of each row, int64 [R], with respect to its activation [R,...]: [R,...]."""
+        leaf = activation.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self(leaf, rows)
+            chosen = logits.gather(1, labels[:, None]).sum()
+        if not chosen.requires_grad:
+            raise ValueError(NO_GRADIENT)
+        self.passes.head += len(activation)
+        (gradient,) = torch.autograd.grad(chosen, leaf)
+        return gradient
 
 
 def _picked(crossing: Crossing, value: Any, rows: Tensor | None) -> Any:

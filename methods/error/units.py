@@ -134,8 +134,7 @@ class _Line:
         if not self._is_asked(k):
             return None
         labels = self.labels.repeat(len(activation) // len(self.labels))
-        targets = Targets(torch.arange(len(labels), device=labels.device), labels)
-        return head.gradient(activation, targets, rows)
+        return head.row_gradient(activation, labels, rows)
 
 
 def _line(
@@ -198,8 +197,7 @@ def sum_of(parts: Iterator[Tensor]) -> Tensor:
 def activation_x_gradient(forward: ForwardPass, layer: str, labels: Tensor) -> Tensor:
     """The activation times df_label/dy at the image, summed over each unit's map: [B,K]."""
     activation = forward.activation(layer)
-    targets = Targets(torch.arange(len(labels), device=labels.device), labels)
-    return _summed(activation * forward.head(layer).gradient(activation, targets))
+    return _summed(activation * forward.head(layer).row_gradient(activation, labels))
 
 
 # As readings

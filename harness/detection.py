@@ -217,6 +217,13 @@ class Detector(Protocol):
         """Scores [N]; `state` is what `fit` left (empty where nothing is fitted)."""
 
 
+class DetailedDetector(Detector, Protocol):
+    """A detector that says more of an image than its score."""
+
+    def details(self, features: Features, state: State) -> dict[str, Tensor]:
+        """Columns [N,...] by name, kept beside the scores: a metric may read them of the score table."""
+
+
 class ImageDetector(Detector, Protocol):
     """A detector that looks at the images again (`needs().images`)."""
 
@@ -225,7 +232,8 @@ class ImageDetector(Detector, Protocol):
 
 
 class DetectionMetric(Protocol):
-    """Aggregates of score tables: columns image_id, label (-1: none), predicted, is_error (bool), score, known (bool).
+    """Aggregates of score tables: columns image_id, label (-1: none), predicted, is_error (bool), score, known (bool),
+    and what a `DetailedDetector` adds.
 
     known: whether the set's images are of the test set's classes (a set of conf/ood says so by `known: true`).
     PARTNERS: which other sets it reads beside the test set: the `ood` sets, the `validation` set, or, to tell failures

@@ -150,6 +150,12 @@ class TrainingSet:
             return np.arange(self.count)
         return np.sort(np.random.default_rng([self.seed, self.count]).choice(self.count, rows, replace=False))
 
+    def part(self, rows: np.ndarray) -> "TrainingSet":
+        """Rows of the bank, by their places in it, as a training set of their own: a fold."""
+        features, places = self.bank.rows(torch.from_numpy(rows)), self.draw(self.BANK)[rows]
+        images = lambda chosen: self.images(places[chosen])  # noqa: E731
+        return TrainingSet(lambda: iter([features]), len(rows), self._network, images, self._features_of, self.seed)
+
     @cached_property
     def head(self) -> LinearHead:
         """The network's last layer, as the first part carries it."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ..detection import Detector, ImageDetector, Reading, State
+from ..detection import Detector, Features, ImageDetector, Reading, State
 from ..engine.finite import check_rows
 from ..engine.request import Images
 from ..engine.samples import check_ids
@@ -52,6 +53,13 @@ class ScoreCell(ImageCell):
         scores = detector.score_images(forward, features, self.state)
         return {SCORE: checked_scores(self.name, scores, batch.image_ids)}
 
+    def scored(self, features: Features, images: Sequence[str]) -> dict[str, np.ndarray]:
+        """Scores of stored features, checked, and what else the detector says of these images: a column each."""
+        scores = checked_scores(self.name, self.detector.score(features, self.state), images)
+        details = getattr(self.detector, "details", None)  # a `DetailedDetector`'s
+        more: dict[str, Tensor] = {} if details is None else details(features, self.state)
+        return {name: values.numpy() for name, values in (more | {SCORE: scores}).items()}
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -92,7 +100,7 @@ class ImageSet:
         return {name for name, cell in self.cells.items() if cell.group(SCORE).has_failed}
 
     def table(self, detector: str) -> pd.DataFrame:
-        """image_id, label, predicted, is_error, score; a row an image.
+        """image_id, label, predicted, is_error, score, and what else the detector says; a row an image.
 
         Raises:
             RuntimeError: some images have none.

@@ -18,7 +18,7 @@ from ..store.damage import Damaged
 from ..store.fits import Fit
 from ..store.store import SAMPLES, SCORE, Failure, Shard, shards_of
 from ..training import FittedDetector, TrainingSet
-from .cells import ScoreCell, checked_scores
+from .cells import ScoreCell
 from .features import PART, features_of
 from .plan import TEST, TRAIN, Detection
 from .readings import KeptReading
@@ -119,11 +119,11 @@ def _missing(cell: ScoreCell, shards: list[Shard]) -> set[Shard]:
 
 
 def _put_scores(cell: ScoreCell, features: Features, rows: pd.DataFrame) -> None:
-    scores = checked_scores(cell.name, cell.detector.score(features, cell.state), list(rows["image_id"]))
+    scored = cell.scored(features, list(rows["image_id"]))
     shard = Shard(int(rows.position.iloc[0]), int(rows.position.iloc[-1]) + 1)
     names = {column: rows[column].to_numpy() for column in ("position", "sample_id")}
     cell.group(SAMPLES).write(shard, {column: rows[column].to_numpy() for column in rows.columns})
-    cell.group(SCORE).write(shard, {**names, SCORE: scores.numpy()})
+    cell.group(SCORE).write(shard, {**names, **scored})
 
 
 def _guarded(

@@ -11,10 +11,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 @dataclass(frozen=True)
 class Training:
-    """How it is trained: Adam, binary cross-entropy without class weights, dropout after each hidden layer."""
+    """How it is trained: Adam, binary cross-entropy without class weights; dropout after each of the hidden layers."""
 
     hidden: Sequence[int] = (200, 200)
-    dropout: float = 0.5
+    dropout: Sequence[float] = (0.5, 0.5)
     epochs: int = 10
     batch_size: int = 50
     learning_rate: float = 1e-3
@@ -65,7 +65,7 @@ def _scaled(inputs: Tensor, state: State) -> Tensor:
 
 def _network(inputs: int, training: Training) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for width in training.hidden:
-        layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(training.dropout)]
+    for width, dropout in zip(training.hidden, training.dropout, strict=True):
+        layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, 1))

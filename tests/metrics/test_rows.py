@@ -13,11 +13,16 @@ from omegaconf import OmegaConf
 METRICS = sorted(Path("conf/metric").glob("*.yaml"))
 CHOSEN = {"dataset": {"tolerance_px": 2}, "model": {"target_layer": "layer"}, "seed": 0}
 QUICK = {"aopc": {"steps": 2}, "perturbation": {"steps": 2}, "insertion": {"steps": 2}, "road": {"steps": 2}}
-DETECTORS = {"ood": "far", "error_detection": "validation", "failure": "far"}  # and a set that each reads
+DETECTORS = {
+    "ood": "far",
+    "error_detection": "validation",
+    "failure": "far",
+    "label_change": "validation",
+}  # and a set that each reads
 
 # What terminal and report show of our metrics: one row a quantity, in the papers' convention.
 SHOWN = {"mean", "auroc", "fpr95_id_pos", "aurc", "augrc", "auc", "average_drop", "increase_in_confidence"}
-SHOWN |= {"spearman_random", "spearman_abs_random", "ssim_random"}
+SHOWN |= {"lcr_difference", "spearman_random", "spearman_abs_random", "ssim_random"}
 SHOWN |= {"average_drop_in_deletion", "peak_in_cue", "mass_in_cue", "peak_in_cue_of_others", "mass_in_cue_of_others"}
 SECOND = {("aurc", "trapezoid")}  # other ways to take what is shown
 # Quantities that a map can hold constant by construction, or that have no bounds: the rest is an outcome or a share.
@@ -65,7 +70,9 @@ def table(pairs: Any) -> pd.DataFrame:
     about = {"image_id": [f"image{row // 2}" for row in range(n)], "label": np.arange(n) % 2, "score": pairs}
     columns = about | dict.fromkeys(shares, pairs) | dict.fromkeys(flags, pairs >= 0.5) | counts
     curves = [np.full(3, round(pair)) for pair in pairs]
-    columns |= dict.fromkeys(("curve", "spearman", "spearman_abs", "ssim"), curves) | {"layers": [np.arange(3)] * n}
+    columns |= dict.fromkeys(("curve", "spearman", "spearman_abs", "ssim", "changed"), curves) | {
+        "layers": [np.arange(3)] * n
+    }
     return pd.DataFrame(columns).assign(difficult=True, has_region=True, predicted=True)
 
 

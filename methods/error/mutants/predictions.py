@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
-from assay.harness.heads import LayerValues
 from assay.harness.network import Network
 from torch import Tensor
 
@@ -49,18 +48,37 @@ class Prefixes:
         return fitting[-1] if fitting else None
 
 
+class Shared:
+    """A batch of images [B,3,H,W] in [0,1], with what these mutants share of its pass."""
+
+    def __init__(self, network: Network, prefixes: Prefixes, images: Tensor, mutants: Iterable[Mutant]) -> None:
+        self._network, self._inputs = network, network.normalise(images)
+        self._cuts = [(mutant, prefixes.of(mutant)) for mutant in mutants]
+        cuts = tuple(sorted({cut for _, cut in self._cuts if cut is not None}))
+        with torch.no_grad():
+            self._kept = network.run(self._inputs, cuts)[1] if cuts else {}
+
+    def __len__(self) -> int:
+        return len(self._cuts)
+
+    @torch.no_grad()
+    def classes(self, number: int, rows: Tensor | None = None) -> Tensor:
+        """What a mutant predicts for the images, or some of them: int16 [R]."""
+        mutant, cut = self._cuts[number]
+        with mutated(self._network.module, mutant):
+            logits = self._whole(rows) if cut is None else self._behind(cut, rows)
+        return self._network.scores(logits).argmax(1).to("cpu", torch.int16)
+
+    def _whole(self, rows: Tensor | None) -> Tensor:
+        return self._network(self._inputs if rows is None else self._inputs[rows])
+
+    def _behind(self, cut: str, rows: Tensor | None) -> Tensor:
+        activation, constants = self._kept[cut]
+        head = self._network.head(cut, constants)
+        return head(activation) if rows is None else head(activation[rows], rows)
+
+
 def predictions(network: Network, prefixes: Prefixes, images: Tensor, mutants: Iterable[Mutant]) -> Iterator[Tensor]:
     """Each mutant's classes of images [B,3,H,W] in [0,1]: int16 [B], one mutant after the other."""
-    every = [(mutant, prefixes.of(mutant)) for mutant in mutants]
-    inputs = network.normalise(images)
-    cuts = tuple(sorted({cut for _, cut in every if cut is not None}))
-    with torch.no_grad():
-        kept = network.run(inputs, cuts)[1] if cuts else {}
-        for mutant, cut in every:
-            with mutated(network.module, mutant):
-                logits = network(inputs) if cut is None else _behind(network, cut, kept[cut])
-            yield network.scores(logits).argmax(1).to("cpu", torch.int16)
-
-
-def _behind(network: Network, cut: str, values: LayerValues) -> Tensor:
-    return network.head(cut, values.constants)(values.activation)
+    shared = Shared(network, prefixes, images, mutants)
+    return (shared.classes(number) for number in range(len(shared)))

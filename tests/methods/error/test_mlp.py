@@ -67,7 +67,8 @@ def test_bit_equal_and_without_side_effects() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"hidden": (100,)}, {"dropout": 0.1}, {"epochs": 3}, {"batch_size": 40}, {"learning_rate": 0.01}]
+    "change",
+    [{"hidden": (100, 100)}, {"dropout": (0.5, 0.1)}, {"epochs": 3}, {"batch_size": 40}, {"learning_rate": 0.01}],
 )
 def test_each_setting_matters(change: dict[str, Any]) -> None:
     inputs, wrong = problem()

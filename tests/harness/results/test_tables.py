@@ -813,12 +813,13 @@ def test_a_method_that_an_experiment_tunes_and_the_command_leaves_out_is_none() 
 
 
 def test_all_tables_are_written_twice_alike(tmp_path: Path) -> None:
-    """Regenerating changes no byte: no date, no order of a set; Markdown grids are rectangular."""
+    """Regenerating changes no byte: no date, no order of a set; Markdown grids are rectangular; commands compose."""
     results_with(tmp_path, tidy_row())
     tables.regenerate([], tmp_path)
     files = sorted((tmp_path / "tables").iterdir())
     texts = sorted(f"{n}.{kind}" for n in names() for kind in ("csv", "md"))
     assert [path.name for path in files if path.suffix != ".png"] == texts
+    assert [path.name for path in files if path.suffix == ".md" and "(not yet: " in path.read_text()] == []
     before = [path.read_bytes() for path in files]
     tables.regenerate(["rap_table1", "liftcam_table8", "line_s4"], tmp_path)  # of each kind: composing takes its time
     assert [path.read_bytes() for path in files] == before

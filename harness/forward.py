@@ -93,6 +93,7 @@ class ForwardPass:
         value = self._values(layer).activation
         if not isinstance(value, Tensor):
             raise ValueError(f"layer {layer!r} returns a {type(value).__name__}, not a tensor: choose one inside it")
+        check_rows(layer, value, len(self.images))
         return value.detach()
 
     def head(self, layer: str) -> Head:
@@ -126,3 +127,12 @@ class ForwardPass:
             total = score(logits, {name: value.activation for name, value in values.items()}).sum()
         (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True)
         return gradient
+
+
+def check_rows(layer: str, values: Tensor, images: int) -> None:
+    """Raise ValueError unless a layer has one row an image: otherwise another image's would be read."""
+    if values.ndim == 0 or len(values) != images:
+        raise ValueError(
+            f"layer {layer!r} gives {list(values.shape)} for {images} images: its rows are parts of images (cells of a "
+            "grid, windows), so it has no map of one; choose a layer with one row an image"
+        )

@@ -94,3 +94,13 @@ def distance_to_region(points: Tensor, region: Tensor) -> Tensor:
     points = points.to(torch.float32)
     squared = (y - points[:, 1:]).square()[:, :, None] + (x - points[:, :1]).square()[:, None, :]
     return squared.masked_fill(~region, math.inf).flatten(1).amin(1).sqrt()
+
+
+def cells_apart(values: Tensor, cells: int) -> Tensor:
+    """Grids [B,K,n h,n w] -> their cells as rows [B n n,K,h,w], row by row."""
+    return values.unflatten(3, (cells, -1)).unflatten(2, (cells, -1)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def cells_together(values: Tensor, cells: int) -> Tensor:
+    """Rows [B n n,K,h,w] -> grids [B,K,n h,n w]: the inverse."""
+    return values.unflatten(0, (-1, cells, cells)).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from assay.harness.forward import ForwardPass
+from assay.harness.forward import ForwardPass, check_rows
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
@@ -115,6 +115,7 @@ class _Sum:
         """Add the operation's part, if it has one."""
         part = bias_part(op, gradient)
         if part is not None:
+            check_rows(op.affine.layer if op.affine is not None else op.name, part, len(self.maps))
             self.add(spatial(part, op.name, self.size) if part.ndim == 4 else part)
 
     def add(self, part: Tensor) -> None:

@@ -132,11 +132,12 @@ class AGF:
     phi = x dq_t/dx at the input of the last layer, then `Factorised` in convolutions, and z^B at the input.
 
     terms: which of F_x, F_dx, M, A are added (the paper's ablation). residual: sums of two activations share relevance
-    in proportion to x (the code), or to max(x, 0). batch_norm: `pass` (the code), `pass_nonzero`, or `fold`.
+    in proportion to max(x, 0), or (`proportional`, the published code) to x: sums that nearly cancel then divide it.
+    batch_norm: `pass` (the code), `pass_nonzero`, or `fold`.
     """
 
     terms: Sequence[str] = TERMS
-    residual: Residual = "proportional"
+    residual: Residual = "positive"
     batch_norm: BatchNorm = "pass"
     VERSION: ClassVar[int] = 1
 
@@ -175,6 +176,7 @@ class AGF:
             gradient_after_last=True,
             gradients=gradients,
             method=type(self).__name__,
+            by_image=True,
             adds=1,
         )
 

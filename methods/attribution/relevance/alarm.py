@@ -42,6 +42,11 @@ def expected_size(outputs: Tensor, start: Tensor, is_gradient: bool) -> Tensor:
     return total * growth.clamp(min=1)
 
 
+def of_images(rows: Tensor, images: int) -> Tensor:
+    """The largest of each image's rows, where rows are parts of images (cells, windows), image by image: [images]."""
+    return rows.unflatten(0, (images, -1)).amax(1)
+
+
 def check_size(peaks: Sequence[Peak], expected: Tensor, method: str, may_grow: bool) -> None:
     """Warn where relevance exceeds what it starts with 1e3 times; ValueError from 1e6 times.
 

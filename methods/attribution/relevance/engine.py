@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from assay.harness.forward import ForwardPass
+from assay.harness.forward import ForwardPass, check_rows
 from assay.harness.heads import NO_GRADIENT, Targets
 from assay.harness.network import Network
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers import spatial
 from ..relevance import rules
-from .alarm import Peak, check_size, expected_size, largest
+from .alarm import Peak, check_size, expected_size, largest, of_images
 from .constants import Call, Constants, along, of_any_sample, replaced, upright
 from .operations import (
     COMMUTING,
@@ -97,6 +97,7 @@ class RuleTable:
     gradients: of what is explained with respect to the outputs of operations, for rules that read them from the layer.
     method: whose table it is, for messages. may_grow: relevance that outgrows the logits is said, and never refused.
     adds: the size of what rules add to relevance, which is then expected whatever the logits are.
+    by_image: rules that weigh an image's values against one another need its layers to have one row an image.
     """
 
     affine: AffineRule
@@ -116,6 +117,7 @@ class RuleTable:
     method: str = "this method"
     may_grow: bool = False
     adds: float = 0
+    by_image: bool = False
 
     def of_affine(self, operation: Operation, is_last: bool) -> AffineRule:
         """The rule of one convolution or fully connected layer."""
@@ -232,6 +234,7 @@ class _State:
         self.affine_layers: list[str] = []  # module paths in the order of calls
         self.ends = Ends(frozenset(), frozenset())
         self.peaks: list[Peak] = []  # of the running pull
+        self.images = 0
         self._depth: Any = WeakTensorKeyDictionary()  # affine layers between the input and a tensor
 
     def depth_of(self, value: Tensor) -> int:
@@ -248,11 +251,20 @@ class _State:
             return _gradient(operation, relevance)
         is_last = operation.number in self.ends.last
         if operation.affine is not None:
+            if table.by_image and len(relevance) != self.images:
+                raise ValueError(_weighs_rows(table.method, operation.affine.layer, len(relevance), self.images))
             self.peaks.append(Peak(f"the output of layer {operation.affine.layer!r}", largest(relevance)))
         return HANDLERS[operation.kind](table, operation, relevance, is_last)
 
     def _is_after_last(self, operation: Operation) -> bool:
         return operation.kind != "affine" and id(operation) in self.ends.after
+
+
+def _weighs_rows(method: str, layer: str, rows: int, images: int) -> str:
+    return (
+        f"{method} weighs all of an image's relevance at each layer, and layer {layer!r} has {rows} rows for {images} "
+        "images: parts of images (cells of a grid, windows), each of which would be weighed by itself"
+    )
 
 
 class _Node(torch.autograd.Function):
@@ -614,6 +626,7 @@ class Tape:
         """
         network, state = forward.network, _State()
         leaf = forward.inputs.detach().requires_grad_()
+        state.images = len(leaf)
         by_hook = set(layers) <= {name for name, _ in network.module.named_modules()}
         for layer in () if by_hook else layers:
             network.check_layer(layer)
@@ -641,6 +654,7 @@ class Tape:
     def feature_map(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input, checked to be [B,K,h,w]."""
         values = spatial(self.at(layer), layer, self.inputs.shape[2:])
+        check_rows(str(layer), values, len(self.inputs))
         if layer is not None and not self.network.has_channels_first(layer):
             raise ValueError(
                 f"layer {layer!r} gives {list(values.shape)}, and by the network's graph its channels come last or "
@@ -681,8 +695,10 @@ class Tape:
                 "sigmoid, explain the part before it)"
             )
         if table is not None:
+            images = len(self.inputs)
             peaks = [*self._state.peaks, Peak(self._called(wrt), largest(relevance))]
-            expected = expected_size(outputs.detach(), start, table.gradient_after_last)
+            peaks = [peak._replace(size=of_images(peak.size, images)) for peak in peaks]
+            expected = of_images(expected_size(outputs.detach(), start, table.gradient_after_last), images)
             check_size(peaks, expected.clamp(min=table.adds), table.method, table.may_grow)
         return relevance
 

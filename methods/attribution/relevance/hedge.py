@@ -131,6 +131,7 @@ class GradientHedge:
             joint=rules.gradient,
             add=RESIDUAL[self.residual],
             method=type(self).__name__,
+            by_image=True,
         )
 
 

@@ -152,6 +152,7 @@ class RSP:
             joint=rules.gradient,
             add=RESIDUAL[self.residual],
             method=type(self).__name__,
+            by_image=True,
         )
 
 

@@ -64,7 +64,7 @@ def test_classes_differ_and_no_image_is_used_twice() -> None:
 
 def test_images_of_several_labels_or_of_a_class_that_is_there_are_passed_over() -> None:
     """Of classes 0 0 (1,2) 1 2 () 3, one of each single class, none of the two without one."""
-    labels = [0, 0, (1, 2), 1, 2, (), 3]
+    labels: list[int | tuple[int, ...]] = [0, 0, (1, 2), 1, 2, (), 3]
     for seed in range(5):
         chosen = members(Grid(Coloured(labels), size=1, seed=seed)[0])
         assert not {2, 5} & set(chosen)
@@ -114,6 +114,6 @@ def test_what_cannot_be_made() -> None:
         Grid(Coloured([0, 1, 2, 3], wide=2), size=1)[0]
     for settings in ({"cells": 1}, {"size": 2}, {"size": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match="of 4 images, give at least 2 cells a side"):
-            Grid(Coloured([0, 1, 2, 3]), **settings)
+            Grid(Coloured([0, 1, 2, 3]), **settings)  # type: ignore[arg-type]
     with pytest.raises(IndexError, match="index 1 of 1 grids"):
         Grid(Coloured([0, 1, 2, 3]), size=1)[1]

@@ -23,7 +23,8 @@ NETWORKS = ("scenes_vgg", "scenes_resnet")
 
 
 def network_of(name: str) -> Network:
-    return build(compose_config([f"model={name}"]).model)  # type: ignore[no-any-return]
+    made: Network = build(compose_config([f"model={name}"]).model)
+    return made
 
 
 def type_name(value: object) -> str:

@@ -216,7 +216,7 @@ def test_rsp() -> None:
 def test_agf(name: str) -> None:
     """The map over its largest value of all channels, as the AGF repository has it; relevance at every module's input
     (2e-5: it is divided by residual sums there)."""
-    network, expected, method = known(name), arrays("agf"), AGF()
+    network, expected, method = known(name), arrays("agf"), AGF(residual="proportional")
     tape = Tape.record(ForwardPass(network.network, network.images), [*BEFORE[name].values()], method.batch_norm)
     start = contrasted(tape.logits, one_hot(network))
     gradients: dict[Operation, Tensor] = {}

@@ -6,8 +6,12 @@ import pandas as pd
 import pytest
 from assay.harness import launch
 from assay.harness.config import ConfigError
-from assay.harness.detectors.plan import build_detection
+from assay.harness.detectors.plan import Detection
+from assay.harness.detectors.run import DetectorRun
+from assay.harness.engine.processes import Rank
+from assay.harness.engine.request import Request
 from assay.harness.overrides import compose_config
+from assay.harness.results.tidy import collect
 
 SMALL = [
     *("experiment=failure_embedded", "ood=[corrupted_noise,scenes_shapes]", "method=[msp]", "metric=[failure]"),
@@ -16,10 +20,13 @@ SMALL = [
 ]
 
 
-def run(results: Path, *overrides: str) -> pd.DataFrame:
-    """Run in this process; the tidy table."""
-    assert launch.run(compose_config([*SMALL, f"results={results}", *overrides]), []) == 0
-    return pd.read_csv(results / "tidy/results.csv")
+def run(results: Path, *overrides: str) -> tuple[Detection, pd.DataFrame]:
+    """Compute and summarise in this process, without pictures; the tidy table."""
+    made = DetectorRun.of(Request.of(compose_config([*SMALL, *overrides]), results / "store"))
+    made.prepare()
+    assert made.compute(Rank(0, 1)).failures == {}
+    made.summarise()
+    return made.detection, collect(results)
 
 
 def counted(frame: pd.DataFrame) -> dict[str, tuple[int, float]]:
@@ -32,8 +39,7 @@ def test_every_source_has_rows_and_all_together(tmp_path: Path) -> None:
     """24 hard scenes, their noisy versions, and 16 unknown ones beside the 24; failures are the network's errors and
     all unknown images. The sets stand beside the test set in `reference`. With the noisy ones called unknown every one
     of them is a failure, under keys of their own, and a caution says that they have labels."""
-    frame = run(tmp_path)
-    detection = build_detection(compose_config([*SMALL, f"results={tmp_path}"]), tmp_path / "store")
+    detection, frame = run(tmp_path)
     wrong, noisy = (int(detection.sets[place].table("msp").is_error.sum()) for place in ("test", "corrupted_noise"))
     assert counted(frame) == {
         "scenes_hard": (24, wrong),
@@ -43,10 +49,9 @@ def test_every_source_has_rows_and_all_together(tmp_path: Path) -> None:
     }
     assert set(frame.kind) == {"failure"} and set(frame.reference) == {"scenes_hard"}
     assert frame[frame.stat == "auroc"].status.eq("ok").all()
-    other = run(tmp_path, "ood.corrupted_noise.known=false")
+    unknown, other = run(tmp_path, "ood.corrupted_noise.known=false")
     rows = other[(other.dataset == "corrupted_noise") & (other.stat == "n_failures")]
     assert sorted(rows.value) == sorted([noisy, wrong + 24]) and rows.metric_key.nunique() == 2
-    unknown = build_detection(compose_config([*SMALL, "ood.corrupted_noise.known=false"]), tmp_path / "store")
     assert any("corrupted_noise: labelled by the classes of scenes_hard" in each for each in unknown.cautions())
     assert not any("labelled by" in each for each in detection.cautions())
 

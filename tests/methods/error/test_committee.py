@@ -10,6 +10,9 @@ from assay.harness import launch
 from assay.harness.config import ConfigError
 from assay.harness.detection import Features
 from assay.harness.detectors.plan import TEST, build_detection
+from assay.harness.detectors.run import DetectorRun
+from assay.harness.engine.processes import Rank
+from assay.harness.engine.request import Request
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.networks.members import OtherWeights
@@ -256,10 +259,12 @@ def test_a_run_scores_what_the_readings_say(tmp_path: Path) -> None:
         name: value + 0.1 * value.std() * torch.randn(value.shape, generator=draw) for name, value in state.items()
     }
     save_file(other, tmp_path / "other.safetensors")
-    chosen = [*SMALL, f"method.ensemble.weights=[{tmp_path}/other.safetensors]", f"results={tmp_path}/results"]
+    chosen = [*SMALL, f"method.ensemble.weights=[{tmp_path}/other.safetensors]"]
     config = compose_config(chosen)
-    assert launch.run(config, []) == 0
-    detection = build_detection(config, tmp_path / "results/store")
+    run = DetectorRun.of(Request.of(config, tmp_path / "store"))
+    run.prepare()
+    assert run.compute(Rank(0, 1)).failures == {}
+    detection = run.detection
     test, made = detection.sets[TEST], detection.request.network
     samples = [test.images.dataset[index] for index in range(12)]
     forward = ForwardPass(made, torch.stack([sample.image for sample in samples]))
@@ -272,9 +277,7 @@ def test_a_run_scores_what_the_readings_say(tmp_path: Path) -> None:
         assert test.table(name)["score"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
         assert float(expected.std()) > 0
     with pytest.raises(ConfigError, match="method mc_dropout: ScenesResNet has no dropout layer"):
-        build_detection(
-            compose_config([*chosen, "model=scenes_resnet", "~method.ensemble"]), tmp_path / "results/store"
-        )
+        build_detection(compose_config([*chosen, "model=scenes_resnet", "~method.ensemble"]), tmp_path / "store")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from assay.harness.results.tidy import collect
 
 SMALL = [
     *("experiment=failure_embedded", "ood=[corrupted_noise,scenes_shapes]", "method=[msp]", "metric=[failure]"),
-    *("dataset.size=24", "ood.scenes_shapes.size=16", "metric.failure.resamples=20"),
+    *("dataset.size=24", "validation.size=4", "ood.scenes_shapes.size=16", "metric.failure.resamples=20"),
     *("compute.device=cpu", "compute.processes=1"),
 ]
 

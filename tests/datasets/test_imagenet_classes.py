@@ -123,7 +123,7 @@ def test_the_experiment_is_ready_to_run(
     assert call([*words, *few]) == 0
     said = capsys.readouterr().out
     assert f"test: imagenet{count}, {count} images" in said
-    assert f"\n{count * (train + 1)} images through the network" in said
-    assert "conductance_mlp" in said and "msp" in said
+    assert "images through the network" in said and f"validation: imagenet{count}_val, {count} images" in said
+    assert {"conductance_mlp", "msp", "lcr", "unified_nn"} <= set(said.split())
     assert call(words) == 2
     assert f"{sizes[1]} are asked for ({count} of {count} classes)" in capsys.readouterr().err

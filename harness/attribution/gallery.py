@@ -111,7 +111,7 @@ def why(error: Exception) -> str:
 def _class_by_class(batch: Batch, classes: int) -> list[Batch]:
     """The image once for each of its first targets."""
     sample = batch.samples[0]
-    return [Batch.of([replace(sample, targets=[label])], batch.images.device) for label in sample.targets[:classes]]
+    return [Batch.of([replace(sample, targets=(label,))], batch.images.device) for label in sample.targets[:classes]]
 
 
 def frame_image(batch: Batch) -> np.ndarray:

@@ -13,6 +13,7 @@ from ..store.files import write_atomically
 from .settings import told_apart
 
 ACROSS = 3  # panels side by side
+LINE_INCHES = 0.19  # of the legend
 TITLE = 60  # letters above a panel
 QUANTITY = ["metric", "variant", "subset", "stat"]
 
@@ -38,7 +39,8 @@ def draw_curves(results: pd.DataFrame, path: Path, floors: Collection[str] = ())
     quantities = list(rows.groupby([*QUANTITY, "column"], sort=True))
     methods = sorted(set(rows["method"]))
     colours = dict(zip(methods, colormaps["turbo"](np.linspace(0.05, 0.95, len(methods))), strict=True))
-    figure, axes = panels(len(quantities), ACROSS, Size(4, 3.4), margin=Size(2.2, 0))
+    lacking = LINE_INCHES * len(methods) - 3.4 * -(-len(quantities) // ACROSS)  # that the legend is higher than panels
+    figure, axes = panels(len(quantities), ACROSS, Size(4, 3.4), margin=Size(2.2, max(0, lacking)))
     for axis, (quantity, part) in zip(axes, quantities, strict=True):
         _draw_quantity(axis, quantity, part, colours)
     lines = [Line2D([], [], color=colours[method]) for method in methods]

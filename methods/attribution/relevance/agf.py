@@ -17,7 +17,7 @@ from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
 from .operations import Operation, UnsupportedOp
 from .rap import RESIDUAL
-from .rules import Affine, ZBox, indicator, per_sample, ratio
+from .rules import Affine, ZBox, indicator, per_sample, ratio, ratio_
 
 Residual = Literal["positive", "proportional"]
 TERMS = ("F_x", "F_dx", "M", "A")
@@ -45,9 +45,11 @@ def over_maximum(values: Tensor) -> Tensor:
 
 
 def guided(shared: Tensor, residue: Tensor) -> Tensor:
-    """C + r minus Sum r in equal parts where C != 0: the sum of C is kept."""
+    """C + r 1[C != 0] minus the sum of that in equal parts where C != 0: the sum of C is kept. Written over C."""
     used = indicator(shared, torch.ne)
-    return shared + residue - used * ratio(per_sample(residue), per_sample(used))
+    counted = used * residue
+    each = ratio(per_sample(counted), per_sample(used))
+    return shared.add_(counted).addcmul_(used, each, value=-1)
 
 
 def agreement(x: Tensor, gradient: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def factorised(values: Tensor, shared: Tensor) -> Tensor:
     H = sigmoid(10 v), v the values over their largest; R = [R-, R+] [c,2] the means of H over the positions where
     mean_c C is negative and positive; W = max((R^T R + I)^-1 R^T H, 0) [2,hw]; F = max(W+ - W-, 0).
     """
-    samples = (SHARPNESS * over_maximum(values)).sigmoid().flatten(2)  # H [B,c,hw]
+    samples = over_maximum(values).mul_(SHARPNESS).sigmoid_().flatten(2)  # H [B,c,hw]
     mean = shared.mean(1).flatten(1)  # [B,hw]
     sides = torch.stack([indicator(mean, torch.lt), indicator(mean, torch.gt)], 2)  # [B,hw,2]
     basis = ratio(samples @ sides, sides.sum(1, keepdim=True))  # R [B,c,2]
@@ -86,7 +88,7 @@ class Factorised:
         """phi of x."""
         magnitude = layer._replace(weight=layer.weight.abs())
         total = magnitude.apply(size := x.abs(), magnitude.weight, None)
-        shared = magnitude.pull_back(x, ratio(relevance, total)).mul_(size)
+        shared = magnitude.pull_back(x, ratio_(relevance, total)).mul_(size)
         if layer.is_dense:
             return self._from_vector(x, layer, shared)
         return shared if layer.is_pointwise else guided(shared, self._residue(x, magnitude, layer, relevance, shared))
@@ -98,21 +100,21 @@ class Factorised:
             raise UnsupportedOp("linear", "reads a map whose axes have changed places, so its channels are not known")
         gradient = layer.pull_back(x, _given(layer))
         maps, gradients, parts = (each.unflatten(1, layer.map_shape) for each in (x, gradient, shared))
-        return guided(parts, agreement(maps, gradients) * indicator(parts, torch.ne)).flatten(1)
+        return guided(parts, agreement(maps, gradients)).flatten(1)
 
     def _residue(self, x: Tensor, magnitude: Affine, layer: Affine, relevance: Tensor, shared: Tensor) -> Tensor:
-        given, inside = _given(layer), torch.zeros_like(x)
+        given, inside = _given(layer), x.new_zeros(())
         if "F_x" in self.terms:
             inside = inside + factorised(x, shared)
         if "M" in self.terms:
             inside = inside + agreement(x, layer.pull_back(x, given))
-        residue = inside * shared.sigmoid()
+        residue = shared.sigmoid().mul_(inside)
         if "F_dx" in self.terms:
-            residue = residue + factorised(layer.pull_back(x, given * indicator(relevance, torch.ne)), shared)
+            residue += factorised(layer.pull_back(x, indicator(relevance, torch.ne).mul_(given)), shared)
         if "A" in self.terms:
             reach = magnitude.apply(torch.ones_like(x[:1]), magnitude.weight, None)
-            residue = residue + magnitude.pull_back(x, ratio(relevance, reach))
-        return residue * indicator(shared, torch.ne)
+            residue += magnitude.pull_back(x, ratio(relevance, reach))
+        return residue
 
 
 def _given(layer: Affine) -> Tensor:

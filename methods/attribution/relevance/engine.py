@@ -222,6 +222,8 @@ Watch = Callable[[Operation, Tensor], None]  # (operation, the gradient of its o
 def _gradient(op: Operation, gradient: Tensor) -> tuple[Tensor, ...]:
     if op.affine is not None:
         return (op.affine.pull_back(op.inputs[0], gradient),)
+    if len(op.inputs) == 1:
+        return (rules.gradient(op.inputs[0], op.function, gradient),)
     return rules.vjp(op.function, op.inputs, gradient)
 
 
@@ -478,9 +480,13 @@ class RelevanceMode(TorchFunctionMode):
 
     def _record(self, name: str, reading: Reading) -> Tensor:
         """Compute the operation, and put its node into the graph."""
+        operation, inputs = self._operation(name, reading._replace(name=name))
+        if operation.affine is None and len(inputs) == 1:
+            called = rules.Differentiable.of(operation.function, operation.inputs[0])
+            return self._recorded(replace(operation, function=called), inputs, called.output.detach())
         with torch.no_grad():
             output = reading.function(*(x.detach() for x in reading.inputs))
-        return self._recorded(*self._operation(name, reading._replace(name=name)), output)
+        return self._recorded(operation, inputs, output)
 
     def _recorded(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         recorded: Tensor = _Node.apply(self.state, operation, [output], *inputs)

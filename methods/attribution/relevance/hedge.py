@@ -58,7 +58,7 @@ class Hedge:
         if "Psi" not in self.terms:
             return shared
         active = indicator(shared, torch.ne)
-        return shared.sub_(active.mul_(ratio(torch.ones_like(count := per_sample(active)), count)))
+        return shared.addcmul_(active, ratio(torch.ones_like(count := per_sample(active)), count), value=-1)
 
 
 def pool_positive(x: Tensor, function: Map, relevance: Tensor) -> Tensor:

@@ -149,11 +149,23 @@ class Made:
                 raise UnsupportedOp(name, UNSEEN, self.mend + unseen_parts(self.module))
 
 
+ELEMENTWISE = {"relu_": torch.relu, "add_": torch.add, "sub_": torch.sub, "mul_": torch.mul}  # what needs no copy
+
+
 def pure(function: Callable[..., Any], inplace: bool) -> Callable[..., Any]:
-    """The function with its first argument left as it is."""
+    """The function with its first argument left as it is, and a result of that argument's type."""
     if not inplace:
         return function
-    return lambda first, *rest, **options: function(first.clone(), *rest, **options)
+    other = ELEMENTWISE.get(function.__name__)
+
+    def call(first: Tensor, *rest: Any, **options: Any) -> Any:
+        if options.get("inplace"):
+            return function(first, *rest, **{**options, "inplace": False})
+        if other is not None:
+            return other(first, *rest, **options).to(first.dtype)
+        return function(first.clone(), *rest, **options)
+
+    return call
 
 
 # Readers: (pure function, *arguments of the call) -> Reading

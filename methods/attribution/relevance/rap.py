@@ -15,7 +15,7 @@ from torch import Tensor
 from ..gradient import check_choice
 from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, Tape, check_batch_norm, check_start
-from .rules import Affine, AffineRule, SumRule, ZBox, indicator, per_sample, ratio, split_signs, sum_of
+from .rules import Affine, AffineRule, SumRule, ZBox, indicator, per_sample, ratio, ratio_, split_signs, sum_of
 
 Variant = Literal["official", "paper"]
 Residual = Literal["positive", "proportional"]
@@ -30,7 +30,10 @@ class Half(NamedTuple):
 
 
 class _Bipolar:
-    """z+ = Sum of the positive contributions and z- = Sum of the negative ones' magnitudes, each [B,...]."""
+    """z+ = Sum of the positive contributions and z- = Sum of the negative ones' magnitudes, each [B,...].
+
+    Nothing reads the sums after a rule, which may write over them.
+    """
 
     def __init__(self, halves: Sequence[Half], layer: Affine) -> None:
         self.inputs = [half.magnitude for half in halves]
@@ -51,13 +54,13 @@ class _Bipolar:
 def _halves(x: Tensor, layer: Affine) -> list[Half]:
     """x+ with w+ and |w-|; |x-| with |w-| and w+."""
     positive, negative = split_signs(x)
-    up, down = layer.weight.clamp(min=0), (-layer.weight).clamp(min=0)
+    up, down = layer.weight.clamp(min=0), layer.weight.neg().clamp_(min=0)
     return [Half(positive, up, down)] + ([] if negative is None else [Half(-negative, down, up)])
 
 
 def _less(relevance: Tensor, excess: Tensor, active: Tensor) -> Tensor:
     """Relevance [B,...] minus a sum a sample [B,1,...] in equal parts on the active (1, otherwise 0) units."""
-    return relevance.sub_(active.mul_(ratio(excess, per_sample(active))))
+    return relevance.addcmul_(active, ratio(excess, per_sample(active)), value=-1)
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,13 @@ class Official:
         return sum_of([self._half(_Bipolar([half], layer), layer, relevance) for half in _halves(x, layer)])
 
     def _half(self, sums: _Bipolar, layer: Affine, relevance: Tensor) -> Tensor:
-        by_inhibited = ratio(relevance, sums.excited + sums.inhibited)  # R rho / z-
+        by_inhibited = ratio_(relevance, sums.excited + sums.inhibited)  # R rho / z-
         if layer.is_dense:
-            by_excited = ratio(relevance, sums.excited)
+            by_excited = ratio_(relevance, sums.excited)
         else:
-            by_excited = ratio(relevance.clamp(min=0), sums.excited)
-            by_inhibited.add_(ratio(relevance.clamp(max=0), sums.inhibited))
+            part = relevance.clamp(min=0)
+            by_excited = ratio_(part, sums.excited)
+            by_inhibited.add_(ratio_(torch.clamp(relevance, max=0, out=part), sums.inhibited))
         shared = sums.share(by_excited, by_inhibited)
         return _less(shared, per_sample(shared) - _summed(relevance, shared), indicator(shared, torch.ne))
 
@@ -93,8 +97,8 @@ class Paper:
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
         sums = _Bipolar(_halves(x, layer), layer)
-        by_inhibited = ratio(relevance, sums.excited + sums.inhibited)
-        shared = sums.share(ratio(relevance, sums.excited), by_inhibited)
+        by_inhibited = ratio_(relevance, sums.excited + sums.inhibited)
+        shared = sums.share(ratio_(relevance, sums.excited), by_inhibited)
         return _less(shared, _summed(by_inhibited * sums.inhibited, shared), indicator(x, torch.ne))
 
 

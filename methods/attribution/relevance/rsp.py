@@ -16,7 +16,7 @@ from ..gradient import check_choice
 from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
 from .lrp import other_outputs
-from .rules import Affine, Map, SumRule, ZBox, indicator, per_sample, ratio
+from .rules import Affine, Map, SumRule, ZBox, indicator, per_sample, ratio, ratio_
 
 Start = Literal["single", "relative"]
 Residual = Literal["positive", "proportional"]
@@ -26,9 +26,9 @@ SMALL = 1e-9  # which the code adds to what pools and sums read, so that units o
 
 def positive_shifted(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) -> tuple[Tensor | None, ...]:
     """(max(x_k, 0) + 1e-9) / (their sum) R for each summand."""
-    parts = [x.clamp(min=0) + SMALL for x in torch.broadcast_tensors(*summands)]
-    each = ratio(relevance, rules.sum_of([parts[0] + parts[1], *parts[2:]]))
-    return tuple((each * part).sum_to_size(x.shape) for x, part in zip(summands, parts, strict=True))
+    parts = [x.clamp(min=0).add_(SMALL) for x in torch.broadcast_tensors(*summands)]
+    each = ratio_(relevance, rules.sum_of([parts[0] + parts[1], *parts[2:]]))
+    return rules.shared_out(each, parts, summands)
 
 
 RESIDUAL: dict[str, SumRule] = {"positive": positive_shifted, "proportional": rules.proportional}
@@ -72,7 +72,7 @@ class Sectional:
         shared = target.sub_(hostile).mul_(2)
         excess = per_sample(relevance).view(-1, *[1] * (x.ndim - 1))
         used = indicator(shared, torch.ne)
-        return shared.sub_(used.mul_(ratio(excess, per_sample(used))))
+        return shared.addcmul_(used, ratio(excess, per_sample(used)), value=-1)
 
 
 def pool_shifted(x: Tensor, function: Map, relevance: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .relevance.operations import STRUCTURAL, Made, UnsupportedOp, flat, is_property, on_path, pure, spelling
 from .relevance.rewriting import REWRITTEN
+from .relevance.rules import Differentiable, vjp
+from .relevance.rules import gradient as slope_of
 
 Function = Callable[..., Tensor]
 
@@ -87,22 +89,16 @@ class Kept(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """An operation in the pass of the references."""
+    """An operation in the pass of the references; of one input, with its graph there unless it wrote in place."""
 
     name: str
+    function: Function
     inputs: tuple[Tensor, ...]
     output: Tensor
 
 
 Back = Callable[[Tensor], tuple[Tensor, ...]]  # multipliers of the output -> multipliers of each input
 Rule = Callable[[Function, tuple[Tensor, ...], Tensor, Reference], Back]
-
-
-def _differentiated(function: Function, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
-    leaves = tuple(x.detach().requires_grad_() for x in inputs)
-    with torch.enable_grad():
-        output = function(*leaves)
-    return torch.autograd.grad(output, leaves, gradient)
 
 
 def _by(slope: Tensor) -> Back:
@@ -117,7 +113,7 @@ def _quotient_or_derivative(
     slope, near = (output - reference.output) / step, step.abs() <= margin
     if not near.any():
         return slope
-    (derivative,) = _differentiated(function, (value,), torch.ones_like(output))
+    (derivative,) = vjp(function, (value,), torch.ones_like(output))
     return torch.where(near, derivative, slope)
 
 
@@ -142,19 +138,22 @@ def rectified(function: Function, inputs: tuple[Tensor, ...], output: Tensor, re
     """The same of a ReLU, whose quotient is exact for the smallest Delta in: its derivative where that is 0."""
     step = inputs[0] - reference.inputs[0]
     slope = (output - reference.output).div_(step)
-    return _by(torch.where(step == 0, inputs[0] > 0, slope))
+    if slope.sum().isnan():  # 0 / 0, which is rare
+        slope = torch.where(step == 0, inputs[0] > 0, slope)
+    return _by(slope)
 
 
 def maximum(function: Function, inputs: tuple[Tensor, ...], output: Tensor, reference: Reference) -> Back:
     """Delta out of a window to its arg-max among the values or, where the reference is higher, among the references."""
     kept, other = Kept.of(inputs[0]), reference.inputs[0].expand(inputs[0].shape)
+    is_own = reference.inputs[0].shape == other.shape  # not one row for all images
     change = output - reference.output
     rises, step = change >= 0, inputs[0] - other
 
     def back(gradient: Tensor) -> tuple[Tensor, ...]:
-        (up,) = _differentiated(function, (kept.read(),), gradient * change * rises)
-        (down,) = _differentiated(function, (other,), gradient * change * ~rises)
-        return (((up + down) / step).masked_fill(step.abs() < TINY, 0),)
+        up, falling = slope_of(kept.read(), function, gradient * change * rises), gradient * change * ~rises
+        down = slope_of(other, reference.function, falling) if is_own else vjp(function, (other,), falling)[0]
+        return ((up + down).div_(step).masked_fill_(step.abs() < TINY, 0),)
 
     return back
 
@@ -173,7 +172,7 @@ def averaged(function: Function, inputs: tuple[Tensor, ...], output: Tensor, ref
         for node, weight in zip(*(each.tolist() for each in np.polynomial.legendre.leggauss(NODES)), strict=True):
             share = (1 + node) / 2
             points = tuple(other + share * (value - other) for value, other in pairs)
-            for total, each in zip(totals, _differentiated(function, points, gradient), strict=True):
+            for total, each in zip(totals, vjp(function, points, gradient), strict=True):
                 total += weight / 2 * each
         return tuple(totals)
 
@@ -189,6 +188,14 @@ RULES: dict[str, Rule] = {
 }
 
 
+def _called(function: Function, inputs: tuple[Tensor, ...]) -> tuple[Function, Tensor]:
+    """The function and what it gives; of one value with the graph of this call, which `slope_of` goes back through."""
+    if len(inputs) > 1:
+        return function, function(*inputs)
+    called = Differentiable.of(function, inputs[0])
+    return called, called.output
+
+
 class _Slopes(torch.autograd.Function):
     """An operation whose backward is a rule for multipliers."""
 
@@ -196,8 +203,9 @@ class _Slopes(torch.autograd.Function):
     def forward(
         ctx: Any, rule: Rule, function: Function, reference: Reference, inplace: bool, *inputs: Tensor
     ) -> Tensor:
-        output = function(*inputs)
-        ctx.back = rule(function, tuple(x.detach() for x in inputs), output, reference)
+        called, output = _called(function, inputs)
+        output = output.detach()
+        ctx.back = rule(called, tuple(x.detach() for x in inputs), output, reference)
         if not inplace:
             return output
         ctx.mark_dirty(inputs[0])  # later readers of it see the result, as without the mode
@@ -307,9 +315,9 @@ class DeepLift(TorchFunctionMode):
         if self._replayed is not None:
             made: Tensor = _Slopes.apply(rule, function, self._reference(name, inputs), inplace, *inputs)
             return made
-        output = function(*inputs)
+        called, output = _called(function, inputs)
         before = tuple(x.detach().clone() for x in inputs) if inplace else inputs
-        self._seen.append(_Seen(name, tuple(map(Kept.of, before)), Kept.of(output)))
+        self._seen.append(_Seen(name, called, tuple(map(Kept.of, before)), Kept.of(output)))
         return inputs[0].copy_(output) if inplace else output
 
     def _reference(self, name: str, inputs: tuple[Tensor, ...]) -> Reference:
@@ -330,12 +338,13 @@ class _Seen(NamedTuple):
     """A nonlinear operation as it was remembered."""
 
     name: str
+    function: Function
     inputs: tuple[Kept, ...]
     output: Kept
 
     def read(self) -> Reference:
         """ValueError where it has been written into since."""
-        return Reference(self.name, tuple(each.read() for each in self.inputs), self.output.read())
+        return Reference(self.name, self.function, tuple(each.read() for each in self.inputs), self.output.read())
 
 
 def _fits(reference: Tensor, value: Tensor) -> bool:

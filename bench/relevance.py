@@ -6,6 +6,7 @@ nothing else: no activation, pool, sum, norm, product or memory for a graph.
 """
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -65,7 +66,7 @@ def _races(case: Case) -> Iterator[pd.DataFrame]:
         "lrp_alpha1beta0": {
             "floor: 1F + 1 pair a layer": floor(1),
             "assay": ours(LRP(AlphaBeta(), dense=Epsilon())),
-            "zennit EpsilonPlus": zennit,
+            f"zennit {version('zennit')} EpsilonPlus": zennit,
         },
         "excitation_backprop to the input": {
             "floor: 1F + 1 pair a layer": floor(1),

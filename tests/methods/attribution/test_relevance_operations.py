@@ -1,6 +1,7 @@
 """Rules of single operations against dense-Jacobian re-implementations: one sample at a time, float64, 1e-9."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from assay.harness.network import Network
 from assay.methods.attribution.gradient import InputXGradient
 from assay.methods.attribution.relevance.engine import RuleTable, Tape
 from assay.methods.attribution.relevance.lrp import LRP
-from assay.methods.attribution.relevance.operations import UnsupportedOp
+from assay.methods.attribution.relevance.operations import UnsupportedOp, pure, spelling
 from assay.methods.attribution.relevance.rules import AffineRule, AlphaBeta, Epsilon, Gamma, ZBox
 from conftest import assert_close, attribute, random_images
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 CLOSE = 1e-9
 EXACT = LRP(Epsilon(0), stabiliser=0)
@@ -238,3 +240,55 @@ def test_refused_by_name(name: str, middle: Callable[[Tensor], Tensor]) -> None:
     """No rule is known, or none that keeps relevance: UnsupportedOp with the name."""
     with pytest.raises(UnsupportedOp, match=f"'{name}'"):
         lrp_map(Net(middle))
+
+
+# What is called, and what is copied
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x, y: F.relu(x, inplace=True),
+        lambda x, y: torch.relu_(x),
+        lambda x, y: x.add_(y, alpha=2),
+        lambda x, y: x.sub_(y),
+        lambda x, y: x.mul_(y),
+        lambda x, y: x.div_(y),
+        lambda x, y: x.clamp_(min=0),
+    ],
+    ids=["F.relu", "relu_", "add_", "sub_", "mul_", "div_", "clamp_"],
+)
+def test_in_place_calls_are_made_pure(write: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """The same bits and type (float32, beside a float64 argument) as in place, and the argument is left as it was."""
+    x, y, found = random(2, 3).float(), random(2, 3).flip(1), list[Tensor]()
+
+    class Spy(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            options = kwargs or {}
+            if (inplace := spelling(func, options).inplace) and not found:
+                kept = args[0].clone()
+                found.append(pure(func, inplace)(*args, **options))
+                assert torch.equal(args[0], kept)
+            return func(*args, **options)
+
+    before = x.clone()
+    with Spy():
+        write(x, y)
+    assert not torch.equal(x, before)
+    assert found[0].dtype == x.dtype and torch.equal(found[0], x)
+
+
+def test_a_pool_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the pass that records; relevance and gradients go back through that call, however often they are asked for."""
+    calls = list[int]()
+
+    def pool(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+    tape = Tape.record(ForwardPass(network(Net(pool)), random_images(3, 8).double()))
+    start = torch.ones_like(tape.logits)
+    expected = tape.pull(None, tape.logits, start, tape.inputs)
+    monkeypatch.setattr(torch, "max_pool2d", lambda *args, **options: calls.append(1))
+    assert torch.equal(tape.pull(None, tape.logits, start, tape.inputs), expected)
+    tape.pull(RuleTable(Epsilon()), tape.logits, start, tape.inputs)
+    assert calls == []

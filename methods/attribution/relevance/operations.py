@@ -149,7 +149,12 @@ class Made:
                 raise UnsupportedOp(name, UNSEEN, self.mend + unseen_parts(self.module))
 
 
-ELEMENTWISE = {"relu_": torch.relu, "add_": torch.add, "sub_": torch.sub, "mul_": torch.mul}  # what needs no copy
+ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
+    "relu_": torch.relu,
+    "add_": torch.add,
+    "sub_": torch.sub,
+    "mul_": torch.mul,
+}  # what needs no copy
 
 
 def pure(function: Callable[..., Any], inplace: bool) -> Callable[..., Any]:

@@ -105,7 +105,7 @@ class ErrorMLP:
         made = judged(self, training)
         extra = {"n_train_errors": torch.tensor(made.errors)}
         if self._needs_baseline:
-            extra["baseline"] = _baseline(training)
+            extra["baseline"] = baseline_features(training)
         settings = Training(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
         return fit_mlp(self._read(made.features, extra), made.wrong, settings, training.seed) | extra
 
@@ -127,7 +127,7 @@ class ErrorMLP:
         return INPUTS[name].of_features(features, state, self.layer) if reading is None else features.reading(reading)
 
 
-def _baseline(training: TrainingSet) -> Tensor:
+def baseline_features(training: TrainingSet) -> Tensor:
     """Penultimate features [1,D] of the image that is zero after normalisation."""
     image = training.images(np.zeros(1, dtype=np.int64))
     zero = training.network.mean.to(image).expand_as(image)

@@ -18,6 +18,7 @@ DETECTORS = {
     "error_detection": "validation",
     "failure": "far",
     "label_change": "validation",
+    "unit_conductance": "validation",
 }  # and a set that each reads
 
 # What terminal and report show of our metrics: one row a quantity, in the papers' convention.

@@ -9,10 +9,25 @@ from .entries import Entry, Plot, Table
 
 ACROSS = 3  # fields side by side
 EACH, LEGEND = Size(4, 3.4), 2.4  # inches: of a field; what the names of the lines have beside them
-# Okabe and Ito's colours, told apart by people who see few; markers of another number, so that more lines differ.
+# Okabe and Ito's colours, told apart by people who see few; when they are used up, another kind of line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
 PUBLISHED = "published"  # in the list of names
+
+
+class Style(NamedTuple):
+    """How a line is told from the others."""
+
+    colour: str
+    marker: str
+    dash: str
+
+    @classmethod
+    def of(cls, number: int) -> "Style":
+        """Of the line of this number, from 0."""
+        dash = number // len(COLOURS) % len(DASHES)
+        return cls(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], DASHES[dash])
 
 
 class Mark(NamedTuple):
@@ -43,7 +58,7 @@ def draw(table: Table) -> bytes | None:
     if table.plot is None or not (fields := list(fields_of(table, table.plot))):
         return None
     names = list(dict.fromkeys(name for field in fields for name in field.lines))
-    styles = {name: (COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]) for k, name in enumerate(names)}
+    styles = {name: Style.of(number) for number, name in enumerate(names)}
     figure, axes = panels(len(fields), ACROSS, EACH, margin=Size(LEGEND, 0))
     for axis, field in zip(axes, fields, strict=True):
         _draw_field(axis, field, table.plot, styles)
@@ -87,13 +102,13 @@ def _mark(entry: Entry, x: float) -> Mark:
     return Mark(x, *(number * entry.column.scale for number in (*ours, entry.reported)))
 
 
-def _draw_field(axis: Any, field: Field, plot: Plot, styles: dict[str, tuple[str, str]]) -> None:
+def _draw_field(axis: Any, field: Field, plot: Plot, styles: dict[str, Style]) -> None:
     for name, marks in field.lines.items():
-        colour, marker = styles[name]
-        {"lines": _draw_line, "bars": _draw_bar}[plot.kind](axis, marks, colour, marker)
+        style = styles[name]
+        {"lines": _draw_line, "bars": _draw_bar}[plot.kind](axis, marks, style)
         published = [mark.reported for mark in marks]
         hollow = {"linestyle": "none", "markerfacecolor": "none", "markersize": 6}
-        axis.plot([mark.x for mark in marks], published, color=colour, marker=marker, **hollow)
+        axis.plot([mark.x for mark in marks], published, color=style.colour, marker=style.marker, **hollow)
     axis.set_title(field.title, fontsize=8)
     axis.set_xlabel(plot.x_label, fontsize=8)
     axis.set_ylabel(plot.y_label or field.quantity, fontsize=8)
@@ -103,23 +118,26 @@ def _draw_field(axis: Any, field: Field, plot: Plot, styles: dict[str, tuple[str
         axis.set_xticks([])
 
 
-def _draw_line(axis: Any, marks: list[Mark], colour: str, marker: str) -> None:
+def _draw_line(axis: Any, marks: list[Mark], style: Style) -> None:
     xs, ours, low, high, _ = zip(*marks, strict=True)
-    axis.plot(xs, ours, color=colour, marker=marker, markersize=3, linewidth=1.4)
-    axis.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(xs, ours, color=style.colour, marker=style.marker, linestyle=style.dash, markersize=3, linewidth=1.4)
+    axis.fill_between(xs, low, high, color=style.colour, alpha=0.15, linewidth=0)
 
 
-def _draw_bar(axis: Any, marks: list[Mark], colour: str, marker: str) -> None:
+def _draw_bar(axis: Any, marks: list[Mark], style: Style) -> None:
     for mark in marks:
-        axis.bar(mark.x, mark.ours, color=colour, alpha=0.75)
+        axis.bar(mark.x, mark.ours, color=style.colour, alpha=0.75)
         axis.vlines(mark.x, mark.low, mark.high, color="#333333", linewidth=1)
 
 
-def _handles(fields: list[Field], styles: dict[str, tuple[str, str]]) -> list[Any]:
+def _handles(fields: list[Field], styles: dict[str, Style]) -> list[Any]:
     """What the list of names shows: each line's mark, and a hollow one for what is published."""
     from matplotlib.lines import Line2D
 
-    marks = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in styles.items()]
+    marks = [
+        Line2D([], [], color=style.colour, marker=style.marker, linestyle=style.dash, label=name)
+        for name, style in styles.items()
+    ]
     shown = any(not math.isnan(mark.reported) for field in fields for line in field.lines.values() for mark in line)
     hollow = Line2D([], [], color="#333333", marker="o", linestyle="none", markerfacecolor="none", label=PUBLISHED)
     return [*marks, *([hollow] if shown else [])]

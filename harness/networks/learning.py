@@ -161,13 +161,15 @@ def prepare(course: Course) -> None:
 
 
 def _replace_last_layer(network: Network, classes: int) -> None:
-    """A new linear layer in place of the last one on the way to the logits."""
-    ending = network.ending
-    if ending is None:
+    """A new linear layer in place of the last one on the way to the logits, and of auxiliary ones of its size, which
+    training alone reads (Inception's): a network of so many classes has them alike, and reads no other file."""
+    if (ending := network.ending) is None:
         raise ConfigError("start: the network ends in no linear layer that could be replaced: start=null")
-    name = next(name for name, each in network.module.named_modules() if each is ending.linear)
-    made = nn.Linear(ending.linear.in_features, classes).to(ending.linear.weight)
-    network.module.set_submodule(name, made)
+    module, size = network.module, ending.linear.out_features
+    heads = {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear)}
+    for name, each in heads.items():
+        if each is ending.linear or (each.out_features == size and "aux" in name.lower()):
+            module.set_submodule(name, nn.Linear(each.in_features, classes).to(each.weight))
 
 
 # An epoch

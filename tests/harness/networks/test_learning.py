@@ -191,6 +191,26 @@ def test_fine_tuning_begins_with_the_weights_and_a_new_last_layer() -> None:
     assert torch.equal(again.network.module.state_dict()["6.weight"], after["6.weight"])
 
 
+class WithHeads(nn.Module):
+    """Beside what makes the logits, a head that only training reads, as Inception's, and another layer of its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.AuxLogits, self.other = module(5), nn.Linear(6, 5), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def test_an_auxiliary_head_gets_as_many_outputs() -> None:
+    """Else a network of three classes could not read the file."""
+    made = course(replace(SGD, start="DEFAULT"))
+    made = replace(made, network=Network(WithHeads(), [0.5] * 3, [0.25] * 3))
+    prepare(made)
+    state = made.network.module.state_dict()
+    assert [len(state[f"{name}.weight"]) for name in ("body.6", "AuxLogits", "other")] == [3, 3, 5]
+
+
 def test_what_cannot_be_trained_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other classes than outputs; an image of two labels; a loss that is not finite; a second process."""
     with pytest.raises(ConfigError, match=r"5 outputs and the training set 3 classes: model\.classes=3"):

@@ -373,7 +373,7 @@ class RelevanceMode(TorchFunctionMode):
 
     def _in_place(self, name: str, args: Sequence[Any], output: Any) -> Any:
         """The output, for whoever reads the first argument from now on; other views of its memory are out of date."""
-        if args and isinstance(output, Tensor):
+        if args and isinstance(output, Tensor) and output is not args[0]:  # as dropout in evaluation gives it
             self._overwritten[_memory(args[0])] = name
             self._written[args[0]] = output
         return output

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ...pictures import Size, encoded, panels, tighten
 from .entries import Entry, Plot, Table
@@ -12,7 +12,8 @@ EACH, LEGEND = Size(4, 3.4), 2.4  # inches: of a field; what the names of the li
 # Okabe and Ito's colours, told apart by people who see few; when they are used up, another kind of line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", ":", "-.")
+Dash = Literal["-", "--", ":", "-."]
+DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 PUBLISHED = "published"  # in the list of names
 
 
@@ -21,7 +22,7 @@ class Style(NamedTuple):
 
     colour: str
     marker: str
-    dash: str
+    dash: Dash
 
     @classmethod
     def of(cls, number: int) -> "Style":

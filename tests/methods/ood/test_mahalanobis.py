@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from assay.harness.detection import Features, LinearHead, State, pooled
+from assay.harness.detection import DetectorNeeds, Features, LinearHead, State, pooled
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Passes
 from assay.harness.network import Network
@@ -301,7 +301,7 @@ def test_head_only_without_a_step() -> None:
     assert not detector.needs().images
     assert not Mahalanobis().needs().images
     assert Mahalanobis().needs().penultimate
-    assert Mahalanobis(LAYERS, [0.0, 0.1], "fgsm").needs() == (False, LAYERS, True, True)
+    assert Mahalanobis(LAYERS, [0.0, 0.1], "fgsm").needs() == DetectorNeeds(False, LAYERS, True, True)
     state = detector.fit(tiny_training(network))
     forward = ForwardPass(network, images, LAYERS)
     features = Features(forward.logits, torch.zeros(4), layers={LAYERS[1]: pooled(forward.activation(LAYERS[1]))})

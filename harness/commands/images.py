@@ -49,9 +49,9 @@ def _subject(job: "Job") -> str:
     help="picture (default: <results>/report/gallery-MODEL-DATASET.png)",
 )
 def gallery(words: list[str], images: int, classes: int, out: Path | None) -> int:
-    """Maps drawn over images: a row an image (and class), a column a method.
+    """Maps drawn over images: a row an image, a column a method.
 
-    The exit code is 1 when a method failed; the others are drawn.
+    With --classes a row for each class of an image. The exit code is 1 when a method failed; the others are drawn.
     """
     from ..attribution.gallery import draw_gallery
 

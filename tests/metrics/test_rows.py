@@ -23,7 +23,7 @@ DETECTORS = {
 
 # What terminal and report show of our metrics: one row a quantity, in the papers' convention.
 SHOWN = {"mean", "auroc", "fpr95_id_pos", "aurc", "augrc", "auc", "average_drop", "increase_in_confidence"}
-SHOWN |= {"lcr_difference", "spearman_random", "spearman_abs_random", "ssim_random"}
+SHOWN |= {"exact", "lcr_difference", "spearman_random", "spearman_abs_random", "ssim_random"}
 SHOWN |= {"average_drop_in_deletion", "peak_in_cue", "mass_in_cue", "peak_in_cue_of_others", "mass_in_cue_of_others"}
 SECOND = {("aurc", "trapezoid")}  # other ways to take what is shown
 # Quantities that a map can hold constant by construction, or that have no bounds: the rest is an outcome or a share.
@@ -63,9 +63,10 @@ def table(pairs: Any) -> pd.DataFrame:
         "object_share",
         "mass_in_cue",
         "mass_in_cue_of_others",
+        "share",
     ]
-    flags = ("hit", "increase", "clean", "peak_in_cue", "peak_in_cue_of_others", "predicted", "is_error")
-    counts = {"pixels": 8, "object_pixels": 4, "region_share": 0.2, "boxes": 1}
+    flags = ("exact", "hit", "increase", "clean", "peak_in_cue", "peak_in_cue_of_others", "predicted", "is_error")
+    counts = {"empty": False, "confidence": 1, "pixels": 8, "object_pixels": 4, "region_share": 0.2, "boxes": 1}
     for name in ("signed_or_mean", "zero", "mean", "median", "p80"):
         counts |= {f"marked_{name}": 4, f"both_{name}": (4 * pairs).round().astype(int)}
     about = {"image_id": [f"image{row // 2}" for row in range(n)], "label": np.arange(n) % 2, "score": pairs}

@@ -172,7 +172,7 @@ def test_reading_needs_no_torch(left: Path, tmp_path: Path) -> None:
     text = without_torch(calls, tmp_path)
     codes = [line.split()[1:] for line in text.splitlines() if line.startswith("CODE")]
     assert codes == [[words[0], "0"] for words in calls], text
-    assert "table,panel,row,column,method" in text
+    assert "table,panel,row,column,x,method" in text
 
 
 def test_help_and_lists_import_nothing_slow(tmp_path: Path) -> None:

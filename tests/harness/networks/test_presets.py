@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 HUB = {"timm", "huggingface"}  # tests/harness/test_hub_models.py
-GROUPS = {name for name in PRESETS if name.endswith(("_voc", "_coco"))}  # class-group readings of another preset
+OTHERS = ("_voc", "_coco", "_disconnected")  # readings of another preset: by class groups, by cells
+GROUPS = {name for name in PRESETS if name.endswith(OTHERS)}
 DESIGN = [
     *("scenes_vgg", "scenes_resnet", "vgg16", "vgg19", "alexnet", "resnet18", "resnet50", "resnet101", "densenet121"),
     *("inception_v3", "googlenet", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0"),

@@ -6,7 +6,7 @@ follows, the gradient is constant and one step is exact, whatever the rule: the 
 batches of at most `forward.max_rows`. B images, K units.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -220,6 +220,7 @@ class _AlongLine:
     layer: str
     rule: Rule = "right"
     steps: int = 10
+    INTEGRAL: ClassVar[Callable[..., Tensor]]  # conductance_riemann, or what has its arguments
 
     def __post_init__(self) -> None:
         check_steps(self.rule, self.steps)
@@ -235,9 +236,10 @@ class _AlongLine:
             return {"layer": self.layer, "form": "closed"}
         return {"layer": self.layer, "form": "riemann", "rule": self.rule, "steps": self.steps}
 
-    def _number(self, network: Network) -> int:
-        """How many steps are taken: one is exact where the gradient is constant."""
-        return 1 if network.is_affine_behind(self.layer) else self.steps
+    def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
+        """[B,K]; one step is exact where the gradient is constant."""
+        steps = 1 if forward.network.is_affine_behind(self.layer) else self.steps
+        return self.INTEGRAL(forward, self.layer, predicted_outputs(forward), self.rule, steps)
 
 
 @dataclass(frozen=True)
@@ -245,11 +247,7 @@ class Conductance(_AlongLine):
     """`conductance_riemann` of the predicted class, [B,K]."""
 
     VERSION: ClassVar[int] = 1
-
-    def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
-        """[B,K]."""
-        steps = self._number(forward.network)
-        return conductance_riemann(forward, self.layer, predicted_outputs(forward), self.rule, steps)
+    INTEGRAL = staticmethod(conductance_riemann)
 
 
 @dataclass(frozen=True)
@@ -257,11 +255,7 @@ class InternalInfluence(_AlongLine):
     """`internal_influence` on the predicted class, [B,K]."""
 
     VERSION: ClassVar[int] = 1
-
-    def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
-        """[B,K]."""
-        steps = self._number(forward.network)
-        return internal_influence(forward, self.layer, predicted_outputs(forward), self.rule, steps)
+    INTEGRAL = staticmethod(internal_influence)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Corrupted:
         self.whole, self.kind, self.seed = whole, kind, seed
         self.level = LEVELS[levels][kind][severity - 1]
         self.classes: Sequence[str] = whole.classes
-        self.skipped = tuple(getattr(whole, "skipped", ()))
+        self.skipped, self.remarks = (tuple(getattr(whole, name, ())) for name in ("skipped", "remarks"))
         self.split = f"{whole.split}-{kind}{severity}"
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ class Grid:
             )
         self.whole, self.cells, self.size, self.seed, self.heads = whole, cells, chosen, seed, heads
         self.split = f"{whole.split}[{cells}x{cells}@seed{seed}]"
-        self.skipped = tuple(getattr(whole, "skipped", ()))
+        self.skipped, self.remarks = (tuple(getattr(whole, name, ())) for name in ("skipped", "remarks"))
         self._parts = np.array_split(np.random.default_rng(seed).permutation(len(whole)), chosen)
 
     @cached_property

@@ -29,7 +29,8 @@ class Part:
         self.indices = np.sort(order[round(start * count) : round(stop * count)])
         if not len(self.indices):
             raise ValueError(f"start={start}, stop={stop} of {count} samples leave none")
-        self.whole, self.classes, self.skipped = whole, whole.classes, tuple(getattr(whole, "skipped", ()))
+        self.whole, self.classes = whole, whole.classes
+        self.skipped, self.remarks = (tuple(getattr(whole, name, ())) for name in ("skipped", "remarks"))
         self.name = f"[{start:g}:{stop:g}]" if seed is None else f"[{start:g}:{stop:g}@seed{seed}]"
         self.split = f"{whole.split}{self.name}"
 

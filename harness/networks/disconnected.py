@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, fx, nn
 
 from ..frames import cells_apart, cells_together
-from ..graph import trace
+from ..graph import Traced, cut_at, trace
 from ..network import Network
 
 
@@ -66,7 +66,8 @@ def disconnected(network: Network, cells: int = 2, shown: Mapping[str, str] | No
             by side. All other layers have a row a cell, and methods that read them refuse.
 
     Raises:
-        ValueError: no grid; a network with grouped outputs; no such layer, or the network cannot be traced.
+        ValueError: no grid; a network with grouped outputs; no such layer, a layer that another branch passes, a name
+            that the network has; or the network cannot be traced.
     """
     if cells < 2:
         raise ValueError(f"cells={cells}: give at least 2 a side")
@@ -79,7 +80,7 @@ def disconnected(network: Network, cells: int = 2, shown: Mapping[str, str] | No
     made = CellNetwork(Disconnected(module, cells), mean, std, network.activation, identity, input_size=size)
     made.cells = cells
     made.notes += network.notes
-    return made
+    return made.to(network.mean.device, network.mean.dtype)
 
 
 def _showing(network: Network, shown: Mapping[str, str], cells: int) -> nn.Module:
@@ -88,9 +89,21 @@ def _showing(network: Network, shown: Mapping[str, str], cells: int) -> nn.Modul
         network.check_layer(layer)
     traced = trace(network.module)
     for name, layer in shown.items():
+        _check_shown(traced, name, layer)
         _put_in(traced.module, traced.layers[layer], name, cells)
     traced.module.recompile()
     return traced.module
+
+
+def _check_shown(traced: Traced, name: str, layer: str) -> None:
+    """Raise ValueError for a name that is taken, and for a layer beside which the images' values take another way."""
+    if not name.isidentifier() or hasattr(traced.module, name):
+        raise ValueError(f"shown: {name!r} is no name, or the network has a module of that name: choose another")
+    if any(other.per_image for other in cut_at(traced, traced.layers[layer], layer).crossing):
+        raise ValueError(
+            f"shown.{name}={layer!r} lies inside a block that another branch passes by, whose rows are cells: choose "
+            "the layer behind the block"
+        )
 
 
 def _put_in(module: fx.GraphModule, layer: fx.Node, name: str, cells: int) -> None:

@@ -61,9 +61,9 @@ class ErrorMLP:
     closed form. Of another layer they are readings, in closed form too where pooling and a linear layer follow, and by
     `steps` of `rule` (`units.conductance_riemann`) where not: `form` in the results' settings says which.
 
-    epochs, batch_size: the paper's code has 20 and 50 on CIFAR (10 and 100 on ImageNet). The last epoch counts. learning_rate:
-    Adam's. It is trained on `TrainingSet.bank`, and the state says in n_train_errors on how many errors; below 200 it
-    warns.
+    epochs, batch_size: the paper's code has 20 and 50 on CIFAR (10 and 100 on ImageNet). The last epoch counts.
+    learning_rate: Adam's. It is trained on `TrainingSet.bank`, and the state says in n_train_errors on how many errors;
+    below 200 it warns.
     """
 
     inputs: Sequence[str] = ("conductance",)

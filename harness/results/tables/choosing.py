@@ -13,7 +13,7 @@ from .entries import PATTERNS, Found, Result, Runs, Settings
 
 SEED_OF_IMAGES = re.compile(r"@seed(\d+)$")  # at the end of a split: `val[:1000]@seed3`
 SEED = re.compile(r"(.*\.)?seed")
-VERSIONS = ("version", "metric.version")
+VERSION = re.compile(r"(.*\.)?version")  # of a method, a metric, a reading
 NUMBER = "row_number"  # of a row in the tidy table, which a statistic made of it shares
 
 Row = dict[str, Any]  # of the tidy table
@@ -60,10 +60,30 @@ def _of_runs(rows: Sequence[Row], runs: Runs) -> Found:
 
 
 def _of_the_newest_version(rows: Sequence[Row]) -> list[Row]:
-    """What an older VERSION of a method or metric gave is not what it gives."""
-    versions = [tuple(settings_of(row).get(name, 0) for name in VERSIONS) for row in rows]
-    newest = [max(each) for each in zip(*versions, strict=True)]
-    return [row for row, each in zip(rows, versions, strict=True) if list(each) == newest]
+    """What an older VERSION of a method, metric or reading gave is not what it gives.
+
+    A method's and a metric's are told by name; a reading's, which go by place, where all else is equal.
+    """
+    held = [settings_of(row) for row in rows]
+    alike = [_alike(settings) for settings in held]
+    newest: dict[tuple[Any, str], int] = {}
+    for settings, rest in zip(held, alike, strict=True):
+        for name in filter(VERSION.fullmatch, settings):
+            newest[_place_of(name, rest)] = max(newest.get(_place_of(name, rest), 0), settings[name])
+    return [
+        row
+        for row, settings, rest in zip(rows, held, alike, strict=True)
+        if all(settings[name] == newest[_place_of(name, rest)] for name in filter(VERSION.fullmatch, settings))
+    ]
+
+
+def _alike(settings: Settings) -> tuple[str, ...]:
+    """All settings but versions."""
+    return tuple(sorted(f"{name}={value}" for name, value in settings.items() if not VERSION.fullmatch(name)))
+
+
+def _place_of(name: str, rest: tuple[str, ...]) -> tuple[Any, str]:
+    return (rest if name.startswith("readings.") else (), name)
 
 
 def _one(rows: Sequence[Row]) -> Found:

@@ -10,7 +10,8 @@ from ..reading import read_table
 from .entries import NAMES, PATTERNS, Table
 
 KEPT = configs.ROOT / "results" / "measured"  # those that travel with the code
-RESULT = ["cell_key", "metric_key", "split"]  # a fresh result takes the place of the kept one of equal keys
+CELL = ["cell_key", "metric_key"]
+RESULT = [*CELL, "split"]  # a fresh result takes the place of the kept one of equal keys
 TEXTS = [*NAMES, *PATTERNS, "cell_key", "metric_key", "run_id", "weights", "precision", "seed", "settings"]
 TEXTS += ["status", "x", "x_label"]
 NUMBERS = ["value", "stderr", "ci_low", "ci_high", "n", "ci_method"]
@@ -24,17 +25,21 @@ def read_tidy(path: Path) -> pd.DataFrame:
 
 
 def united(name: str, tidy: pd.DataFrame, results: Path) -> pd.DataFrame:
-    """The tidy rows of a folder of results and, of results that they lack, those kept behind a table."""
+    """The tidy rows of a folder of results and, of results that they lack, those kept behind a table.
+
+    What has failed since is not shown as it was: a failed row, which has no split, displaces its cell and metric.
+    """
     rows = tidy
     for folder in (results / "measured", KEPT):
         kept = read_tidy(folder / f"{name}.csv")
-        more = kept[~_keys(kept).isin(_keys(rows))]
+        failed = rows[rows["status"].astype(str).str.startswith("failed")]
+        more = kept[~_keys(kept, RESULT).isin(_keys(rows, RESULT)) & ~_keys(kept, CELL).isin(_keys(failed, CELL))]
         rows = pd.concat([each for each in (rows, more) if len(each)] or [rows], ignore_index=True)
     return rows
 
 
-def _keys(rows: pd.DataFrame) -> pd.Index:
-    return pd.MultiIndex.from_frame(rows[RESULT])
+def _keys(rows: pd.DataFrame, names: list[str]) -> pd.Index:
+    return pd.MultiIndex.from_frame(rows[names])
 
 
 def keep(table: Table, rows: pd.DataFrame, results: Path) -> None:

@@ -107,7 +107,7 @@ class GradientHedge:
         """[P,H,W], or of the layer's size [P,h,w] where it stops at one.
 
         Raises:
-            ValueError: stop does not lie before layer.
+            ValueError: stop lies behind layer (the same layer gives what the method starts with).
         """
         layers = dict.fromkeys(filter(None, (self.layer, self.stop)))
         tape, table = Tape.record(forward, tuple(layers), self.batch_norm), self.table()

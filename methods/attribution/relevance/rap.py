@@ -157,8 +157,17 @@ class RAP:
         return Needs()
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
-        """[P,h,w]; sums to the logit (or 1) where no batch-norm and no negative layer input intervenes."""
+        """[P,h,w]; sums to the logit (or 1) where no batch-norm and no negative layer input intervenes.
+
+        Raises:
+            ValueError: no convolution or linear layer lies behind the layer to stop at.
+        """
         tape, table = Tape.record(forward, tuple(filter(None, [self.layer])), batch_norm=self.batch_norm), self.table()
+        if self.layer is not None and tape.is_after_last(self.layer):
+            raise ValueError(
+                f"layer={self.layer!r}: no convolution or linear layer lies between it and the logits, so that no rule "
+                "has been applied there: choose a layer that the last one reads, or one before"
+            )
         stop = tape.feature_map(self.layer)
         return Attribution(tape.by_pair(targets, lambda start: tape.pull(table, tape.logits, start, stop)).sum(1))
 

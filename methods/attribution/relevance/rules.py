@@ -185,7 +185,7 @@ def shares(
         parts: inputs u, shaped as the layer's, each with the weights v to use for it.
         layer: how weights apply.
         relevance: R, shaped as the layer's output.
-        epsilon: relative stabiliser, see `stabilised`.
+        epsilon: relative stabiliser, see `stabilised_`.
         bias: [out] added to the denominator, which then keeps its share of R to itself.
     """
     leaves = [u.detach().requires_grad_() for u, _ in parts]
@@ -393,7 +393,7 @@ def share(x: Tensor, function: Map, relevance: Tensor, epsilon: float = 0) -> Te
     """J with an operation in the place of the weights: x_i (dy/dx_i) R / y.
 
     Of a linear one, as an average pool, a sum's shares. Of logsumexp, y = Sum_i p_i x_i + (a constant, the entropy of
-    p), p its gradient: the constant keeps its part, as a bias does in epsilon's rule. epsilon: see `stabilised`.
+    p), p its gradient: the constant keeps its part, as a bias does in epsilon's rule. epsilon: see `stabilised_`.
     """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -442,7 +442,7 @@ def shift_takes_nothing_nonzero(x: Tensor, factor: Tensor, shift: Tensor, releva
 def proportional(
     summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor, epsilon: float = 0
 ) -> tuple[Tensor | None, ...]:
-    """x_k / (x_0 + x_1) R for each summand; epsilon: see `stabilised`."""
+    """x_k / (x_0 + x_1) R for each summand; epsilon: see `stabilised_`."""
     total = sum_of([summands[0] + summands[1], *summands[2:]])
     return shared_out(ratio_(relevance, stabilised_(total, epsilon)), summands, summands)
 

@@ -107,6 +107,10 @@ def test_what_cannot_be_disconnected() -> None:
         disconnected(plain, 1)
     with pytest.raises(ValueError, match="layer 'layer33' is not in ScenesResNet: did you mean"):
         disconnected(plain, shown={"target": "layer33"})
+    with pytest.raises(ValueError, match="'layer3' is no name, or the network has a module of that name"):
+        disconnected(plain, shown={"layer3": "layer3"})
+    with pytest.raises(ValueError, match="lies inside a block that another branch passes by"):
+        disconnected(plain, shown={"target": "layer3.0.conv2"})
     grouped = Network(plain.module, (0.5,) * 3, (0.25,) * 3, groups=[[0, 1], [2]])
     with pytest.raises(ValueError, match="grouped outputs cannot be disconnected"):
         disconnected(grouped)

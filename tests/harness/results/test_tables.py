@@ -304,6 +304,19 @@ def test_several_results_that_agree_are_one(tmp_path: Path) -> None:
     assert entry_text(first_entry(folder), compared=True).startswith("0.850 ± 0.020")
 
 
+def test_an_older_version_of_a_reading_is_no_result(tmp_path: Path) -> None:
+    """Where all else is equal; readings go by their place, so that others of another version are another result."""
+
+    def read(version: int, layer: str) -> str:
+        return json.dumps(json.loads(settings()) | {"readings": {"0": {"layer": layer, "version": version}}})
+
+    rows = [tidy_row(value=k / 4, settings=read(k, "a"), cell_key=f"k{k}") for k in (1, 2)]
+    entry = first_entry(results_with(tmp_path / "one", *rows))
+    assert entry.ours is not None and entry.ours.value == 0.5
+    other = tidy_row(value=0.75, settings=read(1, "b"), cell_key="k3")
+    assert len(first_entry(results_with(tmp_path / "two", *rows, other)).found.several) == 2
+
+
 def test_an_older_version_is_no_result(tmp_path: Path) -> None:
     """What VERSION 1 gave on more images does not stand in for what VERSION 2 gives."""
     old = tidy_row(value=0.5, n=9000, settings=settings(version=1), cell_key="o")
@@ -676,6 +689,8 @@ def test_a_fresh_result_takes_the_kept_ones_place(filled: Callable[..., Table], 
     assert texts(filled(OTHER)) == ["0.250 ± 0.020 · 4952"]
     assert texts(filled(tidy_row(value=0.75, run_id="r2"))) == ["0.750 ± 0.020 · 4952"]
     assert texts(filled(tidy_row(cell_key="z", seed="1"))) == ["2 results"]
+    failed = tidy_row(value="", split="", status="failed: boom", cell_key="z", seed="1")
+    assert texts(filled(failed)) == ["0.750 ± 0.020 · 4952"]  # which has no split, and what was is shown no more
     newer = tidy_row(cell_key="z", settings=settings(version=2), value=0.5)
     assert texts(filled(newer)) == ["0.500 ± 0.020 · 4952"]
     filled(rows=[{"label": "A", "method": "rap"}])

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,7 +13,8 @@ from .entries import PATTERNS, Found, Result, Runs, Settings
 
 SEED_OF_IMAGES = re.compile(r"@seed(\d+)$")  # at the end of a split: `val[:1000]@seed3`
 SEED = re.compile(r"(.*\.)?seed")
-VERSION = re.compile(r"(.*\.)?version")  # of a method, a metric, a reading
+VERSIONS = ("version", "metric.version")
+OF_A_READING = re.compile(r"readings\..*\bversion")
 NUMBER = "row_number"  # of a row in the tidy table, which a statistic made of it shares
 
 Row = dict[str, Any]  # of the tidy table
@@ -62,28 +63,26 @@ def _of_runs(rows: Sequence[Row], runs: Runs) -> Found:
 def _of_the_newest_version(rows: Sequence[Row]) -> list[Row]:
     """What an older VERSION of a method, metric or reading gave is not what it gives.
 
-    A method's and a metric's are told by name; a reading's, which go by place, where all else is equal.
+    A reading goes by its place: its versions are compared where all other settings are equal.
     """
-    held = [settings_of(row) for row in rows]
-    alike = [_alike(settings) for settings in held]
-    newest: dict[tuple[Any, str], int] = {}
-    for settings, rest in zip(held, alike, strict=True):
-        for name in filter(VERSION.fullmatch, settings):
-            newest[_place_of(name, rest)] = max(newest.get(_place_of(name, rest), 0), settings[name])
-    return [
-        row
-        for row, settings, rest in zip(rows, held, alike, strict=True)
-        if all(settings[name] == newest[_place_of(name, rest)] for name in filter(VERSION.fullmatch, settings))
-    ]
+    current = _newest(rows, lambda settings: tuple(settings.get(name, 0) for name in VERSIONS))
+    alike: dict[str, list[Row]] = {}
+    for row in current:
+        rest = {name: value for name, value in settings_of(row).items() if not OF_A_READING.fullmatch(name)}
+        alike.setdefault(repr(sorted(rest.items(), key=str)), []).append(row)
+    newest = [row for each in alike.values() for row in _newest(each, _of_readings)]
+    return [row for row in current if any(row is each for each in newest)]  # in their order
 
 
-def _alike(settings: Settings) -> tuple[str, ...]:
-    """All settings but versions."""
-    return tuple(sorted(f"{name}={value}" for name, value in settings.items() if not VERSION.fullmatch(name)))
+def _of_readings(settings: Settings) -> tuple[int, ...]:
+    return tuple(value for name, value in sorted(settings.items()) if OF_A_READING.fullmatch(name))
 
 
-def _place_of(name: str, rest: tuple[str, ...]) -> tuple[Any, str]:
-    return (rest if name.startswith("readings.") else (), name)
+def _newest(rows: Sequence[Row], versions_in: Callable[[Settings], tuple[int, ...]]) -> list[Row]:
+    """The rows of which each version is the highest of all rows."""
+    versions = [versions_in(settings_of(row)) for row in rows]
+    newest = [max(each) for each in zip(*versions, strict=True)]
+    return [row for row, each in zip(rows, versions, strict=True) if list(each) == newest]
 
 
 def _one(rows: Sequence[Row]) -> Found:

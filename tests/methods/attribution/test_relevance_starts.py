@@ -71,7 +71,7 @@ def test_rap_refuses_to_stop_behind_the_last_layer() -> None:
     """There no rule has been applied. A convolution is the last layer, as in SqueezeNet; before it, sums are logits."""
     first, last = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 3, 1)
     module = torch.nn.Sequential(first, torch.nn.ReLU(), last, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    network = Network(module.double().eval(), (0.5,) * 3, (0.25,) * 3)
+    network = Network(module.eval(), (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64)
     images, targets = random_images(2, 8).double(), Targets(torch.tensor([0, 1]), torch.tensor([2, 0]))
     sums = attribute(RAP(layer="1"), network, images, targets).values.flatten(1).sum(1)
     assert_close(sums[:, None], network(network.normalise(images)).gather(1, targets.label[:, None]), 1e-9)

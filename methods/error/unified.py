@@ -58,14 +58,15 @@ class Unified:
         """States of the detectors and of the classifier, each under its name; n_train_errors: int64 [].
 
         Raises:
-            ValueError: the training set has fewer wrong predictions, or right ones, than folds (or than two).
+            ValueError: the training set has fewer wrong predictions, or right ones, than folds (or than two), or the
+                classifier cannot learn from these columns.
         """
         known = training.part(np.flatnonzero(training.bank.labels.numpy() >= 0))
         wrong = known.bank.labels != known.bank.predicted
         self._check_kinds(int(wrong.sum()), int((~wrong).sum()))
         states = self._states(known)
         columns = self._columns(known.bank, states) if self.folds is None else self._held_out(known, wrong, self.folds)
-        states[TOP] = self.classifier.fit(columns, wrong, training.seed)
+        states[TOP] = self._classifier(columns, wrong, training.seed)
         return _joined(states) | {"n_train_errors": wrong.sum()}
 
     def score(self, features: Features, state: State) -> Tensor:
@@ -83,6 +84,13 @@ class Unified:
                 f"with folds={self.folds or 'null'} needs at least {least} of each; give more training images "
                 "(train.size), those that the network was not trained on (dataset@train=NAME), or fewer folds"
             )
+
+    def _classifier(self, columns: Tensor, wrong: Tensor, seed: int) -> State:
+        try:
+            return self.classifier.fit(columns, wrong, seed)
+        except ValueError as error:
+            names = ", ".join(f"{number} {name}" for number, name in enumerate(self.scores, 1))
+            raise ValueError(f"{type(self.classifier).__name__} of the columns {names}: {error}") from error
 
     def _states(self, training: TrainingSet) -> dict[str, State]:
         return {

@@ -173,6 +173,15 @@ def test_without_errors_there_is_nothing_to_learn() -> None:
         unified().fit(training_of(replace(known, labels=known.predicted)))
 
 
+def test_a_column_that_a_classifier_refuses_has_its_name() -> None:
+    """No mutant changes a prediction: the first column is 0."""
+    known = features()
+    still = replace(known, readings={MUTANTS: known.predicted[:, None].expand(-1, 10).to(torch.int16)})
+    detector = Unified(QuadraticDiscriminant(), {"lcr": LabelChangeRate(MUTANTS), "msp": MSP()})
+    with pytest.raises(ValueError, match="of the columns 1 lcr, 2 msp: column 1 of 2 is 0 for all"):
+        detector.fit(training_of(still))
+
+
 @pytest.mark.parametrize(("folds", "least"), [(5, 5), (2, 2), (None, 2)])
 def test_fewer_errors_than_folds_are_refused(folds: int | None, least: int) -> None:
     """As many are enough: each fold then has one, and none is fitted without."""

@@ -12,9 +12,8 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ..ood.logits import log_doubt
-from .training_errors import judged_with_errors
+from .training_errors import ROWS, judged_with_errors
 
-ROWS = 4096  # images at once
 LIMITS = (1e-3, 1e3)  # of 1/T
 
 

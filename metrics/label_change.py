@@ -27,13 +27,13 @@ class LabelChange:
     `mean` of the label change rates of right and of wrong predictions (the tables have their standard deviation as
     `std`), and `lcr_difference`, (mean - std) of the wrong ones less (mean + std) of the right ones, as the paper
     subtracts them; standard deviations are by n - 1. `auroc_by_mutants`: that of the first x mutants, wrong predictions
-    positive.
+    positive; undefined where not all images were asked about all x.
 
     resamples: of the bootstrap.
     """
 
     resamples: int = RESAMPLES
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PARTNERS: ClassVar[Literal["validation"]] = "validation"
 
     def __post_init__(self) -> None:
@@ -61,8 +61,16 @@ class LabelChange:
         """AUROC of the first x mutants."""
         for number in sorted({*(x for x in NUMBERS if x <= changed.shape[1]), changed.shape[1]}):
             point = Ranking("auroc_by_mutants", "auroc", "ties=half", True, two_sided=True, x=number, x_label="mutants")
-            scores = images._replace(scores=_rate(changed[:, :number]))
-            yield from Ranked.of(scores, self.resamples).rows([point])
+            rows = Ranked.of(images._replace(scores=_rate(changed[:, :number])), self.resamples).rows([point])
+            why = _missing(changed[:, :number])
+            yield from (row.undefined(why) for row in rows) if why else rows
+
+
+def _missing(changed: NDArray[np.int8]) -> str:
+    """Why these mutants have no rate in common; empty if all were asked about all images."""
+    stopped = int((changed < 0).any(1).sum())
+    few = f"{stopped} of {len(changed)} images were asked of fewer than {changed.shape[1]} mutants (mutants.stop)"
+    return few if stopped else ""
 
 
 def _rate(changed: NDArray[np.int8]) -> NDArray[np.float64]:

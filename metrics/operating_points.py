@@ -48,7 +48,7 @@ def threshold_passing(scores: Scores, wrong: Flags, recall: float) -> float:
 
 
 def _needed(recall: float, count: int) -> int:
-    return int(np.ceil(round(recall * count, 6)))
+    return max(1, int(np.ceil(round(recall * count, 6))))  # 1e-7 of a few is one, not the last of them (index -1)
 
 
 class Rule(NamedTuple):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .mlp import Training, fit_mlp, score_mlp
 
+FLAT = 1e-4  # variance of standardised columns up to which scikit-learn refuses (newer releases) or warns (older ones)
+
 
 class Classifier(Protocol):
     """Learns to tell wrong predictions by columns [N,K], float64; a small frozen class with its settings as fields."""
@@ -83,12 +85,18 @@ class QuadraticDiscriminant:
 
         Columns are standardised first, which changes no odds: scikit-learn takes a column of small numbers for none.
         offset: log prior - half the log determinant.
+
+        Raises:
+            ValueError: right or wrong predictions have no spread of their own in a column, or in a sum of columns.
         """
         from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
         values = columns.double()
         shift, scale = values.mean(0), values.std(0)
-        made = QuadraticDiscriminantAnalysis().fit(((values - shift) / scale).numpy(), wrong.numpy())
+        standard = (values - shift) / scale
+        for kind, of in (("wrong", wrong), ("right", ~wrong)):
+            _check_spread(kind, values[of], standard[of])
+        made = QuadraticDiscriminantAnalysis().fit(standard.numpy(), wrong.numpy())
         whitening = [turn / np.sqrt(spread) for turn, spread in zip(made.rotations_, made.scalings_, strict=True)]
         volume = np.array([np.log(spread).sum() for spread in made.scalings_])
         return {
@@ -105,6 +113,27 @@ class QuadraticDiscriminant:
         apart = (values[None] - state["means"][:, None]) @ state["whitening"]  # [2,N,K]
         likely = state["offset"][:, None] - apart.square().sum(2) / 2
         return likely[1] - likely[0]
+
+
+def _check_spread(kind: str, values: Tensor, standard: Tensor) -> None:
+    """Raise ValueError where columns [n,K] of one kind of predictions have no covariance that can be inverted."""
+    (count, width), mend = values.shape, "choose one covariance for both kinds, method=[unified_lda]"
+    if count <= width:
+        raise ValueError(
+            f"{count} {kind} predictions: a covariance of {width} columns of their own needs {width + 1}: give more "
+            f"training images (train.size), or {mend}"
+        )
+    if len(same := (values == values[0]).all(0).nonzero()):
+        column = int(same[0])
+        raise ValueError(
+            f"column {column + 1} of {width} is {float(values[0, column]):g} for all {count} {kind} predictions, which "
+            f"need a spread of their own: {mend}"
+        )
+    if float(torch.linalg.svdvals(standard - standard.mean(0))[-1] ** 2 / count) <= FLAT:
+        raise ValueError(
+            f"the {width} columns of the {count} {kind} predictions have next to no spread in one direction, a column "
+            f"or a sum of columns: leave one of the scores out, or {mend}"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,15 @@ from torch.nn.functional import one_hot
 Form = Literal["mean_softmax", "disagreement", "mutual_information"]
 
 
+def class_logits(network: Network, logits: Tensor) -> Tensor:
+    """Logits [B,C] of the classes whose softmax is the opinion of a network with these outputs.
+
+    A binary network's one logit z stands there as [-z, z]; halved, their softmax is its own probability, sigmoid(z).
+    """
+    scores = network.scores(logits)
+    return scores / 2 if network.reads[1] == "binary" else scores
+
+
 def opinions(logits: Tensor) -> Tensor:
     """What members with logits of classes [M,B,C] (-inf: a class without outputs) say of each image: [B,2C+1], float32.
 
@@ -91,7 +100,7 @@ class Dropped:
     """Opinions of passes with dropout: [B,2C+1]. Draws depend on the image's name, whatever the batch or process."""
 
     passes: int
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> ReadingNeeds:
         """The normalised images, and draws."""
@@ -115,8 +124,8 @@ class Dropped:
         """`passes` whole passes."""
         network = forward.network
         with torch.no_grad(), dropping(network.module, rng):
-            scores = [network.scores(network(forward.inputs)) for _ in range(self.passes)]
-        return opinions(torch.stack(scores))
+            logits = [class_logits(network, network(forward.inputs)) for _ in range(self.passes)]
+        return opinions(torch.stack(logits))
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class MCDropout:
     form: `mean_softmax` is one minus the passes' mean probability of the class that the network predicts (without
     dropout); `disagreement` the share of passes that predict another; `mutual_information` that of class and pass
     (BALD). passes: each costs one forward pass an image. The softmax is taken where classes do not exclude each other
-    (sigmoid), too.
+    (sigmoid), too; of a binary network p is sigmoid(z), as everywhere.
     """
 
     form: Form = "mean_softmax"
@@ -166,7 +175,7 @@ class Members:
 
     weights: tuple[str, ...]
     loader: Loader
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def needs(self) -> ReadingNeeds:
         """The normalised images."""
@@ -189,8 +198,8 @@ class Members:
     def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
         """One pass of each other member."""
         with torch.no_grad():
-            others = [each.scores(each(forward.inputs)) for each in self._others(forward.network)]
-        return opinions(torch.stack([forward.scores, *others]))
+            others = [class_logits(each, each(forward.inputs)) for each in self._others(forward.network)]
+        return opinions(torch.stack([class_logits(forward.network, forward.logits), *others]))
 
     @cached_property
     def _loaded(self) -> "WeakKeyDictionary[Network, list[Network]]":

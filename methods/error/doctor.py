@@ -17,7 +17,9 @@ class Doctor:
 
     form: `alpha` is (1 - g) / g with g = sum_c p_c^2, the odds that a class drawn from the softmax p is not a second
     one; `beta` is (1 - p) / p of the highest probability, whose order is MSP's. temperature: the logits' divisor.
-    The softmax is taken where classes do not exclude each other (sigmoid), too.
+    The softmax is taken where classes do not exclude each other (sigmoid), too. Features do not say that a network is
+    binary, whose logits are [-z, z] and their softmax sigmoid(2 z / temperature): temperature=2 gives the network's own
+    probability; the order of the scores is the same at any.
     """
 
     form: Form = "alpha"

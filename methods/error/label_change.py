@@ -53,21 +53,28 @@ class LabelChangeRate:
     al. 2019).
 
     mutants: see `MutantPredictions`; detectors with the same ones share what they predict. first: of the mutants so
-    many are asked; null: all. test: `WangTest`, or null for the rate.
+    many are asked; null: all. test: null for the rate; `WangTest`; or `Sprt`, whose log-likelihood ratio where it ends
+    is the score. Mutants that `mutants.stop` ends are scored by that same test alone: a rate where a test ended says
+    when it did, and another test would need votes that were never asked for.
     """
 
     mutants: MutantPredictions = field(default_factory=MutantPredictions)
     first: int | None = None
-    test: WangTest | None = None
+    test: WangTest | Sprt | None = None
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.first is not None and not 1 <= self.first <= self.mutants.count:
             raise ValueError(f"first={self.first}: there are 1 to {self.mutants.count} mutants (mutants.count)")
+        if self.mutants.stop not in (None, self.test):
+            raise ValueError(
+                f"mutants.stop={self.mutants.stop}, test={self.test}: mutants that a test stops are scored by that "
+                "test: give test the same Sprt (method.lcr.test=${method.lcr.mutants.stop}), or mutants.stop=null"
+            )
 
     def needs(self) -> DetectorNeeds:
         """The mutants' predictions; those of training images where a test has a threshold to find."""
-        return DetectorNeeds(training=self.test is not None, readings=(self.mutants,))
+        return DetectorNeeds(training=isinstance(self.test, WangTest), readings=(self.mutants,))
 
     def fit(self, training: TrainingSet) -> State:
         """right_rate: the upper bound of the mean rate of right predictions, []."""
@@ -75,7 +82,7 @@ class LabelChangeRate:
         rates = self._rates(bank)[bank.labels == bank.predicted]
         if len(rates) < 2:
             raise ValueError(f"{len(rates)} right predictions in the training set: a mean rate needs two")
-        assert self.test is not None  # or there is no fit
+        assert isinstance(self.test, WangTest)  # or there is no fit
         bound = rates.mean() + QUANTILE * rates.std() / len(rates) ** 0.5
         _ = self.test.at(float(bound))
         return {"right_rate": bound}
@@ -86,9 +93,14 @@ class LabelChangeRate:
 
     def walk(self, features: Features, state: State) -> Walk:
         """Where the test of each image ends."""
+        return self._sprt(state).walk(self.changed(features))
+
+    def _sprt(self, state: State) -> Sprt:
         assert self.test is not None
+        if isinstance(self.test, Sprt):
+            return self.test
         (rate,) = fitted(self, state, "right_rate")
-        return self.test.at(float(rate)).walk(self.changed(features))
+        return self.test.at(float(rate))
 
     def details(self, features: Features, state: State) -> dict[str, Tensor]:
         """changed: see there. asked: how many mutants a test asks, int64 [N]."""

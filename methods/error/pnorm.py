@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from assay.harness.curves import risk_values
@@ -11,25 +11,47 @@ from assay.harness.training import TrainingSet
 from torch import Tensor
 
 from ..ood.logits import log_doubt
-from .training_errors import judged_with_errors
+from .training_errors import ROWS, judged_with_errors
 
 
-def pnorm_score(logits: Tensor, power: float) -> Tensor:
-    """-max z' / ||z'||_p with z' = z - mean z, float64: [N,C] -> [N]; p = 0: -max z'.
+class Centred(NamedTuple):
+    """Logits less their mean, z' = z - mean z, and the same with a largest size of 1; float64 [N,C].
 
-    Logits of -inf (a class without members) count nowhere; where all are equal the score is 0, the least sure.
+    Logits of -inf (a class without members) are 0, which counts nowhere.
     """
-    logits = logits.double()
-    finite = logits.isfinite()
-    count = finite.sum(1, keepdim=True)
-    centred = torch.where(finite, logits, 0)
-    centred = torch.where(finite, centred - centred.sum(1, keepdim=True) / count, 0)
-    if power == 0:
-        return -centred.amax(1)
-    largest = centred.abs().amax(1, keepdim=True)
-    scaled = centred / torch.where(largest > 0, largest, 1)  # of powers of large logits nothing overflows
-    size = scaled.abs().pow(power).sum(1).pow(1 / power)
-    return -scaled.amax(1) / torch.where(size > 0, size, 1)
+
+    values: Tensor
+    scaled: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "Centred":
+        """Of logits [N,C]."""
+        logits = logits.double()
+        finite = logits.isfinite()
+        count = finite.sum(1, keepdim=True)
+        centred = torch.where(finite, logits, 0)
+        centred = torch.where(finite, centred - centred.sum(1, keepdim=True) / count, 0)
+        largest = centred.abs().amax(1, keepdim=True)
+        return cls(
+            centred, centred / torch.where(largest > 0, largest, 1)
+        )  # of powers of large logits nothing overflows
+
+    def score(self, power: float) -> Tensor:
+        """-max z' / ||z'||_p: [N]; p = 0: -max z'. Where all logits are equal it is 0, the least sure."""
+        if power == 0:
+            return -self.values.amax(1)
+        size = self.scaled.abs().pow(power).sum(1).pow(1 / power)
+        return -self.scaled.amax(1) / torch.where(size > 0, size, 1)
+
+
+def tried(features: Features, powers: Sequence[float | None]) -> Tensor:
+    """Scores by each power (None: MSP's), [P,N]; ROWS images at once, of whose logits float64 copies are made."""
+
+    def of(logits: Tensor) -> Tensor:
+        centred = Centred.of(logits)
+        return torch.stack([log_doubt(logits, features.sigmoid) if p is None else centred.score(p) for p in powers])
+
+    return torch.cat([of(rows) for rows in features.logits.split(ROWS)], 1)
 
 
 @dataclass(frozen=True)
@@ -59,17 +81,15 @@ class PNorm:
             ValueError: no error among the training images.
         """
         features, wrong = judged_with_errors(self, training)
-        flags = wrong.numpy()
-        tried = [self._score(features, number) for number in range(len(self.powers) + 1)]
-        aurc = torch.tensor([risk_values(scores.numpy(), flags)["aurc"] for scores in tried], dtype=torch.float64)
+        flags, every = wrong.numpy(), tried(features, self._candidates)
+        aurc = torch.tensor([risk_values(scores.numpy(), flags)["aurc"] for scores in every], dtype=torch.float64)
         return {"aurc": aurc, "chosen": aurc.argmin()}  # the first of equal ones
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N], float64."""
         (chosen,) = fitted(self, state, "chosen")
-        return self._score(features, int(chosen))
+        return tried(features, [self._candidates[int(chosen)]])[0]
 
-    def _score(self, features: Features, number: int) -> Tensor:
-        if number == len(self.powers):
-            return log_doubt(features.logits, features.sigmoid)
-        return pnorm_score(features.logits, self.powers[number])
+    @property
+    def _candidates(self) -> list[float | None]:
+        return [*self.powers, None]

@@ -12,9 +12,8 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ..ood.logits import log_doubt
-from .training_errors import judged_with_errors
+from .training_errors import ROWS, judged_with_errors
 
-ROWS = 4096  # images at once
 LIMITS = (1e-3, 1e3)  # of 1/T
 
 
@@ -25,7 +24,9 @@ class Temperature:
     T is the one number that makes the training images' labels likeliest (least mean -log p of the label), which is a
     convex problem in 1/T. It is fitted on what `dataset@train` gives: images that the network was trained on make T too
     small. Dividing by T moves no prediction; it changes how images of different predictions are ordered.
-    The softmax is taken where classes do not exclude each other (sigmoid), too.
+    The softmax is taken where classes do not exclude each other (sigmoid), too. Features do not say that a network is
+    binary, whose logits are [-z, z] and their softmax sigmoid(2 z / T): the fitted T is twice that of z itself, and the
+    probabilities are the same.
     """
 
     VERSION: ClassVar[int] = 1

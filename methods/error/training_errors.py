@@ -8,6 +8,7 @@ from assay.harness.training import TrainingSet
 from torch import Tensor
 
 FEW_ERRORS = 200
+ROWS = 4096  # images of whose logits float64 copies are made at once
 
 
 class Judged(NamedTuple):

@@ -24,14 +24,15 @@ class Unified:
 
     scores: detectors by name, each a column; the paper's are the label change rate and the conductance detector. They
     score from features and readings (none that looks at images again). folds: the column of a detector that is fitted
-    comes from fits on the other folds' images, so that the classifier learns from scores as new images have them.
-    null: from the detector's own training images, the paper's scheme, which leaks: their scores are too sure.
+    comes from fits on the other folds' images, so that the classifier learns from scores as new images have them; each
+    fold has its share of the errors. null: from the detector's own training images, the paper's scheme, which leaks:
+    their scores are too sure.
     """
 
     classifier: Classifier
     scores: Mapping[str, Detector]
     folds: int | None = 5
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if len(self.scores) < 2 or any(not hasattr(each, "score") for each in self.scores.values()):
@@ -57,17 +58,15 @@ class Unified:
         """States of the detectors and of the classifier, each under its name; n_train_errors: int64 [].
 
         Raises:
-            ValueError: the training set has no wrong prediction, or no right one.
+            ValueError: the training set has fewer wrong predictions, or right ones, than folds (or than two), or the
+                classifier cannot learn from these columns.
         """
         known = training.part(np.flatnonzero(training.bank.labels.numpy() >= 0))
         wrong = known.bank.labels != known.bank.predicted
-        if not 0 < int(wrong.sum()) < len(wrong):
-            raise ValueError(
-                f"{int(wrong.sum())} wrong predictions among {len(wrong)} training images: nothing to tell"
-            )
+        self._check_kinds(int(wrong.sum()), int((~wrong).sum()))
         states = self._states(known)
-        columns = self._columns(known.bank, states) if self.folds is None else self._held_out(known, self.folds)
-        states[TOP] = self.classifier.fit(columns, wrong, training.seed)
+        columns = self._columns(known.bank, states) if self.folds is None else self._held_out(known, wrong, self.folds)
+        states[TOP] = self._classifier(columns, wrong, training.seed)
         return _joined(states) | {"n_train_errors": wrong.sum()}
 
     def score(self, features: Features, state: State) -> Tensor:
@@ -76,6 +75,22 @@ class Unified:
         if TOP not in states:
             fitted(self, state, TOP)
         return self.classifier.score(self._columns(features, states), states[TOP])
+
+    def _check_kinds(self, errors: int, right: int) -> None:
+        least = self.folds or 2
+        if min(errors, right) < least:
+            raise ValueError(
+                f"{errors} wrong and {right} right predictions among {errors + right} training images: a classifier "
+                f"with folds={self.folds or 'null'} needs at least {least} of each; give more training images "
+                "(train.size), those that the network was not trained on (dataset@train=NAME), or fewer folds"
+            )
+
+    def _classifier(self, columns: Tensor, wrong: Tensor, seed: int) -> State:
+        try:
+            return self.classifier.fit(columns, wrong, seed)
+        except ValueError as error:
+            names = ", ".join(f"{number} {name}" for number, name in enumerate(self.scores, 1))
+            raise ValueError(f"{type(self.classifier).__name__} of the columns {names}: {error}") from error
 
     def _states(self, training: TrainingSet) -> dict[str, State]:
         return {
@@ -87,17 +102,23 @@ class Unified:
         """Scores side by side, float64 [N,K]."""
         return torch.stack([each.score(features, states[name]).double() for name, each in self.scores.items()], 1)
 
-    def _held_out(self, known: TrainingSet, folds: int) -> Tensor:
+    def _held_out(self, known: TrainingSet, wrong: Tensor, folds: int) -> Tensor:
         """The columns of each fold's images by detectors that are fitted on the others."""
-        order = np.random.default_rng([known.seed, known.count]).permutation(known.count)
         columns = torch.zeros(known.count, len(self.scores), dtype=torch.float64)
-        for held in map(np.sort, np.array_split(order, folds)):
+        for held in _dealt(wrong.numpy(), folds, known.seed):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the fit on all images says it once
-                states = self._states(known.part(np.setdiff1d(order, held)))
+                states = self._states(known.part(np.setdiff1d(np.arange(known.count), held)))
             rows = torch.from_numpy(held)
             columns[rows] = self._columns(known.bank.rows(rows), states)
         return columns
+
+
+def _dealt(wrong: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """Rows [N] of each fold, ascending: wrong ones and right ones in drawn orders are dealt like cards, one by one."""
+    rng = np.random.default_rng([seed, len(wrong)])
+    order = np.concatenate([rng.permutation(np.flatnonzero(kind)) for kind in (wrong, ~wrong)])
+    return [np.sort(order[fold::folds]) for fold in range(folds)]
 
 
 def _joined(states: Mapping[str, State]) -> State:

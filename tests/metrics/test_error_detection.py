@@ -260,6 +260,14 @@ def test_a_recall_that_no_score_leaves() -> None:
     assert (found["recall_error", "all"], found["right_flagged", "all"]) == (1, 0)
 
 
+def test_a_recall_below_one_image_is_one_image() -> None:
+    """1e-7 of four images: the highest score finds a wrong one, and beyond the lowest a right one passes; not the other
+    end of the scores, which index -1 is."""
+    scores, wrong = np.arange(8.0), np.arange(8) % 2 == 1
+    assert threshold_finding(scores, wrong, 1e-7) == 7
+    assert threshold_passing(scores, wrong, 1e-7) == 1
+
+
 def test_a_chosen_recall_is_kept_where_it_was_chosen() -> None:
     """Any score set with ties: at least the share asked for, and with the next score on the other side less (or, of the
     right ones, no error is given away); a growing function of the scores changes no share."""

@@ -77,6 +77,15 @@ def test_what_was_not_asked_does_not_count() -> None:
     assert row(rows, "mean", variant="wrong").value == 0.75
 
 
+def test_a_number_of_mutants_that_not_all_were_asked_is_undefined() -> None:
+    """The first mutant was asked of all four images (1/2 of 4 pairs and 2 tied), the second of two."""
+    rows = rows_of(table([[1, -1], [0, -1], [0, 0], [0, 1]], [True, False, False, True]))
+    assert row(rows, "auroc_by_mutants", x=1).value == 0.75
+    two = row(rows, "auroc_by_mutants", x=2)
+    assert (two.value, two.ci_low) == (None, None)
+    assert two.status == "undefined:2 of 4 images were asked of fewer than 2 mutants (mutants.stop)"
+
+
 def test_unlabelled_images_do_not_count() -> None:
     rows = rows_of(table([*CHANGED, [1, 1, 1, 1]], [*WRONG, False], [0] * 5 + [-1]))
     assert row(rows, "mean", variant="right").n == 3

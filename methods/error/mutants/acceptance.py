@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, log, sqrt
 from typing import NamedTuple
 
@@ -23,9 +24,9 @@ class AccuracyFilter:
     al.; the conductance paper: 90 %).
 
     What is certain is decided at once: enough right ones, or too few left to come. Beyond that a candidate is rejected
-    early, never accepted, every `look` images: where the share of right ones among those seen lies so far below the
-    wanted one that a sample drawn without repetition would do so with a probability of at most `risk` (Hoeffding's
-    bound in Serfling's form, shared by all looks). look=null: no early rejection.
+    early, never accepted, by a look behind every `look` images: where the share of right ones among those seen lies so
+    far below the wanted one that a sample drawn without repetition would do so with a probability of at most `risk`
+    (Hoeffding's bound in Serfling's form, shared by all looks before the last image). look=null: no early rejection.
     """
 
     keep: float = 0.9
@@ -53,9 +54,9 @@ class AccuracyFilter:
         return None
 
     def _hopeless(self, right: int, seen: int, needed: int, total: int) -> bool:
-        if self.look is None or seen < self.look:
+        if self.look is None or seen % self.look:
             return False
-        unseen, looks = 1 - (seen - 1) / total, total // self.look
+        unseen, looks = 1 - (seen - 1) / total, (total - 1) // self.look
         return right / seen + sqrt(unseen * log(looks / self.risk) / (2 * seen)) < needed / total
 
 
@@ -133,7 +134,7 @@ def _wave(
     """Which of the candidates are accepted, and how many images they were asked about all together."""
     verdicts: list[bool | None] = [None] * len(candidates)
     right, needed, total, asked = [0] * len(candidates), rule.needed(validation.right), len(validation.labels), 0
-    for places in _batches(total):
+    for places in _batches(total, rule.look):
         undecided = [number for number, verdict in enumerate(verdicts) if verdict is None]
         if not undecided:
             break
@@ -145,5 +146,7 @@ def _wave(
     return [bool(verdict) for verdict in verdicts], asked
 
 
-def _batches(total: int) -> Iterator[np.ndarray]:
-    return (np.arange(start, min(start + BATCH, total)) for start in range(0, total, BATCH))
+def _batches(total: int, look: int | None) -> Iterator[np.ndarray]:
+    """Places of at most BATCH images; none goes across a look, so that verdicts do not depend on BATCH."""
+    ends = sorted({*range(BATCH, total, BATCH), *range(look or total, total, look or total), total})
+    return (np.arange(start, end) for start, end in pairwise([0, *ends]))

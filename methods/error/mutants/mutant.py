@@ -58,8 +58,8 @@ class Mutation:
     """How mutants are drawn.
 
     operator: GF (weights drawn anew), NAI (times -1), WS (shuffled inside a unit), NS (units of a layer change
-    places). unit: `filter` (one output map's weights), `slice2d` (one kernel [h,w]) or `scalar`. rate: of all units
-    (NS: of each layer's) int(N rate) are changed.
+    places). unit: `filter` (one output map's weights), `slice2d` (one kernel [h,w]) or `scalar`. rate: of all N units
+    int(N rate) are changed; NS: of each layer's, see `operators.count_within`.
     """
 
     operator: Name

@@ -13,6 +13,7 @@ from .sites import DEPTH, Site, Unit
 
 Name = Literal["GF", "NAI", "WS", "NS"]
 Choice = list[np.ndarray]  # for each site the numbers of its chosen units
+FEW_UNITS = 10  # of a layer with fewer NS changes none
 
 
 class Chosen(NamedTuple):
@@ -52,8 +53,15 @@ def shuffle(chosen: Chosen) -> Tensor:
 
 
 def switch(chosen: Chosen) -> Tensor:
-    """NS: the chosen units of a layer change places in a circle."""
-    return chosen.of(chosen.weight).roll(1, 0)
+    """NS: the chosen units of a layer in another order, any but their own; at least two.
+
+    Wang et al. may draw their own order, too: the mutant is then the network itself.
+    """
+    units, own = chosen.of(chosen.weight), np.arange(len(chosen.units))
+    order = own
+    while (order == own).all():
+        order = chosen.rng.permutation(len(own))
+    return units[torch.from_numpy(order)]
 
 
 def anywhere(units: Sequence[int], rate: float, rng: np.random.Generator) -> Choice:
@@ -64,8 +72,8 @@ def anywhere(units: Sequence[int], rate: float, rng: np.random.Generator) -> Cho
 
 
 def within(units: Sequence[int], rate: float, rng: np.random.Generator) -> Choice:
-    """int(n rate) of the n units of each layer; of a layer in which these are fewer than two, none."""
-    counts = [count_of(n, rate) for n in units]
+    """Of each layer's units (see `count_within`); of a layer in which these are fewer than two, none."""
+    counts = [count_within(n, rate) for n in units]
     return [rng.choice(n, count if count > 1 else 0, replace=False) for n, count in zip(units, counts, strict=True)]
 
 
@@ -74,12 +82,20 @@ def count_of(units: int, rate: float) -> int:
     return floor(units * rate + 1e-9)
 
 
+def count_within(units: int, rate: float) -> int:
+    """Wang et al.'s for NS: n rate of a layer's n units, up to 2 rounded up, beyond down; none of fewer than 10."""
+    if units < FEW_UNITS:
+        return 0
+    return max(min(ceil(units * rate - 1e-9), 2), count_of(units, rate))
+
+
 class Operator(NamedTuple):
-    """values: new weights [n,size] of chosen units. choose: the units. several: how many of a group it needs at least;
-    the group is the network, or each layer (`within`)."""
+    """values: new weights [n,size] of chosen units. choose: the units. amount: how many of a group. several: how many
+    it needs at least; the group is the network, or each layer (`within`)."""
 
     values: Callable[[Chosen], Tensor]
     choose: Callable[[Sequence[int], float, np.random.Generator], Choice]
+    amount: Callable[[int, float], int] = count_of
     several: int = 1
 
     def largest_group(self, units: Sequence[int]) -> int:
@@ -91,7 +107,7 @@ OPERATORS: dict[str, Operator] = {
     "GF": Operator(fuzz, anywhere),
     "NAI": Operator(invert, anywhere),
     "WS": Operator(shuffle, anywhere),
-    "NS": Operator(switch, within, several=2),
+    "NS": Operator(switch, within, count_within, several=2),
 }
 
 
@@ -99,11 +115,16 @@ def check_count(name: str, sites: Sequence[Site], unit: Unit, rate: float) -> No
     """Raise ValueError where the operator would change nothing: no unit, or units of one weight to be shuffled."""
     operator = OPERATORS[name]
     group = operator.largest_group([site.units(unit) for site in sites])
-    if count_of(group, rate) < operator.several:
+    if operator.amount(group, 1) < operator.several:
+        raise ValueError(
+            f"{name} changes layers of at least {FEW_UNITS} units, and the largest has {group} ({unit}): choose a "
+            "smaller unit (slice2d, scalar), or another operator (GF, NAI, WS)"
+        )
+    if operator.amount(group, rate) < operator.several:
         where = "the network's" if operator.choose is anywhere else "the largest layer's"
         raise ValueError(
-            f"rate={rate:g} of {where} {group} units ({unit}) is {count_of(group, rate)}, and {name} changes at least "
-            f"{operator.several}: the smallest rate that works here is {smallest_rate(operator.several, group)}"
+            f"rate={rate:g} of {where} {group} units ({unit}) is {operator.amount(group, rate)}, and {name} changes at "
+            f"least {operator.several}: the smallest rate that works here is {smallest_rate(operator, group)}"
         )
     if operator.values is shuffle and (single := [s.layer for s in sites if s.weight.numel() == s.units(unit)]):
         raise ValueError(
@@ -111,7 +132,9 @@ def check_count(name: str, sites: Sequence[Site], unit: Unit, rate: float) -> No
         )
 
 
-def smallest_rate(several: int, group: int) -> str:
-    """several/group in three digits, rounded up so that it works."""
-    digits = 2 - floor(log10(several / group))
-    return f"{ceil(several / group * 10**digits) / 10**digits:.{digits}f}"
+def smallest_rate(operator: Operator, group: int) -> str:
+    """1/group in three digits, rounded up until it works: NS wants more than one unit."""
+    digits = 2 - floor(log10(1 / group))
+    least = ceil(10**digits / group)
+    rates = (number / 10**digits for number in (least, least + 1))
+    return next(f"{rate:.{digits}f}" for rate in rates if operator.amount(group, rate) >= operator.several)

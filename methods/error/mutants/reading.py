@@ -39,7 +39,7 @@ class MutantPredictions:
     risk: float = 1e-3
     tries: int = 1000
     stop: Sprt | None = None
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= self.tries:

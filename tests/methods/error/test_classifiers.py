@@ -1,5 +1,7 @@
 """Classifiers kept as tensors against scikit-learn's own answers."""
 
+import re
+
 import pytest
 import torch
 from assay.methods.error.classifiers import (
@@ -68,6 +70,51 @@ def test_quadratic_discriminant_equals_sklearn() -> None:
     small = torch.tensor([1.0, 1e-7], dtype=torch.float64)
     again = QuadraticDiscriminant().score(fresh * small, QuadraticDiscriminant().fit(columns * small, wrong, 0))
     assert torch.allclose(again, found, rtol=1e-6, atol=1e-6)
+
+
+def flat(kind: str) -> tuple[Tensor, Tensor]:
+    """`problem` with columns that have no covariance of wrong ones, of right ones, or of either."""
+    columns, wrong = problem()
+    rate, score = columns.unbind(1)
+    made = {
+        "constant": (rate, torch.full_like(score, 0.5)),
+        "wrong": (rate, torch.where(wrong, 0.5, score)),
+        "right": (torch.where(wrong, rate, 0.0), score),
+        "collinear": (rate, 2 * rate + 1),
+        "nearly": (rate, torch.where(wrong, rate + 1e-6 * score, score)),
+    }
+    return torch.stack(made[kind], 1), wrong
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("constant", "column 2 of 2 is 0.5 for all {wrong} wrong predictions"),
+        ("wrong", "column 2 of 2 is 0.5 for all {wrong} wrong predictions"),
+        ("right", "column 1 of 2 is 0 for all {right} right predictions"),
+        ("collinear", "the 2 columns of the {wrong} wrong predictions have next to no spread in one direction"),
+        ("nearly", "the 2 columns of the {wrong} wrong predictions have next to no spread in one direction"),
+    ],
+)
+def test_columns_without_a_covariance_are_refused(kind: str, says: str) -> None:
+    """By column, number and mend; the linear discriminant, the mend, takes them all."""
+    columns, wrong = flat(kind)
+    words = says.format(wrong=int(wrong.sum()), right=int((~wrong).sum()))
+    with pytest.raises(ValueError, match=rf"{re.escape(words)}.*method=\[unified_lda\]"):
+        QuadraticDiscriminant().fit(columns, wrong, 0)
+    assert bool(LinearDiscriminant().score(columns, LinearDiscriminant().fit(columns, wrong, 0)).isfinite().all())
+
+
+@pytest.mark.parametrize("errors", [1, 2, 3])
+def test_errors_that_a_covariance_needs(errors: int) -> None:
+    """Three of two columns."""
+    columns, _ = problem()
+    wrong = torch.arange(500) < errors
+    if errors < 3:
+        with pytest.raises(ValueError, match=f"{errors} wrong predictions: a covariance of 2 columns .* needs 3"):
+            QuadraticDiscriminant().fit(columns, wrong, 0)
+    else:
+        QuadraticDiscriminant().fit(columns, wrong, 0)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 10])

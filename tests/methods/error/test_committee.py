@@ -177,6 +177,41 @@ def test_outputs_that_are_grouped_count_as_one_class(tmp_path: Path) -> None:
     assert read(own, given, "abcdef").shape == (6, 7)
 
 
+class First(nn.Module):
+    """One logit z an image: `scale` times its first pixel."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale, self.drop = nn.Parameter(torch.tensor(scale)), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.scale * x[:, :1, 0, 0])
+
+
+def binary(scale: float) -> Network:
+    """`First`, read as two classes."""
+    return Network(First(scale), [0.0] * 3, [1.0] * 3, activation="binary")
+
+
+def test_binary_members_by_hand(tmp_path: Path) -> None:
+    """Members with z = 6 and -.6, predicted class 1: 1 - (sigmoid(6) + sigmoid(-.6)) / 2 = .324, where the softmax of
+    [-z, z] would give .384; of z = 1 and -.1 that is .397. 1e-6."""
+    given = torch.ones(2, 3, 2, 2) * torch.tensor([6.0, 1.0]).view(2, 1, 1, 1)
+    own, other = binary(1.0), binary(-0.1)
+    members = Members((saved(other, tmp_path / "other.safetensors"),), OtherWeights())
+    found = members.read(ForwardPass(own, given), rng("ab"), {})
+    z = torch.tensor([[6.0, -0.6], [1.0, -0.1]], dtype=torch.float64)
+    assert torch.allclose(found[:, 1].double(), z.sigmoid().mean(1), rtol=0, atol=1e-6)
+    assert 1 - float(found[0, 1]) == pytest.approx(0.324, abs=5e-4)
+
+
+def test_binary_passes_by_hand() -> None:
+    """z = 2 is 0 or 4 in a pass, so that its probability is 1/2 or sigmoid(4) in each; 1e-6 of one pass."""
+    given = torch.full((20, 3, 2, 2), 2.0)
+    found = read(binary(1.0), given, "abcdefghijklmnopqrst", passes=1)[:, 1].unique()
+    assert found.tolist() == pytest.approx([0.5, torch.tensor(4.0).sigmoid().item()], abs=1e-6)
+
+
 def saved(made: Network, path: Path) -> str:
     """Its weights as a file."""
     save_file(made.module.state_dict(), path)

@@ -1,6 +1,8 @@
 """Label change rates from predictions of mutants that are written down."""
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +10,13 @@ import torch
 from assay.harness.detection import Features
 from assay.methods.error.label_change import LabelChangeRate, WangTest
 from assay.methods.error.mutants.reading import MutantPredictions
+from assay.methods.error.mutants.sequential import Sprt
 from detection_toys import training_of
 from torch import Tensor
 
 MUTANTS = MutantPredictions(count=4)
+STOP = Sprt(0.1, 0.6, 0.2, 0.2)
+STOPPED = MutantPredictions(count=4, stop=STOP)
 
 
 def features(votes: list[list[int]], predicted: list[int], labels: list[int] | None = None) -> Features:
@@ -44,6 +49,19 @@ def test_rate_of_the_first_mutants(first: int, rates: list[float]) -> None:
 def test_mutants_that_were_not_asked_do_not_count() -> None:
     """One of two asked."""
     assert LabelChangeRate(MUTANTS).score(features([[0, 1, -1, -1]], [0]), {}).tolist() == [0.5]
+
+
+def test_stopped_mutants_are_scored_by_their_own_test() -> None:
+    """A change adds log 6, none log(4/9); from log 4 or log(1/4) on the test has ended. The score is that of all votes,
+    and nothing is fitted."""
+    detector = LabelChangeRate(STOPPED, test=STOP)
+    assert not detector.needs().training
+    given = features([[1, -1, -1, -1], [0, 0, -1, -1]], [0, 0])
+    given = replace(given, readings={STOPPED: given.readings[MUTANTS]})
+    assert detector.score(given, {}).tolist() == pytest.approx([math.log(6), 2 * math.log(4 / 9)])
+    assert detector.details(given, {})["asked"].tolist() == [1, 2]
+    whole = features([[1, 0, 0, 1], [0, 0, 1, 1]], [0, 0])
+    assert torch.equal(LabelChangeRate(MUTANTS, test=STOP).score(whole, {}), detector.score(given, {}))
 
 
 def test_details_by_hand() -> None:
@@ -89,6 +107,9 @@ def test_wang_s_score_orders_by_changes() -> None:
     [
         (lambda: LabelChangeRate(MUTANTS, first=5), "first=5: there are 1 to 4 mutants"),
         (lambda: LabelChangeRate(MUTANTS, first=0), "first=0"),
+        (lambda: LabelChangeRate(STOPPED), "test=None: mutants that a test stops are scored by that test"),
+        (lambda: LabelChangeRate(STOPPED, test=WangTest()), "test=WangTest(mu=1.5"),
+        (lambda: LabelChangeRate(STOPPED, test=Sprt(0.1, 0.5)), "method.lcr.test=${method.lcr.mutants.stop}"),
         (lambda: WangTest(mu=0.5), "mu=0.5"),
         (lambda: WangTest(delta=1.0), "delta=1"),
         (lambda: WangTest().at(0.0), "right predictions change at a rate of 0"),

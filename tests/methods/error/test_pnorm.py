@@ -9,9 +9,16 @@ import pytest
 import torch
 from assay.harness.curves import risk_values
 from assay.harness.detection import Features
-from assay.methods.error.pnorm import PNorm, pnorm_score
+from assay.methods.error import pnorm
+from assay.methods.error.pnorm import Centred, PNorm
 from assay.methods.ood.logits import MSP
 from detection_toys import random_features, scores_of, training_of
+from torch import Tensor
+
+
+def pnorm_score(logits: Tensor, power: float) -> Tensor:
+    """Of all rows at once."""
+    return Centred.of(logits).score(power)
 
 
 def with_errors(count: int = 300, seed: int = 0) -> Features:
@@ -59,6 +66,25 @@ def test_the_power_is_the_one_of_the_smallest_aurc(seed: int) -> None:
     candidates = [*(pnorm_score(features.logits, p) for p in (1, 2, 4)), scores_of(MSP(), features)]
     assert state["aurc"].tolist() == [risk_values(each.numpy(), wrong)["aurc"] for each in candidates]
     assert torch.equal(detector.score(features, state), candidates[int(state["aurc"].argmin())])
+
+
+def test_logits_are_centred_once_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 images, 11 powers and MSP, 64 rows at once: five chunks, each centred once; the same scores to the bit."""
+    features, sizes = with_errors(), []
+    whole, of = pnorm.tried(features, [*range(11), None]), Centred.of
+
+    def counted(logits: Tensor) -> Centred:
+        sizes.append(len(logits))
+        return of(logits)
+
+    monkeypatch.setattr(pnorm, "ROWS", 64)
+    monkeypatch.setattr(Centred, "of", counted)
+    with pytest.warns(UserWarning, match="below 200"):
+        PNorm().fit(training_of(features))
+    assert sizes == [64, 64, 64, 64, 44]
+    assert torch.equal(pnorm.tried(features, [*range(11), None]), whole)
+    assert torch.equal(whole[0], pnorm_score(features.logits, 0))
+    assert torch.equal(whole[-1], scores_of(MSP(), features))
 
 
 def test_it_falls_back_to_msp_where_that_is_better() -> None:

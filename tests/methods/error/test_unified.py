@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from assay.harness.detection import Detector, DetectorNeeds, Features, State
@@ -13,7 +14,7 @@ from assay.methods.error.classifiers import LinearDiscriminant, NeuralNet, Quadr
 from assay.methods.error.conductance import ErrorMLP
 from assay.methods.error.label_change import LabelChangeRate
 from assay.methods.error.mutants.reading import MutantPredictions
-from assay.methods.error.unified import Unified
+from assay.methods.error.unified import Unified, _dealt
 from assay.methods.ood.logits import MSP
 from detection_toys import random_features, training_of
 from safetensors.torch import load, save
@@ -168,8 +169,44 @@ def test_settings_are_checked(make: Any, words: str) -> None:
 
 def test_without_errors_there_is_nothing_to_learn() -> None:
     known = features()
-    with pytest.raises(ValueError, match="0 wrong predictions among 200"):
+    with pytest.raises(ValueError, match="0 wrong and 200 right predictions among 200 training images"):
         unified().fit(training_of(replace(known, labels=known.predicted)))
+
+
+def test_a_column_that_a_classifier_refuses_has_its_name() -> None:
+    """No mutant changes a prediction: the first column is 0."""
+    known = features()
+    still = replace(known, readings={MUTANTS: known.predicted[:, None].expand(-1, 10).to(torch.int16)})
+    detector = Unified(QuadraticDiscriminant(), {"lcr": LabelChangeRate(MUTANTS), "msp": MSP()})
+    with pytest.raises(ValueError, match="of the columns 1 lcr, 2 msp: column 1 of 2 is 0 for all"):
+        detector.fit(training_of(still))
+
+
+@pytest.mark.parametrize(("folds", "least"), [(5, 5), (2, 2), (None, 2)])
+def test_fewer_errors_than_folds_are_refused(folds: int | None, least: int) -> None:
+    """As many are enough: each fold then has one, and none is fitted without."""
+    known = features()
+    for errors in (least - 1, least):
+        first = torch.arange(200) < errors
+        given = training_of(replace(known, labels=torch.where(first, (known.predicted + 1) % 5, known.predicted)))
+        if errors < least:
+            says = f"{errors} wrong and {200 - errors} right predictions among 200 training images: .* at least {least}"
+            with pytest.raises(ValueError, match=says):
+                unified(folds).fit(given)
+        else:
+            assert int(unified(folds).fit(given)["n_train_errors"]) == errors
+
+
+@pytest.mark.parametrize("errors", [5, 12, 33])
+def test_folds_share_errors_and_images(errors: int) -> None:
+    """Of 101 images in 5 folds: all images once; errors and sizes differ by one at most; another seed, other folds."""
+    wrong = np.arange(101) < errors
+    dealt = _dealt(wrong, 5, 0)
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(101))
+    for counts in ([int(wrong[rows].sum()) for rows in dealt], [len(rows) for rows in dealt]):
+        assert max(counts) - min(counts) <= 1
+    assert all(map(np.array_equal, dealt, _dealt(wrong, 5, 0)))
+    assert not any(map(np.array_equal, dealt, _dealt(wrong, 5, 1)))
 
 
 def test_not_fitted() -> None:

@@ -33,10 +33,54 @@ def test_certain_verdicts_by_hand(right: int, seen: int, verdict: bool | None) -
 
 
 def test_early_rejection_by_hand() -> None:
-    """After 500 of 5,000: margin sqrt((1 - 499/5000) ln(10/0.001) / 1000) = .0911 below 3600/5000: 314 of 500."""
+    """After 500 of 5,000: margin sqrt((1 - 499/5000) ln(9/0.001) / 1000) = .0905 below 3600/5000: 314 of 500. Between
+    two looks there is none: the nine before the last image share the risk."""
     rule = AccuracyFilter()
     assert [rule.verdict(right, 500, 3600, 5000) for right in (314, 315)] == [False, None]
-    assert rule.verdict(0, 499, 3600, 5000) is None
+    assert [rule.verdict(0, seen, 3600, 5000) for seen in (499, 600, 999)] == [None] * 3
+    assert rule.verdict(0, 1000, 3600, 5000) is False
+
+
+@pytest.mark.parametrize("look", [1, 7, 10, 25, 60, None])
+def test_images_are_asked_up_to_each_look(monkeypatch: pytest.MonkeyPatch, look: int | None) -> None:
+    """Each image once, in order, at most 10 at once, with an end at each multiple of `look`: verdicts are the same."""
+    monkeypatch.setattr(acceptance, "BATCH", 10)
+    made = list(acceptance._batches(60, look))
+    assert np.concatenate(made).tolist() == list(range(60))
+    assert max(map(len, made)) <= 10
+    assert {int(each[-1]) + 1 for each in made} >= set(range(look or 60, 61, look or 60))
+
+
+def test_verdicts_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 candidates, of which a good one is lost now and then, with looks behind every 150 of 1,000 images: batches
+    of 10, 70 and 400 accept the same ones."""
+    draw, total, needed = np.random.default_rng(0), 1000, 700
+    rule = AccuracyFilter(look=150, risk=0.9)
+    shares = draw.uniform(0.68, 0.74, 1000)
+    rights = [(draw.permutation(total) < round(share * total)).cumsum() for share in shares]
+
+    def verdicts(batch: int) -> list[bool]:
+        monkeypatch.setattr(acceptance, "BATCH", batch)
+        ends = [int(places[-1]) + 1 for places in acceptance._batches(total, rule.look)]
+        said = [[rule.verdict(int(right[end - 1]), end, needed, total) for end in ends] for right in rights]
+        return [next(each for each in row if each is not None) for row in said]
+
+    made = [verdicts(batch) for batch in (10, 70, 400)]
+    assert made[0] == made[1] == made[2]
+    assert sum(made[0]) < sum(right[-1] >= needed for right in rights)
+
+
+@pytest.mark.parametrize("look", [50, 100, 300])
+def test_good_candidates_are_lost_as_rarely_as_said(look: int) -> None:
+    """20,000 that have exactly the needed ones, so that a rejection is a mistake: at most a share `risk` of them."""
+    draw, total, needed, count = np.random.default_rng(0), 1000, 500, 20_000
+    rule = AccuracyFilter(look=look, risk=0.2)
+    right = draw.permuted(np.tile(np.arange(total) < needed, (count, 1)), axis=1).cumsum(1)
+    lost = np.zeros(count, dtype=bool)
+    for seen in range(50, total, 50):
+        least = next(n for n in range(seen + 1) if not rule._hopeless(n, seen, needed, total))
+        lost |= right[:, seen - 1] < least
+    assert lost.mean() <= 0.2
 
 
 def test_a_share_that_lacks_a_last_digit() -> None:

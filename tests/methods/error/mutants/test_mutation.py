@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any, get_args
 
 import numpy as np
@@ -70,8 +71,8 @@ def test_a_computed_weight_is_refused(network: Network) -> None:
 # Operators
 
 
-def chosen(weight: Tensor, unit: Unit, *index: int) -> Chosen:
-    return Chosen(weight, unit, torch.tensor(index), np.random.default_rng(0))
+def chosen(weight: Tensor, unit: Unit, *index: int, seed: int = 0) -> Chosen:
+    return Chosen(weight, unit, torch.tensor(index), np.random.default_rng(seed))
 
 
 WEIGHT = torch.arange(12.0).view(3, 2, 1, 2)  # 3 filters of 2 kernels of 2 weights
@@ -85,13 +86,21 @@ def test_inverse_by_hand() -> None:
     assert inverse(chosen(WEIGHT, "scalar", 7)).tolist() == [[-7]]
 
 
-def test_switch_by_hand() -> None:
-    """Filters 2, 0, 1 each get the weights of the one before in the circle: 2 those of 1, 0 of 2, 1 of 0."""
-    assert OPERATORS["NS"].values(chosen(WEIGHT, "filter", 2, 0, 1)).tolist() == [
-        [4, 5, 6, 7],
-        [8, 9, 10, 11],
-        [0, 1, 2, 3],
-    ]
+def test_two_switched_units_by_hand() -> None:
+    """Filters 2 and 0 get one another's weights."""
+    for seed in range(8):
+        made = OPERATORS["NS"].values(chosen(WEIGHT, "filter", 2, 0, seed=seed))
+        assert made.tolist() == [[0, 1, 2, 3], [8, 9, 10, 11]]
+
+
+def test_switched_units_stand_in_any_order_but_their_own() -> None:
+    """Three filters, 300 seeds: each of the five other orders, about equally often (40 of 300 at least), and one seed
+    makes one order."""
+    switch = OPERATORS["NS"].values
+    made = [tuple((switch(chosen(WEIGHT, "filter", 0, 1, 2, seed=s))[:, 0] / 4).int().tolist()) for s in range(300)]
+    assert set(made) == set(permutations(range(3))) - {(0, 1, 2)}
+    assert min(map(made.count, set(made))) >= 40
+    assert torch.equal(*(switch(chosen(WEIGHT, "filter", 0, 1, 2, seed=7)) for _ in range(2)))
 
 
 def test_shuffle_keeps_the_weights_of_a_unit() -> None:
@@ -132,8 +141,15 @@ def test_a_product_that_lacks_a_last_digit_counts() -> None:
 
 
 def test_so_many_units_of_each_layer() -> None:
-    """NS: int(0.4 n) of n = 4, 5 and 10; one unit cannot change places."""
-    assert [len(index) for index in within([4, 5, 10], 0.4, np.random.default_rng(0))] == [0, 2, 4]
+    """NS: 0.4 n of n = 4 and 9 (too few for a layer), 10 and 16; 0.1 n of 10 (one unit cannot change places), 11 and 20
+    (up to 2 is rounded up), 21, 29 and 30 (beyond 2 down). 100 * 0.29 lacks no last digit."""
+    cases: dict[float, dict[int, int]] = {
+        0.4: {4: 0, 9: 0, 10: 4, 16: 6},
+        0.1: {10: 0, 11: 2, 20: 2, 21: 2, 29: 2, 30: 3},
+        0.29: {100: 29},
+    }
+    for rate, counts in cases.items():
+        assert [len(index) for index in within(list(counts), rate, np.random.default_rng(0))] == list(counts.values())
 
 
 @pytest.mark.parametrize(
@@ -143,8 +159,8 @@ def test_so_many_units_of_each_layer() -> None:
                                 "smallest rate that works here is 0.100"),
         ("GF", "scalar", 0.01, "the network's 72 units (scalar) is 0, and GF changes at least 1: the smallest rate "
                                "that works here is 0.0139"),
-        ("NS", "filter", 0.3, "the largest layer's 6 units (filter) is 1, and NS changes at least 2: the smallest rate "
-                              "that works here is 0.334"),
+        ("NS", "slice2d", 0.04, "the largest layer's 24 units (slice2d) is 1, and NS changes at least 2: the smallest "
+                                "rate that works here is 0.0417"),
     ],
 )  # fmt: skip
 def test_a_count_of_zero_is_an_error(
@@ -153,6 +169,20 @@ def test_a_count_of_zero_is_an_error(
     with pytest.raises(ValueError, match=re.escape(words)):
         Mutation(operator, unit, rate).check(sites)
     Mutation(operator, unit, float(words.split()[-1])).check(sites)
+
+
+def test_one_unit_of_ten_cannot_change_places() -> None:
+    """A tenth of ten filters is one: .101 is the smallest rate of three digits."""
+    sites = [Site("all", torch.empty(10, 1, 1, 1), 1)]
+    with pytest.raises(ValueError, match=re.escape("the smallest rate that works here is 0.101")):
+        Mutation("NS", "filter", 0.1).check(sites)
+    Mutation("NS", "filter", 0.101).check(sites)
+
+
+def test_layers_of_fewer_than_ten_units_are_left_alone(sites: Sequence[Site]) -> None:
+    """4 and 6 filters: NS would change nothing at any rate."""
+    with pytest.raises(ValueError, match=re.escape("NS changes layers of at least 10 units, and the largest has 6")):
+        Mutation("NS", "filter", 1.0).check(sites)
 
 
 def test_the_printed_rate_is_impossible() -> None:
@@ -186,10 +216,15 @@ def test_settings_are_checked(settings: dict[str, Any], words: str) -> None:
 # Candidates
 
 
+def enough(operator: Name) -> Unit:
+    """A unit of which `TwoLayers` has enough in a layer."""
+    return "slice2d" if operator == "NS" else "filter"
+
+
 @pytest.mark.parametrize("operator", NAMES)
 def test_a_candidate_depends_on_seed_and_number_alone(sites: Sequence[Site], operator: Name) -> None:
     """Drawn in any order, by anybody; another number or seed is another mutant. Seeds are `spawn`'s."""
-    mutation = Mutation(operator, "filter", 0.5)
+    mutation = Mutation(operator, enough(operator), 0.5)
     forwards = [mutation.candidate(sites, 7, number) for number in range(8)]
     backwards = [mutation.candidate(sites, 7, number) for number in reversed(range(8))][::-1]
     assert all(map(same, forwards, backwards))
@@ -243,9 +278,9 @@ def test_a_graph_kept_from_before_stays_valid(network: Network, sites: Sequence[
 @pytest.mark.parametrize("operator", NAMES)
 def test_packed_and_unpacked(sites: Sequence[Site], operator: Name) -> None:
     """Tensors alone, and the same mutants: also one that leaves a layer alone."""
-    mutation = Mutation(operator, "filter", 0.4)
+    mutation = Mutation(operator, enough(operator), 0.4)
     mutants = [mutation.candidate(sites, 0, number) for number in range(6)]
-    again = unpacked(packed(mutants, sites), sites, "filter")
+    again = unpacked(packed(mutants, sites), sites, enough(operator))
     assert len(again) == 6
     assert all(map(same, mutants, again))
 

@@ -221,11 +221,11 @@ def _cell(
     readings: list[dict[str, Any]],
 ) -> ScoreCell:
     config = request.config
-    fitting = None
+    fitting, nested = None, identity.nested_versions(detector)
     if detector.needs().training:
         assert training is not None
         method = identity.named(config.method[name].settings)
-        settings = {"method": method, "version": detector.VERSION, "seed": config.seed}
+        settings = {"method": method, "version": detector.VERSION, "seed": config.seed, **nested}
         fitting = Fitting.of(request, training.images, settings | ({"readings": readings} if readings else {}))
     labels = request.labels(chosen.images.name, name, "detection", "ood")
     cell = identity.cell_identity(
@@ -235,6 +235,7 @@ def _cell(
         method=config.method[name].settings,
         version=detector.VERSION,
         seed=config.seed,
+        nested=nested,
         training=None if fitting is None else fitting.identity,
         readings=readings,
     )

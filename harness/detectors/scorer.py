@@ -26,6 +26,7 @@ from ..forward import ForwardPass
 from ..modules import fingerprint
 from ..network import Network
 from ..store.files import write_atomically
+from ..store.identity import nested_versions
 from ..training import joined
 from .cells import checked_scores
 from .features import PART, features_of, head_of
@@ -130,6 +131,7 @@ class Scorer:
             "name": self.chosen.name,
             "settings": self.chosen.settings,
             "version": self.detector.VERSION,
+            **nested_versions(self.detector),
             "network": _traits(self.network),
             "readings": [[reader.title, reader.reading.VERSION, reader.seed] for reader in self.readers.values()],
         }
@@ -152,7 +154,9 @@ class Scorer:
         readings, kept = detector.needs().readings, about.get("readings", [])
         ours = [[title_of(described(each, network)), each.VERSION] for each in readings]
         read = {"version": about["version"], "readings": [each[:2] for each in kept]}
+        read["versions of its parts"] = about.get("versions", {})
         version = {"version": detector.VERSION, "readings": ours}
+        version["versions of its parts"] = nested_versions(detector).get("versions", {})
         _check_same(read, version, f"{path}: {chosen} was fitted by other code")
         own, *states = _apart(state, len(readings))
         readers = {

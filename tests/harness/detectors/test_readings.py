@@ -26,6 +26,7 @@ from assay.harness.overrides import compose_config
 from assay.harness.store.damage import mended
 from assay.harness.store.fits import fits
 from assay.harness.store.store import shards_of
+from assay.methods.error.conductance import ErrorMLP
 from conftest import assert_nothing_left
 from reading_toys import Noise, Powers, SumOf, Votes
 
@@ -117,6 +118,22 @@ def test_scores_by_hand(reference: Path) -> None:
     scores = {name: torch.tensor(detection.sets[TEST].table(name).score) for name in ALL}
     assert torch.equal(scores["plain"], sums(TEST, Powers(), Noise()))
     assert torch.equal(scores["fitted"], sums(TEST, Powers(), Votes()) - sums(TRAIN, Powers(), Votes()).mean())
+
+
+def test_versions_of_parts_are_in_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector of detectors has a fit and scores of its own for each VERSION of theirs; other keys are as before."""
+    words = ["method=[unified_lda,conductance_mlp,msp]", "method.conductance_mlp.layer=features.0"]
+    config = compose_config([*SMALL, *words, "method.unified_lda.scores.conductance.layer=features.0"])
+
+    def keys() -> dict[str, list[str]]:
+        cells = build_detection(config, tmp_path).sets[TEST].cells
+        return {name: [cell.store.key, cell.fit.path.stem if cell.fit else ""] for name, cell in cells.items()}
+
+    before = keys()
+    assert "versions" not in str([cell.about for cell in build_detection(config, tmp_path).sets[TEST].cells.values()])
+    monkeypatch.setattr(ErrorMLP, "VERSION", 5)
+    after = keys()
+    assert not set(before["unified_lda"]) & set(after["unified_lda"]) and before["msp"] == after["msp"]
 
 
 def test_each_is_computed_once_and_where_it_is_wanted(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from assay.harness.config import ConfigError
+from assay.harness.config import CONF, ConfigError
+from assay.harness.detectors import scorer
 from assay.harness.detectors.plan import TEST
 from assay.harness.detectors.run import DetectorRun
 from assay.harness.detectors.scorer import KIND, Scorer
@@ -235,6 +236,16 @@ def test_another_version_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(KNN, "VERSION", 99)
     with pytest.raises(ConfigError, match="knn was fitted by other code: version 1 in the file, 99 here; fit it anew"):
         assay.load(path, TOY)
+
+
+def test_another_version_of_a_part_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a detector consists of is part of what it is; a file of before, which does not say, is of the first."""
+    changed = {"versions": {"scores.a": 2}}
+    monkeypatch.setattr(scorer, "nested_versions", lambda _: changed)
+    with pytest.raises(ConfigError, match=r"versions of its parts \{\} in the file, \{'scores.a': 2\} here"):
+        assay.load(path, TOY)
+    assay.fit("msp", TOY).save(path)
+    assert assay.load(path, TOY).chosen.name == "msp"
 
 
 class Bomb:

@@ -37,6 +37,7 @@ from .score import fit
 
 KIND = "assay_detector"  # under which the file's metadata say what it is
 OURS, METHODS = "assay.", "assay.methods."
+PARTS = frozenset({"assay.harness.networks.members.OtherWeights"})  # of methods of ours, without being one
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,10 +228,11 @@ def _check_same(kept: dict[str, Any], ours: dict[str, Any], what: str) -> None:
 
 
 def _check_targets(chosen: Choice, path: str | Path) -> None:
-    """A file may name methods of ours, and what --allow-target allows; neither networks to load nor data to fetch."""
+    """A file may name methods of ours with their parts, and what --allow-target allows; neither networks to load nor
+    data to fetch."""
     for node in nodes(chosen.settings):
         target = str(node["_target_"])
-        if target.startswith(OURS) and not target.startswith(METHODS):
+        if target.startswith(OURS) and not target.startswith(METHODS) and target not in PARTS:
             raise ConfigError(f"{path}: {chosen} names {target}, which is no method: nothing of it was built")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,25 @@ def test_a_file_gives_the_detector_back(name: str, images: Tensor, fitted: Fit, 
         assert again.state.keys() == scorer.state.keys()
         assert all(torch.equal(again.state[key], value) for key, value in scorer.state.items())
         assert torch.equal(again.score(images), scorer.score(images))
+
+
+def test_an_ensemble_comes_back(tmp_path: Path) -> None:
+    """A detector whose loader is no method: it reads the members' weights where it did."""
+    member = tmp_path / "member.safetensors"
+    save_file(other_weights().state_dict(), member)
+    images = random_images(4, 2)[:, :, :1]
+    scorer = assay.fit("ensemble", TOY, overrides=[f"method.ensemble.weights=[{member}]"])
+    scorer.save(tmp_path / "ensemble.safetensors")
+    assert torch.equal(assay.load(tmp_path / "ensemble.safetensors", TOY).score(images), scorer.score(images))
+
+
+def test_every_detector_may_be_named() -> None:
+    """All that our methods' configs consist of, and no more, passes for a file."""
+    targets = {
+        each for file in (CONF / "method").glob("*.yaml") for each in re.findall(r"assay\.[\w.]+", file.read_text())
+    }
+    strangers = {each for each in targets if not each.startswith(scorer.METHODS)}
+    assert strangers == scorer.PARTS
 
 
 @pytest.fixture

@@ -97,19 +97,25 @@ class Detection:
 
     def unfitted(self) -> list[str]:
         """Detectors that lack scores and the state to make them with."""
-        fits = {name: self.sets[TEST].cells[name].fit for name in self.wanted()}
+        return self._unfitted(self.wanted())
+
+    def _unfitted(self, names: list[str]) -> list[str]:
+        fits = {name: self.sets[TEST].cells[name].fit for name in names}
         return [name for name, fit in fits.items() if fit is not None and not fit.exists()]
 
     def unprepared(self) -> list[KeptReading]:
         """Readings that lack what they are prepared to, and are asked of images that have not been read."""
-        asked = (self.readings[each] for each in self.readings_of(self.wanted()))
-        lacking = [kept for kept in asked if kept.fit is not None and not kept.fit.exists()]
-        return [kept for kept in {each.key: each for each in lacking}.values() if self._is_unread(kept)]
+        return [kept for kept in self._lacking(self.wanted()) if self._is_unread(kept)]
 
-    def _is_unread(self, kept: KeptReading) -> bool:
+    def _lacking(self, names: list[str]) -> list[KeptReading]:
+        asked = (self.readings[each] for each in self.readings_of(names))
+        lacking = [kept for kept in asked if kept.fit is not None and not kept.fit.exists()]
+        return list({each.key: each for each in lacking}.values())
+
+    def _is_unread(self, kept: KeptReading, forgiven: bool = False) -> bool:
         places = [each for each in self.everywhere() if kept.title in each.features.groups]
         groups = [(each.features.group(kept.title), Shard(0, len(each))) for each in places]
-        return any(group.missing([whole]) and not group.has_failed for group, whole in groups)
+        return any(group.missing([whole]) and (forgiven or not group.has_failed) for group, whole in groups)
 
     def job(self, place: str, names: list[str]) -> Job:
         """The pass over a set's images that these detectors need: features, and scores of those that look at images.
@@ -122,10 +128,11 @@ class Detection:
         return Job(self.request, chosen.images, [*cells, *(chosen.cells[name] for name in looking)], whole_images)
 
     def unseen(self) -> int:
-        """Images that missing scores need the network for."""
-        unfitted = self.unfitted()
+        """Images that missing scores need the network for; what failed is missing, for a run forgives it."""
+        asked = self.incomplete()
+        unfitted = self._unfitted(asked)
         jobs = [self.job(TRAIN, unfitted)] if self.training is not None and unfitted else []
-        jobs += [self.job(kept.place, []) for kept in self.unprepared() if kept.place]
+        jobs += [self.job(kept.place, []) for kept in self._lacking(asked) if kept.place and self._is_unread(kept, True)]
         for place, each in self.sets.items():
             if names := [name for name in self.able if each.incomplete(name)]:
                 jobs.append(self.job(place, names))

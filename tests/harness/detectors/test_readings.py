@@ -25,7 +25,7 @@ from assay.harness.forward import ForwardPass
 from assay.harness.overrides import compose_config
 from assay.harness.store.damage import mended
 from assay.harness.store.fits import fits
-from assay.harness.store.store import shards_of
+from assay.harness.store.store import SCORE, Failure, shards_of
 from assay.methods.error.conductance import ErrorMLP
 from conftest import assert_nothing_left
 from reading_toys import Noise, Powers, SumOf, Votes
@@ -224,6 +224,18 @@ def test_ranks_share_the_work(reference: Path, tmp_path: Path) -> None:
     for name in ALL:
         expected = built(reference, ALL).sets[TEST].table(name)
         pd.testing.assert_frame_equal(expected, detection.sets[TEST].table(name))
+
+
+def test_what_failed_is_still_to_be_seen(tmp_path: Path) -> None:
+    """Yesterday's fit failed on the training set's images, and the test set's features are there: 20 images to pass,
+    before the failure is forgiven and after, and so a look at the network first."""
+    compute(built(tmp_path, {"plain": SumOf((Powers(),))}))
+    detection = built(tmp_path, {"fitted": SumOf((Powers(),), training=True)})
+    for each in detection.sets.values():
+        each.cells["fitted"].group(SCORE).fail(Failure("out of memory"))
+    assert detection.unseen() == 20 and detection.wanted() == []
+    compute(detection)
+    assert detection.unseen() == 0
 
 
 def test_refresh_and_gc(tmp_path: Path) -> None:

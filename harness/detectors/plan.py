@@ -9,19 +9,18 @@ from typing import Any
 
 from ..config import ConfigError, RunConfig
 from ..detection import AVERAGE, TOGETHER, Detector, LinearHead, Reading
-from ..engine.fitting import Fitting, check_training, training_images
+from ..engine.fitting import Fitting, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
 from ..engine.targets import whole_images
-from ..network import Network
-from ..outputs import OutputError
 from ..store import identity
 from ..store.store import SAMPLES, SCORE, CellStore, Shard
 from .cells import ImageSet, ScoreCell
+from .checks import check_detectors
 from .features import FeatureCell, linear_head
 from .known import check_known, doubtful_labels, is_known
-from .readings import KeptReading, check_reading, kept_readings
+from .readings import KeptReading, kept_readings
 
 FEW_A_CLASS, FEW = 10, 500  # images below which a run says so
 TEST, TRAIN, VALIDATION = "test", "train", "validation"  # places of data sets in the config, beside the ood sets
@@ -132,7 +131,9 @@ class Detection:
         asked = self.incomplete()
         unfitted = self._unfitted(asked)
         jobs = [self.job(TRAIN, unfitted)] if self.training is not None and unfitted else []
-        jobs += [self.job(kept.place, []) for kept in self._lacking(asked) if kept.place and self._is_unread(kept, True)]
+        jobs += [
+            self.job(kept.place, []) for kept in self._lacking(asked) if kept.place and self._is_unread(kept, True)
+        ]
         for place, each in self.sets.items():
             if names := [name for name in self.able if each.incomplete(name)]:
                 jobs.append(self.job(place, names))
@@ -255,26 +256,6 @@ def _cell(
         None if fitting is None else fitting.fit,
         about={"identity": cell, "labels": labels},
     )
-
-
-def check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
-    """Raise ConfigError for a method that is no detector, or that lacks its training set or a layer."""
-    for name, detector in detectors.items():
-        if not hasattr(detector, "score"):
-            raise ConfigError(f"method {name} makes maps and scores no images: choose a detector (msp, knn, ...)")
-        if detector.needs().training:
-            check_training(config, name)
-        if detector.needs().images and detector.needs().readings:
-            raise ConfigError(f"method {name} looks at images again and asks for readings, which are kept: one of both")
-        for reading in detector.needs().readings:
-            check_reading(config, network, name, reading)
-        for layer in detector.needs().layers:
-            try:
-                network.check_layer(layer)
-            except ValueError as error:
-                raise ConfigError(f"method {name}: {error}. Set method.{name}.layers") from error
-            except OutputError as error:
-                raise ConfigError(f"model {config.model.name}: {error}") from error
 
 
 def _check_sets(config: RunConfig) -> None:

@@ -29,8 +29,9 @@ from ..store.files import write_atomically
 from ..store.identity import nested_versions
 from ..training import joined
 from .cells import checked_scores
+from .checks import check_detectors
 from .features import PART, features_of, head_of
-from .plan import TEST, TRAIN, check_detectors, plan
+from .plan import TEST, TRAIN, plan
 from .readings import KeptReading, Reader, described, title_of
 from .run import pass_over, prepare_missing
 from .score import fit

@@ -22,6 +22,7 @@ from assay.harness.engine.costs import Outcome
 from assay.harness.engine.processes import Rank
 from assay.harness.engine.request import Request
 from assay.harness.forward import ForwardPass
+from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.store.damage import mended
 from assay.harness.store.fits import fits
@@ -236,6 +237,20 @@ def test_what_failed_is_still_to_be_seen(tmp_path: Path) -> None:
     assert detection.unseen() == 20 and detection.wanted() == []
     compute(detection)
     assert detection.unseen() == 0
+
+
+def test_equal_readings_are_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three detectors with an equal one each: the first is asked about itself, and holds what it loads for all."""
+    plain, asked = Powers.about, dict[int, Powers]()
+
+    def about(self: Powers, network: Network) -> dict[str, Any]:
+        return plain(asked.setdefault(id(self), self), network)
+
+    monkeypatch.setattr(Powers, "about", about)
+    made = {name: SumOf((Powers(),)) for name in "abc"}
+    compute(detection := built(tmp_path, made))
+    assert list(asked) == [id(made["a"].readings[0])] and len(detection.readings) == 1
+    assert not detection.failed()
 
 
 def test_refresh_and_gc(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ def check_detectors(config: RunConfig, network: Network, detectors: dict[str, De
             check_training(config, name)
         if detector.needs().images and detector.needs().readings:
             raise ConfigError(f"method {name} looks at images again and asks for readings, which are kept: one of both")
+        if detector.needs().images and hasattr(detector, "details"):
+            raise ConfigError(
+                f"method {name} looks at images again and has details, which are of features: one of both"
+            )
         for layer in detector.needs().layers:
             try:
                 network.check_layer(layer)

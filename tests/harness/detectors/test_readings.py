@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from assay.harness import launch
 from assay.harness.commands.program import call
 from assay.harness.config import Choice, ConfigError, RunConfig
-from assay.harness.detection import Reading
+from assay.harness.detection import Features, Reading, State
 from assay.harness.detectors.features import LOGITS
 from assay.harness.detectors.plan import TEST, TRAIN, VALIDATION, Detection, build_detection
 from assay.harness.detectors.run import DetectorRun
@@ -262,14 +262,23 @@ def test_refresh_and_gc(tmp_path: Path) -> None:
     assert not list(fits(tmp_path / "store")) and not list((tmp_path / "store/features").glob("*/*/*.parquet"))
 
 
+@dataclass(frozen=True)
+class Explained(SumOf):
+    """With details."""
+
+    def details(self, features: Features, state: State) -> State:
+        return {}
+
+
 @pytest.mark.parametrize(
     ("detector", "validation", "says"),
     [
         (SumOf((Votes(),)), "none", "prepared on a validation set: dataset@validation=NAME"),
         (SumOf((Powers(),), images=True), "", "looks at images again and asks for readings"),
+        (Explained((), images=True), "", "method mine looks at images again and has details, which are of features"),
         (SumOf((Powers(0),)), "", "method mine: factor=0: choose another"),
     ],
-    ids=["no validation set", "images", "not of this network"],
+    ids=["no validation set", "images", "details", "not of this network"],
 )
 def test_refusals(detector: SumOf, validation: str, says: str, tmp_path: Path) -> None:
     config = config_of(tmp_path, {"mine": detector})

@@ -46,7 +46,8 @@ def _cell(request: Request, images: Images, name: str, training: Images | None) 
     with understood(request, images):
         _check_layers(request, name, attributor)
     smooth = float(config.protocol.smooth.get(name, 0.0))
-    fitting = None if training is None else Fitting.of(request, training, {"fit": attributor.fit_settings()})
+    nested = identity.nested_versions(attributor)
+    fitting = None if training is None else Fitting.of(request, training, {"fit": attributor.fit_settings()} | nested)
     labels = request.labels(images.name, name, config.protocol.name, "attribution")
     cell = identity.cell_identity(
         images.identity,
@@ -55,6 +56,7 @@ def _cell(request: Request, images: Images, name: str, training: Images | None) 
         method=config.method[name].settings,
         version=attributor.VERSION,
         seed=config.seed,
+        nested=nested,
         training=None if fitting is None else fitting.identity,
     )
     described = {metric: _group(config, metric, made) for metric, made in request.metrics.items()}
@@ -82,5 +84,6 @@ def _check_layers(request: Request, name: str, attributor: Attributor) -> None:
 
 
 def _group(config: RunConfig, name: str, metric: Metric) -> dict[str, Any]:
-    made = identity.metric_identity(config.metric[name].settings, metric.VERSION, metric.SUMMARY_SETTINGS)
+    nested = identity.nested_versions(metric)
+    made = identity.metric_identity(config.metric[name].settings, metric.VERSION, metric.SUMMARY_SETTINGS, nested)
     return {"identity": made, "name": name, "paired": list(metric.PAIRED)}

@@ -44,11 +44,13 @@ def compare(first: str, second: str, results: Path) -> int:
 
     FIRST and SECOND are methods, or beginnings of cell keys.
     """
-    from ..results.compare import compare
+    from ..results.compare import compare, left_out
     from ..results.text import differences
 
     frame = compare(results / "store", first, second)
     print(wrapped(f"{first} - {second}, 95 % intervals"), differences(frame), sep="\n")
+    if names := left_out(results / "store", first, second):
+        print(wrapped(f"not compared: {', '.join(names)} (of detectors: ood, and rankings of wrong predictions)"))
     return 0
 
 

@@ -75,6 +75,8 @@ def _train_by_recipe(path: Path, words: Sequence[str], out: Path, restart: bool)
     recipe = read_recipe(path, [word.removeprefix("recipe.") for word in words if word.startswith("recipe.")])
     given = [word for word in words if not word.startswith("recipe.")]
     keys = {word.split("=")[0] for word in given}
+    if wrong := [word for word in given if word.lstrip("+~").split("=")[0] == "model.weights"]:
+        raise ConfigError(f"{wrong[0]}: the weights that a training begins with are the recipe's: recipe.start=FILE")
     chosen = [word for word in recipe.words() if word.split("=")[0] not in keys]
     config = compose_config([*searched(), *chosen, *given])
     course, place = _course(path.stem, recipe, config), out / f"{path.stem}.safetensors"

@@ -20,6 +20,9 @@ from ..store.store import SAMPLES, SCORE, Shard
 from ..types import Batch, Needs
 from .features import FeatureCell, ImageCell, features_of
 
+# Columns of the table of scores.
+TAKEN = frozenset({"position", "sample_id", "image_id", "label", "predicted", "is_error", "known", SCORE})
+
 
 def checked_scores(name: str, scores: Tensor, images: Sequence[str]) -> Tensor:
     """The scores [N]; ValueError unless there is a finite one for each of the images, which are named."""
@@ -58,6 +61,8 @@ class ScoreCell(ImageCell):
         scores = checked_scores(self.name, self.detector.score(features, self.state), images)
         details = getattr(self.detector, "details", None)  # a `DetailedDetector`'s
         more: dict[str, Tensor] = {} if details is None else details(features, self.state)
+        if taken := sorted(more.keys() & TAKEN):
+            raise ValueError(f"{self.name}: details {', '.join(taken)}: the table of scores has such a column already")
         return {name: values.numpy() for name, values in (more | {SCORE: scores}).items()}
 
 

@@ -9,19 +9,18 @@ from typing import Any
 
 from ..config import ConfigError, RunConfig
 from ..detection import AVERAGE, TOGETHER, Detector, LinearHead, Reading
-from ..engine.fitting import Fitting, check_training, training_images
+from ..engine.fitting import Fitting, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
 from ..engine.targets import whole_images
-from ..network import Network
-from ..outputs import OutputError
 from ..store import identity
 from ..store.store import SAMPLES, SCORE, CellStore, Shard
 from .cells import ImageSet, ScoreCell
+from .checks import check_detectors
 from .features import FeatureCell, linear_head
 from .known import check_known, doubtful_labels, is_known
-from .readings import KeptReading, check_reading, kept_readings
+from .readings import KeptReading, kept_readings
 
 FEW_A_CLASS, FEW = 10, 500  # images below which a run says so
 TEST, TRAIN, VALIDATION = "test", "train", "validation"  # places of data sets in the config, beside the ood sets
@@ -97,19 +96,25 @@ class Detection:
 
     def unfitted(self) -> list[str]:
         """Detectors that lack scores and the state to make them with."""
-        fits = {name: self.sets[TEST].cells[name].fit for name in self.wanted()}
+        return self._unfitted(self.wanted())
+
+    def _unfitted(self, names: list[str]) -> list[str]:
+        fits = {name: self.sets[TEST].cells[name].fit for name in names}
         return [name for name, fit in fits.items() if fit is not None and not fit.exists()]
 
     def unprepared(self) -> list[KeptReading]:
         """Readings that lack what they are prepared to, and are asked of images that have not been read."""
-        asked = (self.readings[each] for each in self.readings_of(self.wanted()))
-        lacking = [kept for kept in asked if kept.fit is not None and not kept.fit.exists()]
-        return [kept for kept in {each.key: each for each in lacking}.values() if self._is_unread(kept)]
+        return [kept for kept in self._lacking(self.wanted()) if self._is_unread(kept)]
 
-    def _is_unread(self, kept: KeptReading) -> bool:
+    def _lacking(self, names: list[str]) -> list[KeptReading]:
+        asked = (self.readings[each] for each in self.readings_of(names))
+        lacking = [kept for kept in asked if kept.fit is not None and not kept.fit.exists()]
+        return list({each.key: each for each in lacking}.values())
+
+    def _is_unread(self, kept: KeptReading, forgiven: bool = False) -> bool:
         places = [each for each in self.everywhere() if kept.title in each.features.groups]
         groups = [(each.features.group(kept.title), Shard(0, len(each))) for each in places]
-        return any(group.missing([whole]) and not group.has_failed for group, whole in groups)
+        return any(group.missing([whole]) and (forgiven or not group.has_failed) for group, whole in groups)
 
     def job(self, place: str, names: list[str]) -> Job:
         """The pass over a set's images that these detectors need: features, and scores of those that look at images.
@@ -122,10 +127,13 @@ class Detection:
         return Job(self.request, chosen.images, [*cells, *(chosen.cells[name] for name in looking)], whole_images)
 
     def unseen(self) -> int:
-        """Images that missing scores need the network for."""
-        unfitted = self.unfitted()
+        """Images that missing scores need the network for; what failed is missing, for a run forgives it."""
+        asked = self.incomplete()
+        unfitted = self._unfitted(asked)
         jobs = [self.job(TRAIN, unfitted)] if self.training is not None and unfitted else []
-        jobs += [self.job(kept.place, []) for kept in self.unprepared() if kept.place]
+        jobs += [
+            self.job(kept.place, []) for kept in self._lacking(asked) if kept.place and self._is_unread(kept, True)
+        ]
         for place, each in self.sets.items():
             if names := [name for name in self.able if each.incomplete(name)]:
                 jobs.append(self.job(place, names))
@@ -221,11 +229,11 @@ def _cell(
     readings: list[dict[str, Any]],
 ) -> ScoreCell:
     config = request.config
-    fitting = None
+    fitting, nested = None, identity.nested_versions(detector)
     if detector.needs().training:
         assert training is not None
         method = identity.named(config.method[name].settings)
-        settings = {"method": method, "version": detector.VERSION, "seed": config.seed}
+        settings = {"method": method, "version": detector.VERSION, "seed": config.seed, **nested}
         fitting = Fitting.of(request, training.images, settings | ({"readings": readings} if readings else {}))
     labels = request.labels(chosen.images.name, name, "detection", "ood")
     cell = identity.cell_identity(
@@ -235,6 +243,7 @@ def _cell(
         method=config.method[name].settings,
         version=detector.VERSION,
         seed=config.seed,
+        nested=nested,
         training=None if fitting is None else fitting.identity,
         readings=readings,
     )
@@ -247,26 +256,6 @@ def _cell(
         None if fitting is None else fitting.fit,
         about={"identity": cell, "labels": labels},
     )
-
-
-def check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
-    """Raise ConfigError for a method that is no detector, or that lacks its training set or a layer."""
-    for name, detector in detectors.items():
-        if not hasattr(detector, "score"):
-            raise ConfigError(f"method {name} makes maps and scores no images: choose a detector (msp, knn, ...)")
-        if detector.needs().training:
-            check_training(config, name)
-        if detector.needs().images and detector.needs().readings:
-            raise ConfigError(f"method {name} looks at images again and asks for readings, which are kept: one of both")
-        for reading in detector.needs().readings:
-            check_reading(config, network, name, reading)
-        for layer in detector.needs().layers:
-            try:
-                network.check_layer(layer)
-            except ValueError as error:
-                raise ConfigError(f"method {name}: {error}. Set method.{name}.layers") from error
-            except OutputError as error:
-                raise ConfigError(f"model {config.model.name}: {error}") from error
 
 
 def _check_sets(config: RunConfig) -> None:

@@ -24,12 +24,12 @@ def described(reading: Reading, network: Network) -> dict[str, Any]:
     """Class, version and all that the reading says of itself under a network."""
     kind = type(reading)
     settings = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **reading.about(network)}
-    return dict(identity.named(settings)) | {"version": kind.VERSION}
+    return dict(identity.named(settings)) | {"version": kind.VERSION} | identity.nested_versions(reading)
 
 
 def title_of(about: Mapping[str, Any]) -> str:
     """`Conductance(layer=layer1, steps=10)`, of what `described` says."""
-    shown = (f"{name}={value}" for name, value in about.items() if name not in ("_target_", "version"))
+    shown = (f"{name}={value}" for name, value in about.items() if name not in ("_target_", "version", "versions"))
     return f"{about['_target_']}({', '.join(shown)})"
 
 

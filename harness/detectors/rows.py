@@ -108,7 +108,9 @@ class _Put:
         made = request.metrics[self.metric]
         is_error = self._partners == "validation"
         about: dict[str, Any] = {
-            "identity": identity.metric_identity(request.config.metric[self.metric].settings | more, made.VERSION),
+            "identity": identity.metric_identity(
+                request.config.metric[self.metric].settings | more, made.VERSION, nested=identity.nested_versions(made)
+            ),
             "name": self.metric,
             "paired": [],
             "kind": KINDS[self._partners],

@@ -26,16 +26,19 @@ from ..forward import ForwardPass
 from ..modules import fingerprint
 from ..network import Network
 from ..store.files import write_atomically
+from ..store.identity import nested_versions
 from ..training import joined
 from .cells import checked_scores
+from .checks import check_detectors
 from .features import PART, features_of, head_of
-from .plan import TEST, TRAIN, check_detectors, plan
+from .plan import TEST, TRAIN, plan
 from .readings import KeptReading, Reader, described, title_of
 from .run import pass_over, prepare_missing
 from .score import fit
 
 KIND = "assay_detector"  # under which the file's metadata say what it is
 OURS, METHODS = "assay.", "assay.methods."
+PARTS = frozenset({"assay.harness.networks.members.OtherWeights"})  # of methods of ours, without being one
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,7 @@ class Scorer:
             "name": self.chosen.name,
             "settings": self.chosen.settings,
             "version": self.detector.VERSION,
+            **nested_versions(self.detector),
             "network": _traits(self.network),
             "readings": [[reader.title, reader.reading.VERSION, reader.seed] for reader in self.readers.values()],
         }
@@ -152,7 +156,9 @@ class Scorer:
         readings, kept = detector.needs().readings, about.get("readings", [])
         ours = [[title_of(described(each, network)), each.VERSION] for each in readings]
         read = {"version": about["version"], "readings": [each[:2] for each in kept]}
+        read["versions of its parts"] = about.get("versions", {})
         version = {"version": detector.VERSION, "readings": ours}
+        version["versions of its parts"] = nested_versions(detector).get("versions", {})
         _check_same(read, version, f"{path}: {chosen} was fitted by other code")
         own, *states = _apart(state, len(readings))
         readers = {
@@ -223,10 +229,11 @@ def _check_same(kept: dict[str, Any], ours: dict[str, Any], what: str) -> None:
 
 
 def _check_targets(chosen: Choice, path: str | Path) -> None:
-    """A file may name methods of ours, and what --allow-target allows; neither networks to load nor data to fetch."""
+    """A file may name methods of ours with their parts, and what --allow-target allows; neither networks to load nor
+    data to fetch."""
     for node in nodes(chosen.settings):
         target = str(node["_target_"])
-        if target.startswith(OURS) and not target.startswith(METHODS):
+        if target.startswith(OURS) and not target.startswith(METHODS) and target not in PARTS:
             raise ConfigError(f"{path}: {chosen} names {target}, which is no method: nothing of it was built")
 
 

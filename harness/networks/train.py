@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..config import ConfigError
 from ..networks import scenes as small_networks
 from ..types import Dataset, Sample
 
@@ -79,14 +80,29 @@ def _in_memory(dataset: Dataset, title: str) -> Labelled:
 
 
 def initialise(network: nn.Module) -> None:
-    """New parameters from torch's global generator; He initialisation of convolutions, which ReLUs follow."""
+    """New parameters from torch's global generator; He initialisation of convolutions, which ReLUs follow.
+
+    Raises:
+        ConfigError: some parameters belong to modules that cannot draw them anew.
+    """
+    _check_drawn(network)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear | nn.BatchNorm2d):
-            module.reset_parameters()
+        elif hasattr(module, "reset_parameters"):
+            cast(Any, module).reset_parameters()
+
+
+def _check_drawn(network: nn.Module) -> None:
+    owners = {name: network.get_submodule(name.rpartition(".")[0]) for name, _ in network.named_parameters()}
+    if left := [name for name, owner in owners.items() if not hasattr(owner, "reset_parameters")]:
+        shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        raise ConfigError(
+            f"{type(network).__name__}: {shown}: no new values can be drawn: {type(owners[left[0]]).__name__} has no "
+            "reset_parameters(); write one, or begin with weights: recipe.start=FILE"
+        )
 
 
 def _turned(pixels: Tensor, random: torch.Generator) -> Tensor:

@@ -70,14 +70,24 @@ def _settings(identity: dict[str, Any], metric: dict[str, Any]) -> str:
     """The conventions of method, protocol and metric, and the data's content, as JSON: what tells two rows apart."""
     made = {"method": _public(identity["method"]), "protocol": identity["protocol"]}
     if training := identity.get("training"):
-        made["training"] = {"images": training["images"], "data": training["data"]["dataset"]["fingerprint"]}
+        made["training"] = _seen(training)
     if readings := identity.get("readings"):
-        made["readings"] = {str(number): _public(each["reading"]) for number, each in enumerate(readings)}
+        made["readings"] = {str(number): _read(each) for number, each in enumerate(readings)}
     if "metric" in metric:
         made["metric"] = _public(metric["metric"])
     if "dataset" in identity:
         made["data"] = identity["dataset"]["fingerprint"]
     return canonical(made)
+
+
+def _read(reading: dict[str, Any]) -> dict[str, Any]:
+    """What a reading is, and what it was prepared on, if on anything."""
+    prepared = {"prepared": _seen(reading["prepared"])} if "prepared" in reading else {}
+    return _public(reading["reading"]) | prepared
+
+
+def _seen(images: dict[str, Any]) -> dict[str, Any]:
+    return {"images": images["images"], "data": images["data"]["dataset"]["fingerprint"]}
 
 
 def _public(settings: dict[str, Any]) -> dict[str, Any]:

@@ -36,4 +36,4 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     while pa.types.is_fixed_size_list(values.type):
         shape.append(values.type.list_size)
         values = values.flatten()
-    return values.to_numpy().reshape(shape)
+    return values.to_numpy(zero_copy_only=False).reshape(shape)  # of bits there is no other way

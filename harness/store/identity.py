@@ -6,7 +6,8 @@ a key of its own. Both are sha256 digests of canonical JSON, so a key can be tra
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 SCHEMA = 4
@@ -18,6 +19,9 @@ PLACES = frozenset({"weights", "sha256", "class_map", "root", "download"})
 
 # Settings of networks and methods that are younger than keys: null says what was so before them.
 LATER = frozenset({"classes", "layout"})
+
+# VERSIONs, of others than 1, that parts of methods and metrics had before they were in keys.
+SINCE = {"LRP": 3}
 
 
 def canonical(value: Any) -> str:
@@ -55,6 +59,33 @@ def set_later(settings: Any) -> Any:
     return [set_later(value) for value in settings] if isinstance(settings, list) else settings
 
 
+def nested_versions(made: object) -> dict[str, Any]:
+    """`{"versions": {"scores.conductance": 2}}`: VERSIONs of a method's or metric's parts, by dotted name.
+
+    Those that parts have had since before they were in keys (1; SINCE) are left out, so that keys are those of before.
+    """
+    every = ((name, type(each).__name__, each.VERSION) for name, each in _parts(made) if hasattr(each, "VERSION"))
+    changed = {name: version for name, kind, version in every if version != SINCE.get(kind, 1)}
+    return {"versions": changed} if changed else {}
+
+
+def _parts(made: object, place: str = "") -> Iterator[tuple[str, Any]]:
+    """All that a dataclass, mapping or sequence holds, at any depth."""
+    for key, value in _inside(made):
+        name = f"{place}.{key}".removeprefix(".")
+        yield name, value
+        yield from _parts(value, name)
+
+
+def _inside(made: Any) -> Iterator[tuple[Any, Any]]:
+    if is_dataclass(made):
+        yield from ((each.name, getattr(made, each.name)) for each in fields(made) if hasattr(made, each.name))
+    elif isinstance(made, Mapping):
+        yield from made.items()
+    elif isinstance(made, list | tuple):
+        yield from enumerate(made)
+
+
 def _class(target: str) -> str:
     return target.rpartition(".")[2] if target.startswith(OURS) else target
 
@@ -85,6 +116,7 @@ def cell_identity(
     method: dict[str, Any],
     version: int,
     seed: int,
+    nested: Mapping[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     readings: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -94,7 +126,7 @@ def cell_identity(
         data: `data_identity`.
         names: of model, dataset, protocol and method, as tables show them: a table row must say what was asked.
         protocol: the conventions that reach this method.
-        method: settings including `_target_`. version: the method's VERSION.
+        method: settings including `_target_`. version: the method's VERSION. nested: `nested_versions` of it.
         training: what the method is fitted on, if it is: the `data_identity` (`data`), and how many `images` of it.
         readings: the identities of what it reads of each image beside features.
     """
@@ -103,13 +135,15 @@ def cell_identity(
     made = {
         "names": names,
         "protocol": protocol,
-        "method": named(set_later(method)) | {"version": version},
+        "method": named(set_later(method)) | {"version": version} | dict(nested or {}),
         "seed": seed,
     }
     return {**data, **made, **fitted, **read}
 
 
-def metric_identity(metric: dict[str, Any], version: int, summary_only: Sequence[str] = ()) -> dict[str, Any]:
+def metric_identity(
+    metric: dict[str, Any], version: int, summary_only: Sequence[str] = (), nested: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The identity of a metric inside a cell: the settings that decide its columns, not those of its summary."""
     measured = {key: value for key, value in named(metric).items() if key not in summary_only}
-    return {"schema": SCHEMA, "metric": measured | {"version": version}}
+    return {"schema": SCHEMA, "metric": measured | {"version": version} | dict(nested or {})}

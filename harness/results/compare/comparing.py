@@ -14,6 +14,7 @@ from ..settings import named_apart
 from .attributions import attribution_rows
 from .candidates import Candidate, Known, called, known_cells
 from .detectors import detector_rows
+from .judged import uncompared
 
 PLACE = ["model", "dataset", "split", "reference", "protocol"]
 NUMBERS = ["difference", "ci_low", "ci_high", "ci_method", "n"]
@@ -48,6 +49,14 @@ def compare(root: Path, first: str, second: str) -> pd.DataFrame:
         raise ConfigError(f"{first} and {second} have no finished metric on the same model, data set and protocol")
     frame = pd.DataFrame(_metrics_apart(rows), columns=[*PLACE, "metric", "column", *NUMBERS, *SETTINGS])
     return frame.sort_values(ORDER, key=_last, kind="stable", ignore_index=True)
+
+
+def left_out(root: Path, first: str, second: str) -> list[str]:
+    """Metrics of the cells that `compare` pairs, of which it makes no difference."""
+    known = known_cells(root)
+    left, right = called(known, first), called(known, second)
+    pairs = [(a, b) for a in left for b in right if a.is_comparable(b)]
+    return sorted({name for a, b in pairs for name in {*uncompared(a)} & {*uncompared(b)}})
 
 
 def _rows(a: Candidate, b: Candidate, known: Known) -> list[dict[str, Any]]:

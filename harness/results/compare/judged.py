@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pandas as pd
 
-from ...store.store import SAMPLES, SCORE, Finished, Shard
+from ...store.store import SAMPLES, SCORE, Finished, Group, Shard
 from ..tidy import joined
 from .candidates import Candidate, Known
 
-OOD, ERROR = "ood", "error"  # kinds of metrics
+OOD, ERROR, FAILURE = "ood", "error", "failure"  # kinds of metrics
+RANKING = "auroc"  # a statistic that every metric has which ranks images by their scores
 
 T = TypeVar("T")
 
@@ -66,9 +67,22 @@ def judged(cell: Candidate, known: Known) -> Iterator[Judged]:
     """All that is judged of a detector's cell, but for rows made from tables that are not there."""
     for group in map(cell.store.group, cell.store.groups()):
         about = group.about()
-        if about.get("kind") in (OOD, ERROR):
+        if about.get("kind") in (OOD, ERROR) and _ranks(group):
             made = (_judgement(cell, about, stop, group.finished(stop), known) for stop in group.stops())
             yield from filter(None, made)
+
+
+def uncompared(cell: Candidate) -> Iterator[str]:
+    """Metrics of a detector's cell that no difference is made of: of several sets' failures, or no ranking."""
+    for group in map(cell.store.group, cell.store.groups()):
+        about = group.about()
+        if about.get("kind") == FAILURE or (about.get("kind") in (OOD, ERROR) and group.stops() and not _ranks(group)):
+            yield str(about["name"])
+
+
+def _ranks(group: Group) -> bool:
+    done = filter(None, map(group.finished, group.stops()))
+    return any(row["stat"] == RANKING for each in done for row in each.rows)
 
 
 def _judgement(

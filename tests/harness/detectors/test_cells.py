@@ -57,6 +57,14 @@ def test_details_are_kept_beside_the_score(tmp_path: Path) -> None:
     assert signs.tolist() == [[1, 0], [1, 1]]
 
 
+@pytest.mark.parametrize("taken", ["label", "known", SCORE, "sample_id"])
+def test_details_have_names_of_their_own(taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the table of scores has already is not to be replaced."""
+    monkeypatch.setattr(Detailed, "details", lambda *_: {taken: FEATURES.logits, "other": FEATURES.logits})
+    with pytest.raises(ValueError, match=f"made: details {taken}: the table of scores has such a column already"):
+        cell(Detailed(), tmp_path).scored(FEATURES, ["a", "b"])
+
+
 def test_scores_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one an image"):
         cell(Detailed(), tmp_path).scored(FEATURES, ["a"])

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from assay.harness import launch
 from assay.harness.commands.program import call
 from assay.harness.config import Choice, ConfigError, RunConfig
-from assay.harness.detection import Reading
+from assay.harness.detection import Features, Reading, State
 from assay.harness.detectors.features import LOGITS
 from assay.harness.detectors.plan import TEST, TRAIN, VALIDATION, Detection, build_detection
 from assay.harness.detectors.run import DetectorRun
@@ -22,10 +22,12 @@ from assay.harness.engine.costs import Outcome
 from assay.harness.engine.processes import Rank
 from assay.harness.engine.request import Request
 from assay.harness.forward import ForwardPass
+from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.store.damage import mended
 from assay.harness.store.fits import fits
-from assay.harness.store.store import shards_of
+from assay.harness.store.store import SCORE, Failure, shards_of
+from assay.methods.error.conductance import ErrorMLP
 from conftest import assert_nothing_left
 from reading_toys import Noise, Powers, SumOf, Votes
 
@@ -119,6 +121,22 @@ def test_scores_by_hand(reference: Path) -> None:
     assert torch.equal(scores["fitted"], sums(TEST, Powers(), Votes()) - sums(TRAIN, Powers(), Votes()).mean())
 
 
+def test_versions_of_parts_are_in_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector of detectors has a fit and scores of its own for each VERSION of theirs; other keys are as before."""
+    words = ["method=[unified_lda,conductance_mlp,msp]", "method.conductance_mlp.layer=features.0"]
+    config = compose_config([*SMALL, *words, "method.unified_lda.scores.conductance.layer=features.0"])
+
+    def keys() -> dict[str, list[str]]:
+        cells = build_detection(config, tmp_path).sets[TEST].cells
+        return {name: [cell.store.key, cell.fit.path.stem if cell.fit else ""] for name, cell in cells.items()}
+
+    before = keys()
+    assert "versions" not in str([cell.about for cell in build_detection(config, tmp_path).sets[TEST].cells.values()])
+    monkeypatch.setattr(ErrorMLP, "VERSION", 5)
+    after = keys()
+    assert not set(before["unified_lda"]) & set(after["unified_lda"]) and before["msp"] == after["msp"]
+
+
 def test_each_is_computed_once_and_where_it_is_wanted(tmp_path: Path) -> None:
     """Two detectors share `Powers`: one pass an image of 24 + 16 + 20; `Noise` is not drawn for training images.
 
@@ -209,6 +227,32 @@ def test_ranks_share_the_work(reference: Path, tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(expected, detection.sets[TEST].table(name))
 
 
+def test_what_failed_is_still_to_be_seen(tmp_path: Path) -> None:
+    """Yesterday's fit failed on the training set's images, and the test set's features are there: 20 images to pass,
+    before the failure is forgiven and after, and so a look at the network first."""
+    compute(built(tmp_path, {"plain": SumOf((Powers(),))}))
+    detection = built(tmp_path, {"fitted": SumOf((Powers(),), training=True)})
+    for each in detection.sets.values():
+        each.cells["fitted"].group(SCORE).fail(Failure("out of memory"))
+    assert detection.unseen() == 20 and detection.wanted() == []
+    compute(detection)
+    assert detection.unseen() == 0
+
+
+def test_equal_readings_are_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three detectors with an equal one each: the first is asked about itself, and holds what it loads for all."""
+    plain, asked = Powers.about, dict[int, Powers]()
+
+    def about(self: Powers, network: Network) -> dict[str, Any]:
+        return plain(asked.setdefault(id(self), self), network)
+
+    monkeypatch.setattr(Powers, "about", about)
+    made = {name: SumOf((Powers(),)) for name in "abc"}
+    compute(detection := built(tmp_path, made))
+    assert list(asked) == [id(made["a"].readings[0])] and len(detection.readings) == 1
+    assert not detection.failed()
+
+
 def test_refresh_and_gc(tmp_path: Path) -> None:
     """`cache=refresh` reads all images again; `gc --features` takes values and states."""
     detectors = {"votes": SumOf((Votes(), Powers()))}
@@ -218,14 +262,23 @@ def test_refresh_and_gc(tmp_path: Path) -> None:
     assert not list(fits(tmp_path / "store")) and not list((tmp_path / "store/features").glob("*/*/*.parquet"))
 
 
+@dataclass(frozen=True)
+class Explained(SumOf):
+    """With details."""
+
+    def details(self, features: Features, state: State) -> State:
+        return {}
+
+
 @pytest.mark.parametrize(
     ("detector", "validation", "says"),
     [
         (SumOf((Votes(),)), "none", "prepared on a validation set: dataset@validation=NAME"),
         (SumOf((Powers(),), images=True), "", "looks at images again and asks for readings"),
+        (Explained((), images=True), "", "method mine looks at images again and has details, which are of features"),
         (SumOf((Powers(0),)), "", "method mine: factor=0: choose another"),
     ],
-    ids=["no validation set", "images", "not of this network"],
+    ids=["no validation set", "images", "details", "not of this network"],
 )
 def test_refusals(detector: SumOf, validation: str, says: str, tmp_path: Path) -> None:
     config = config_of(tmp_path, {"mine": detector})

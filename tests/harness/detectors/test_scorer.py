@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from assay.harness.config import ConfigError
+from assay.harness.config import CONF, ConfigError
+from assay.harness.detectors import scorer
 from assay.harness.detectors.plan import TEST
 from assay.harness.detectors.run import DetectorRun
 from assay.harness.detectors.scorer import KIND, Scorer
@@ -190,6 +192,25 @@ def test_a_file_gives_the_detector_back(name: str, images: Tensor, fitted: Fit, 
         assert torch.equal(again.score(images), scorer.score(images))
 
 
+def test_an_ensemble_comes_back(tmp_path: Path) -> None:
+    """A detector whose loader is no method: it reads the members' weights where it did."""
+    member = tmp_path / "member.safetensors"
+    save_file(other_weights().state_dict(), member)
+    images = random_images(4, 2)[:, :, :1]
+    scorer = assay.fit("ensemble", TOY, overrides=[f"method.ensemble.weights=[{member}]"])
+    scorer.save(tmp_path / "ensemble.safetensors")
+    assert torch.equal(assay.load(tmp_path / "ensemble.safetensors", TOY).score(images), scorer.score(images))
+
+
+def test_every_detector_may_be_named() -> None:
+    """All that our methods' configs consist of, and no more, passes for a file."""
+    targets = {
+        each for file in (CONF / "method").glob("*.yaml") for each in re.findall(r"assay\.[\w.]+", file.read_text())
+    }
+    strangers = {each for each in targets if not each.startswith(scorer.METHODS)}
+    assert strangers == scorer.PARTS
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file of a detector of the toy."""
@@ -235,6 +256,16 @@ def test_another_version_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(KNN, "VERSION", 99)
     with pytest.raises(ConfigError, match="knn was fitted by other code: version 1 in the file, 99 here; fit it anew"):
         assay.load(path, TOY)
+
+
+def test_another_version_of_a_part_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a detector consists of is part of what it is; a file of before, which does not say, is of the first."""
+    changed = {"versions": {"scores.a": 2}}
+    monkeypatch.setattr(scorer, "nested_versions", lambda _: changed)
+    with pytest.raises(ConfigError, match=r"versions of its parts \{\} in the file, \{'scores.a': 2\} here"):
+        assay.load(path, TOY)
+    assay.fit("msp", TOY).save(path)
+    assert assay.load(path, TOY).chosen.name == "msp"
 
 
 class Bomb:

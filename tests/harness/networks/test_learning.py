@@ -1,5 +1,6 @@
 """Training by a recipe: it learns, and a killed training that is taken up has the weights of one left alone."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -191,6 +192,50 @@ def test_fine_tuning_begins_with_the_weights_and_a_new_last_layer() -> None:
     assert torch.equal(again.network.module.state_dict()["6.weight"], after["6.weight"])
 
 
+class Scaled(nn.Module):
+    """Beside layers of torch's, a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scale = module(), nn.Parameter(torch.full((3,), 7.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) * self.scale
+
+
+class Drawing(Scaled):
+    """That says how to draw it."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.scale)
+
+
+def prepared(made: nn.Module, seed: int = 0, start: str | None = None) -> dict[str, Tensor]:
+    """Parameters after `prepare`."""
+    prepare(replace(course(replace(SGD, seed=seed, start=start)), network=Network(made, [0.5] * 3, [0.25] * 3)))
+    return {name: value.detach() for name, value in made.named_parameters()}
+
+
+def test_every_parameter_is_drawn_by_the_seed() -> None:
+    """Whatever it was before, also of layers that are neither convolution, linear nor batch-norm, and of one's own."""
+    body = [nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.Flatten(), nn.PReLU(), nn.Linear(96, 3)]
+    for make in (lambda: nn.Sequential(*map(copy.deepcopy, body)), Drawing):
+        one, two = make(), make()
+        for parameter in one.parameters():
+            parameter.data.fill_(0.125)
+        drawn, again = prepared(one), prepared(two)
+        assert all(torch.equal(drawn[name], again[name]) for name in drawn | again)
+        assert not any((value == 0.125).all() for value in drawn.values())
+    assert not torch.equal(prepared(Drawing())["scale"], prepared(Drawing(), seed=1)["scale"])
+
+
+def test_parameters_that_nobody_draws_are_refused() -> None:
+    """By name, with what mends it; weights to begin with are a remedy."""
+    with pytest.raises(ConfigError, match=r"Scaled: scale: no new values .* reset_parameters\(\).*recipe\.start=FILE"):
+        prepared(Scaled())
+    assert prepared(Scaled(), start="DEFAULT")["scale"].tolist() == [7, 7, 7]
+
+
 class WithHeads(nn.Module):
     """Beside what makes the logits, a head that only training reads, as Inception's, and another layer of its size."""
 
@@ -240,6 +285,13 @@ learning_rate: 0.01
 """
 SINGLE = ["dataset.objects=[1,1]", "train.objects=[1,1]", "train.cue_share=0"]
 FEW = ["train.limit=8", "validation.limit=4", "limit=4", "compute.device=cpu"]
+
+
+def test_weights_to_begin_with_are_the_recipes(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Given as the model's they would be overwritten: refused, with the setting that is meant."""
+    assert call([*own, "model.weights=mine.safetensors"]) == 2
+    assert "model.weights=mine.safetensors: the weights that a training" in (said := capsys.readouterr().err)
+    assert "recipe.start=FILE" in said
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from assay.harness import launch
+from assay.harness.commands.program import call
 from assay.harness.config import ConfigError
 from assay.harness.overrides import compose_config
-from assay.harness.results.compare import compare
+from assay.harness.results.compare import compare, left_out
 from assay.harness.results.compare.differences import (
     Difference,
     error_differences,
@@ -260,14 +261,20 @@ class Detector:
         scores.write(Shard(0, stop), who | {"score": drawn})
 
 
-def judge_errors(root: Path, validation: dict[str, list[Any]]) -> None:
-    """Rows of a finished metric `error_detection` about every detector's test set."""
+def judge_errors(
+    root: Path,
+    validation: dict[str, list[Any]],
+    name: str = "error_detection",
+    kind: str = "error",
+    stat: str = "auroc",
+) -> None:
+    """Rows of a finished metric about every detector's test set."""
     for cell in cells(root):
         if cell.cell()["labels"]["dataset"] == "data":
-            about = {"schema": SCHEMA, "metric": {"_target_": "ErrorDetection"}, "compared": validation}
-            described = {"name": "error_detection", "paired": [], "kind": "error", "reference": "", "identity": about}
+            about = {"schema": SCHEMA, "metric": {"_target_": name}, "compared": validation}
+            described = {"name": name, "paired": [], "kind": kind, "reference": "", "identity": about}
             cell.describe({}, {digest(about): described})
-            rows = [{"stat": "auroc", "value": 0.5, "subset": "all"}]
+            rows = [{"stat": stat, "value": 0.5, "subset": "all"}]
             cell.group(digest(about)).finish(40, Finished("r", "test", rows))
 
 
@@ -300,6 +307,20 @@ def test_wrong_predictions_are_told_once_and_where_there_is_a_label(tmp_path: Pa
     frame = compare(tmp_path, "energy", "msp")
     errors = frame[frame["metric"] == "error_detection"]
     assert errors[["column", "n"]].to_numpy().tolist() == [["auroc", 30], ["aurc", 30], ["augrc", 30]]
+
+
+def test_what_ranks_nothing_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rates of label change, units, and failures of several sets: no AUROC under their names, and a line says so."""
+    store = tmp_path / "store"
+    for method in ("energy", "msp"):
+        Detector(store, method).write()
+    judge_errors(store, {})
+    assert left_out(store, "energy", "msp") == []
+    judge_errors(store, {}, "label_change", stat="lcr_difference")
+    judge_errors(store, {}, "failure", "failure")
+    assert set(compare(store, "energy", "msp")["metric"]) == {"ood", "error_detection"}
+    assert call(["compare", "energy", "msp", "--results", str(tmp_path)]) == 0
+    assert "not compared: failure, label_change (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From the store's markers to tidy tables."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from functools import partial
@@ -47,6 +48,21 @@ def finish(made: CellStore, metric: str, rows: list[ResultRow], stop: int = 4, s
 def row(stat: str = "mean", value: float | None = 0.5, **more: Any) -> ResultRow:
     """A result row."""
     return ResultRow(variant="tol=2px", stat=stat, value=value, n=4, **more)
+
+
+def test_settings_say_what_a_reading_was_prepared_on(tmp_path: Path) -> None:
+    """As they say what a method was fitted on: mutants chosen on other images, or on more of them, are told apart."""
+    said = set()
+    for images, data in ((8, "a"), (9, "a"), (8, "b"), (0, "")):
+        seen = {"prepared": {"images": images, "data": {"dataset": {"fingerprint": data}}}} if images else {}
+        identity = IDENTITY | {"readings": [{"reading": {"_target_": "Mutants", "count": 5}} | seen]}
+        made = CellStore(tmp_path, f"{images}{data}")
+        made.describe({"identity": identity, "labels": LABELS}, {"m1": {"name": "metric", "paired": []}})
+        finish(made, "m1", [row()])
+        read = json.loads(next(tidy.cell_rows(made))["settings"])["readings"]["0"]
+        assert read == {"count": 5} | ({"prepared": {"images": images, "data": data}} if images else {})
+        said.add(str(read))
+    assert len(said) == 4
 
 
 def test_columns_are_the_documented_ones() -> None:

@@ -6,15 +6,26 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from assay.harness.attribution.plan import build_job
 from assay.harness.config import CONF, ROOT, RunConfig
 from assay.harness.overrides import compose_config
 from assay.harness.store import identity
-from assay.harness.store.identity import canonical, cell_identity, content, data_identity, digest, metric_identity
+from assay.harness.store.identity import (
+    canonical,
+    cell_identity,
+    content,
+    data_identity,
+    digest,
+    metric_identity,
+    nested_versions,
+)
+from assay.methods.attribution.relevance.lrp import LRP
+from assay.methods.attribution.shapley import ShapCAM
 
 PARTS: dict[str, Any] = {
     "names": {"model": "resnet50", "dataset": "imagenet", "protocol": "standard", "method": "gradcam"},
@@ -93,6 +104,33 @@ def test_metric_keys() -> None:
     keys = [metric_identity(one, 1), metric_identity(one | {"tolerance_px": 7}, 1), metric_identity(one, 2)]
     assert len(set(map(digest, keys))) == 3
     assert digest(metric_identity(dict(reversed(one.items())), 1)) == digest(keys[0])
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A part with a VERSION."""
+
+    VERSION: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Parts in a field, a mapping and a sequence."""
+
+    one: Leaf = field(default_factory=Leaf)
+    by_name: dict[str, Any] = field(default_factory=lambda: {"a": [Leaf(), 3, "text"]})
+    VERSION: ClassVar[int] = 7
+
+
+def test_versions_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By dotted name, at any depth, without the outermost; VERSIONs of before are left out, and so keys stay."""
+    assert nested_versions(Branch()) == nested_versions(LRP) == {}
+    monkeypatch.setattr(Leaf, "VERSION", 2)
+    found = nested_versions(Branch())
+    assert found == {"versions": {"one": 2, "by_name.a.0": 2}}
+    assert nested_versions([Branch()])["versions"]["0"] == Branch.VERSION
+    assert key(nested={}) == key() != key(nested=found)
+    assert metric_identity({}, 1) == metric_identity({}, 1, nested={}) != metric_identity({}, 1, nested=found)
 
 
 def test_moving_a_class_changes_no_key() -> None:
@@ -187,6 +225,25 @@ def test_a_metrics_setting_changes_the_metric_alone(tmp_path: Path) -> None:
     changed = keys_of(compose_config([*BASE, "metric.pointing_game.tolerance_px=5"]), tmp_path)
     assert changed[0] == expected[0]
     assert changed[1] != expected[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "metric"),
+    [(LRP, "contrastive_lrp", "pointing_game"), (ShapCAM, "gradcam", "shap_cosine")],
+)
+def test_a_parts_version_is_in_the_keys(
+    part: Any, method: str, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a method's part in the cell's, of a metric's in the metric's; nothing is there while the part is as it was."""
+
+    def keys() -> tuple[str, str, bool]:
+        (cell,) = build_job(compose_config([*BASE, f"method=[{method}]", f"metric=[{metric}]"]), tmp_path).cells
+        return cell.store.key, cell.groups[metric], "versions" in canonical([cell.about, cell.about_groups])
+
+    before = keys()
+    monkeypatch.setattr(part, "VERSION", 9)
+    assert [one != other for one, other in zip(before, keys(), strict=True)] == [part is LRP, part is ShapCAM, True]
+    assert not before[2]
 
 
 def test_smoothing_another_method_changes_nothing(tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def test_round_trip(group: Group) -> None:
     np.testing.assert_array_equal(curves, expected["curve"])
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_columns_of_bits_come_back(group: Group, shape: tuple[int, ...]) -> None:
+    """True and false, [n], [n,K] and [n,K,L], part by part: they are packed closer than numpy has them."""
+    bits = np.random.default_rng(0).random((5, *shape)) < 0.5
+    group.write(Shard(0, 5), columns(0, 5) | {"bits": bits})
+    (part,) = group.parts(5)
+    assert part["bits"].dtype == bool
+    np.testing.assert_array_equal(part["bits"], bits)
+
+
 def test_several_rows_of_an_image_keep_their_order(group: Group) -> None:
     """Pairs of one image share a position; the order in which they were written stays, also from many small shards."""
     for i in (2, 0, 1):

@@ -1,0 +1,40 @@
+"""What is refused of detectors before anything of them is planned."""
+
+from ..config import ConfigError, RunConfig
+from ..detection import Detector, Reading
+from ..engine.fitting import check_training
+from ..network import Network
+from ..outputs import OutputError
+from .readings import check_reading
+
+
+def check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
+    """Raise ConfigError for a method that is no detector, or that lacks its training set or a layer."""
+    for name, detector in detectors.items():
+        if not hasattr(detector, "score"):
+            raise ConfigError(f"method {name} makes maps and scores no images: choose a detector (msp, knn, ...)")
+        if detector.needs().training:
+            check_training(config, name)
+        if detector.needs().images and detector.needs().readings:
+            raise ConfigError(f"method {name} looks at images again and asks for readings, which are kept: one of both")
+        if detector.needs().images and hasattr(detector, "details"):
+            raise ConfigError(
+                f"method {name} looks at images again and has details, which are of features: one of both"
+            )
+        for layer in detector.needs().layers:
+            try:
+                network.check_layer(layer)
+            except ValueError as error:
+                raise ConfigError(f"method {name}: {error}. Set method.{name}.layers") from error
+            except OutputError as error:
+                raise ConfigError(f"model {config.model.name}: {error}") from error
+    for reading, name in _first_asked(detectors).items():  # one object for all that ask: what it loads it holds
+        check_reading(config, network, name, reading)
+
+
+def _first_asked(detectors: dict[str, Detector]) -> dict[Reading, str]:
+    asked: dict[Reading, str] = {}
+    for name, detector in detectors.items():
+        for reading in detector.needs().readings:
+            asked.setdefault(reading, name)
+    return asked

@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint typed train tables check bench clean
+.PHONY: help setup run test lint typed train tables check bench gpu-check clean
 
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 WORKERS ?= 2
@@ -22,7 +22,7 @@ TEST := $(call stamp,test,requirements-test.txt)
 BENCH := $(call stamp,bench,requirements-bench.txt)
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(RUNTIME)  ## Create .venv with what `make run` needs (the other targets add what they need)
 
@@ -62,6 +62,9 @@ check: $(RUNTIME)  ## Compare a fresh embedded run of everything with results/ba
 
 bench: $(BENCH)  ## Time our methods and metrics against their peers
 	$(PY) -m bench
+
+gpu-check: $(RUNTIME)  ## Compare the gate's tables on the CPU and a GPU, and time every method there (ARGS="--small": passed on)
+	$(PY) -m bench.gpu $(ARGS)
 
 clean:  ## Remove results/{store,tidy,runs,report,check}, builds and caches; keep .venv and the committed results
 	rm -rf $(addprefix results/,store tidy runs report check) .pytest_cache .ruff_cache .mypy_cache

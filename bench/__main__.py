@@ -1,16 +1,14 @@
 """`python -m bench`: run all races and write a table whose name carries the hardware."""
 
 import os
-import re
 from itertools import chain
-from pathlib import Path
 
 import pandas as pd
 import torch
 from assay.harness.engine.determinism import keep_freed_memory
-from assay.harness.results.environment import environment
 
-FOLDER = Path(__file__).parent / "results"
+from bench.hardware import FOLDER, hardware
+from bench.timing import CPU
 
 
 def main() -> None:
@@ -25,9 +23,7 @@ def main() -> None:
     for part in chain.from_iterable(race.tasks() for race in races):
         print(part.to_string(index=False, float_format="{:.3f}".format), "\n", flush=True)
         parts.append(part)
-    about = environment(torch.device("cpu"))
-    name = f"{about['device']}-{threads}c-torch{about['torch']}"
-    path = FOLDER / (re.sub(r"[^A-Za-z0-9.]+", "-", name).lower() + ".csv")
+    path = FOLDER / f"{hardware(CPU, threads)}.csv"
     path.parent.mkdir(exist_ok=True)
     pd.concat(parts).round(4).to_csv(path, index=False)
     print(f"written: {path}")

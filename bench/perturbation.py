@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.networks.loading import torchvision_network
-from assay.harness.types import Attribution, Batch, FramedMaps, Metric, Sample
+from assay.harness.types import Batch
 from assay.metrics.perturbation import Insertion, Perturbation
 from quantus.metrics.faithfulness.pixel_flipping import PixelFlipping
-from torch import Tensor, nn
+from torch import Tensor
 
+from bench.floors.perturbation import bare, measured
+from bench.floors.subject import random_batch
 from bench.timing import race
 
 ROWS = 64  # images through the network at once
@@ -34,18 +35,18 @@ def tasks() -> Iterator[pd.DataFrame]:
 
 def whole_image(network: Network, count: int, side: int, steps: int) -> pd.DataFrame:
     """Steps that together cover the image."""
-    batch, maps = random_batch(count, side)
+    batch, maps = random_batch(count, side), torch.randn(count, side, side)  # maps without ties
     pixels = side * side // steps
     perturbation = Perturbation("morf", steps, pixels, "px", **PROBABILITY)
     insertion = Insertion("morf", steps, pixels, "px", **PROBABILITY)
-    ours, theirs = measured(perturbation, network, batch, maps), flipped(network, batch, maps, pixels)
+    ours, theirs = measured(perturbation, network, batch, maps, ROWS), flipped(network, batch, maps, pixels)
     np.testing.assert_allclose(ours()["curve"][:, 1:], theirs()[:, 2::3], atol=1e-5)
     return race(
         f"{steps} steps to the whole image, {count} images of {side} px, resnet18",
         {
-            f"floor: {steps}F": lambda: bare(network, batch, steps),
+            f"floor: {steps}F": bare(network, batch, steps, ROWS),
             "assay perturbation": ours,
-            "assay insertion": measured(insertion, network, batch, maps),
+            "assay insertion": measured(insertion, network, batch, maps, ROWS),
             "quantus PixelFlipping": theirs,
         },
     )
@@ -56,33 +57,20 @@ def protocols(network: Network, count: int, side: int, pixels: int) -> pd.DataFr
 
     Quantus' steps are the nearest to 1 % that divide the image; its first 60 are our 20 whole ones (asserted).
     """
-    batch, maps = random_batch(count, side)
+    batch, maps = random_batch(count, side), torch.randn(count, side, side)  # maps without ties
     perturbation = Perturbation("morf", 20, pixels, "px", **PROBABILITY)
-    ours, theirs = measured(perturbation, network, batch, maps), flipped(network, batch, maps, pixels)
+    ours, theirs = measured(perturbation, network, batch, maps, ROWS), flipped(network, batch, maps, pixels)
     np.testing.assert_allclose(ours()["curve"][:, 1:], theirs()[:, 2:60:3], atol=1e-5)
     return race(
         f"protocols' settings, {count} images of {side} px, resnet18",
         {
-            "floor: 20F": lambda: bare(network, batch, 20),
+            "floor: 20F": bare(network, batch, 20, ROWS),
             f"assay perturbation 20 x {pixels} px": ours,
-            "assay insertion 20 x 1 %": measured(Insertion(**PROBABILITY), network, batch, maps),
-            "assay perturbation 40 x 100 px": measured(Perturbation(**PROBABILITY), network, batch, maps),
+            "assay insertion 20 x 1 %": measured(Insertion(**PROBABILITY), network, batch, maps, ROWS),
+            "assay perturbation 40 x 100 px": measured(Perturbation(**PROBABILITY), network, batch, maps, ROWS),
             f"quantus PixelFlipping {pixels} px": theirs,
         },
     )
-
-
-def random_batch(count: int, side: int) -> tuple[Batch, Tensor]:
-    """Images of noise, one pair each, and maps without ties."""
-    torch.manual_seed(0)
-    samples = [Sample(str(n), torch.rand(3, side, side), (n,), (side, side)) for n in range(count)]
-    return Batch.of(samples), torch.randn(count, side, side)
-
-
-def measured(metric: Metric, network: Network, batch: Batch, maps: Tensor) -> Callable[[], dict[str, Tensor]]:
-    """A metric's columns, with the shared forward pass."""
-    framed = FramedMaps.of(Attribution(maps), batch)
-    return lambda: metric.measure(batch, framed, ForwardPass(network, batch.images, max_rows=ROWS))
 
 
 def flipped(network: Network, batch: Batch, maps: Tensor, pixels: int) -> Callable[[], np.ndarray]:
@@ -90,12 +78,3 @@ def flipped(network: Network, batch: Batch, maps: Tensor, pixels: int) -> Callab
     flipping = PixelFlipping(pixels, **FLIPPING)
     inputs, labels = network.normalise(batch.images).numpy(), batch.targets.label.numpy()
     return lambda: np.array(flipping(network.module, inputs, labels, maps[:, None].numpy(), device="cpu"))
-
-
-def bare(network: Network, batch: Batch, steps: int) -> None:
-    """As many inputs as there are steps, in full batches, and nothing else."""
-    inputs = network.normalise(batch.images).repeat(steps, 1, 1, 1)
-    module: nn.Module = network.module
-    with torch.no_grad():
-        for part in inputs.split(ROWS):
-            module(part)

@@ -5,23 +5,27 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+import torch
 
 ROUNDS = 5
+CPU = torch.device("cpu")
 
 
-def race(task: str, contestants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> pd.DataFrame:
+def race(
+    task: str, contestants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, device: torch.device = CPU
+) -> pd.DataFrame:
     """Median seconds of each contestant over `rounds` rounds after a warm-up, and its ratio to the first, the floor.
 
-    The ratio is the median over rounds of the ratios within a round.
+    The ratio is the median over rounds of the ratios within a round. The device is waited for at both ends.
     """
     for run in contestants.values():
         run()
     seconds = {name: np.empty(rounds) for name in contestants}
     for number in range(rounds):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = _now(device)
             run()
-            seconds[name][number] = time.perf_counter() - start
+            seconds[name][number] = _now(device) - start
     floor = next(iter(seconds.values()))
     return pd.DataFrame(
         [
@@ -36,3 +40,9 @@ def race(task: str, contestants: Mapping[str, Callable[[], object]], rounds: int
             for name, each in seconds.items()
         ]
     )
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

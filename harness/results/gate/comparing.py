@@ -14,22 +14,23 @@ from .findings import Finding, Moves, RowChange, Verdict, moved
 from .sides import NUMBERS, PART, ROW, SAMPLE, Side, failed, part_name, read_side
 
 SHOWN = 5  # samples named in a finding
+PROJECT = "check.yaml"  # the limits that `make check` goes by
 
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """conf/check.yaml. tolerance: by metric, `default` for the rest; method: by method, where it amplifies rounding."""
+    """A file of conf/. tolerance: by metric, `default` for the rest; method: by method, where it amplifies rounding."""
 
     tolerance: dict[str, float]
     moved_share: float
     method: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def read(cls) -> "Limits":
-        """The project's limits."""
-        made: Any = OmegaConf.to_container(OmegaConf.load(configs.CONF / "check.yaml"))
+    def read(cls, name: str = PROJECT) -> "Limits":
+        """The project's limits, of one kind of machine; name: of the file."""
+        made: Any = OmegaConf.to_container(OmegaConf.load(configs.CONF / name))
         return cls(**made)
 
     def of(self, metric: str, method: str = "") -> float:
@@ -37,17 +38,17 @@ class Limits:
         return max(self.tolerance.get(metric, self.tolerance["default"]), self.method.get(method, 0.0))
 
 
-def check(before: Path, now: Path) -> Verdict:
-    """Compare two runs under conf/check.yaml, each a folder of results or the file of a baseline.
+def check(before: Path, now: Path, limits: str = PROJECT) -> Verdict:
+    """Compare two runs, each a folder of results or the file of a baseline; limits: a file of conf/.
 
     Raises ConfigError when one of them is not there or cannot be read.
     """
-    return compare_sides(read_side(before), read_side(now))
+    return compare_sides(read_side(before), read_side(now), Limits.read(limits))
 
 
-def compare_sides(before: Side, now: Side) -> Verdict:
-    """What became of the results of `before`."""
-    limits = Limits.read()
+def compare_sides(before: Side, now: Side, limits: Limits | None = None) -> Verdict:
+    """What became of the results of `before`, under the project's limits where none are given."""
+    limits = limits or Limits.read()
     moves = compare_samples(before.samples, now.samples, limits)
     findings = list(_findings(before.rows, now.rows, moves, limits))
     return Verdict(findings, [*_remarks(before.rows, now.rows), *_without_samples(before.samples, now.samples)])

@@ -1,0 +1,1 @@
+"""What each method is timed against: the bare passes that no implementation of it avoids. No peers; any device."""

@@ -1,0 +1,81 @@
+"""`make gpu-check` on the CPU: both parts end to end, and what they do with results that differ and races that fail."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from bench.floors.subject import Subject
+from bench.gpu import __main__ as program
+from bench.gpu import speed, tables
+from bench.gpu.speed import Family
+
+
+@pytest.fixture
+def few_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family whose races go well, one with a race that fails, one that cannot be made."""
+
+    def families(plan: speed.Plan, device: torch.device) -> Iterator[Family]:
+        subject = Subject.of(plan.pooled, "layer4", 1, plan.side_px, plan.rows, device)
+        yield Family("floors", 3, lambda: speed.looks(subject))
+        yield Family("broken", 1, lambda: {"broken": {"floor: none": lambda: None, "assay": lambda: 1 // 0}})
+        yield Family("not made", 1, lambda: {}[0])
+
+    monkeypatch.setattr(speed, "families", families)
+
+
+@pytest.mark.usefixtures("few_races")
+def test_races_are_written_with_rates_and_failures_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    asked = ["--device", "cpu", "--small", "--parts", "speed", "--threads", "1"]
+    assert program.main([*asked, "--out", str(tmp_path), "--scratch", str(tmp_path / "scratch")]) == 1
+    (path,) = tmp_path.glob("cpu-*-1c-torch*.csv")
+    found = pd.read_csv(path, keep_default_na=False).set_index("task")
+    ours = found[found["contestant"] == "assay"]
+    assert list(ours.index) == ["random", "center", "edges"]
+    rate = ours["images_per_s"].astype(float) * ours["median_s"].astype(float)
+    assert rate.tolist() == pytest.approx([3] * 3, rel=0.01)  # both are rounded
+    assert found.loc["broken", "status"].startswith("failed: ZeroDivisionError")
+    assert found.loc["not made", "status"] == "failed: KeyError: 0"
+    assert "not timed: broken, not made" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_races")
+def test_no_race_begins_when_the_time_is_over(tmp_path: Path) -> None:
+    found = pd.concat(speed.timed(speed.SMALL, torch.device("cpu"), budget_s=0))
+    assert set(found["status"][:-1]) == {"not run: out of time"}
+
+
+def test_families_have_their_races() -> None:
+    made = {family.name: family for family in speed.families(speed.SMALL, torch.device("cpu"))}
+    assert {"gradients", "relevance", "patterns", "cams", "features"} <= made.keys()
+    tasks = " ".join(task for name in ("gradients", "relevance") for task in made[name].make())
+    assert all(name in tasks for name in ("gradient", "rap", "agf", "lrp_epsilon"))
+
+
+def test_a_run_that_fails_is_told_though_no_result_of_it_differs(tmp_path: Path, monkeypatch: Any) -> None:
+    """Both sides lack it, so that the verdict alone would be `same`."""
+
+    def run(work: tables.Work) -> str:
+        return "exit code 1" if work.experiment == "ci_cue" else ""
+
+    monkeypatch.setattr(tables.Work, "run", run)
+    monkeypatch.setattr(tables, "_compared", lambda scratch: tables.Verdict([], []))
+    found = tables.compare("cpu", tmp_path / "scratch", ["ci_csv", "ci_cue"])
+    assert found.verdict.code == 0 and found.code == 3
+    assert [why.partition(":")[0] for why in found.failures] == ["ci_cue on cpu"] * 2
+
+
+def test_all_experiments_of_the_gate_are_compared() -> None:
+    assert len(tables.experiments()) == 10 and tables.experiments()[0] == "ci_detectors"
+
+
+@pytest.mark.slow
+def test_tables_of_two_devices_are_compared(tmp_path: Path) -> None:
+    """Two processes; here both on the CPU, so equal to the bit."""
+    asked = ["--device", "cpu", "--small", "--parts", "tables", "--threads", "1", "--out", str(tmp_path)]
+    assert program.main([*asked, "--scratch", str(tmp_path / "scratch")]) == 0
+    (path,) = tmp_path.glob("*-check.csv")
+    assert pd.read_csv(path)["kind"].tolist() == ["same"]

@@ -1,6 +1,7 @@
 """What of a network runs on its own: heads from a layer to the logits, their gradients, and the counted passes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +12,21 @@ from torch import Tensor
 from .graph import Crossing, Cut
 
 
-class Targets(NamedTuple):
-    """P pairs to be explained: `image` [P] is the row in the batch, `label` [P] the class; both int64."""
-
+class _Pairs(NamedTuple):
     image: Tensor
     label: Tensor
 
+
+class Targets(_Pairs):
+    """P pairs to be explained: `image` [P] is the row in the batch, `label` [P] the class; both int64."""
+
     def rounds(self) -> list[Tensor]:
         """Pair indices split so that each round holds an image at most once (one backward pass a round)."""
+        return self._rounds
+
+    @cached_property
+    def _rounds(self) -> list[Tensor]:
+        """Made once: the host waits for the device here."""
         image = self.image.cpu().numpy()
         rank = pd.Series(image).groupby(image).cumcount().to_numpy()
         return [
@@ -73,9 +81,8 @@ def target_gradients(
     """
     if not outputs.requires_grad:
         raise ValueError(NO_GRADIENT)
-    batch = len(outputs) // copies
-    gradients = wrt.new_zeros(copies, len(targets.image), *wrt.shape[1:])
-    rounds = targets.rounds()
+    batch, rounds = len(outputs) // copies, targets.rounds()
+    parts = [wrt.new_zeros(copies, 0, *wrt.shape[1:])] if not rounds else []
     for number, pairs in enumerate(rounds):
         start = torch.zeros_like(outputs).view(copies, batch, -1)
         start[:, targets.image[pairs], targets.label[pairs]] = 1
@@ -83,8 +90,9 @@ def target_gradients(
         (gradient,) = torch.autograd.grad(outputs, wrt, start.view_as(outputs), retain_graph=keep, allow_unused=True)
         if gradient is None:
             raise ValueError(NO_GRADIENT)
-        gradients[:, pairs] = gradient.view(copies, batch, *wrt.shape[1:])[:, targets.image[pairs]]
-    return gradients
+        parts.append(gradient.view(copies, batch, *wrt.shape[1:])[:, targets.image[pairs]])
+    made = parts[0] if len(parts) == 1 else torch.cat(parts, 1)[:, torch.cat(rounds).argsort()]
+    return made.contiguous()  # in whatever layout the backward pass gave it: sums downstream are made in one order
 
 
 class Head:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 Per = Literal["image", "pair"]
+MANY = 2**16  # numbers that are drawn by several threads
 
 
 class Named(Protocol):
@@ -46,8 +48,16 @@ class SampleRng:
         seeds = [derive_seed(self._seed, self._stream, self._draws, per, name) for name in self._ids[per]]
         self._draws += 1  # a second draw of one method is another one
         drawn = np.empty((len(seeds), *shape), dtype=np.float32)
-        for row, seed in enumerate(seeds):
-            getattr(np.random.default_rng(seed), draw)(dtype=np.float32, out=drawn[row])
+
+        def fill(row: int) -> None:
+            getattr(np.random.default_rng(seeds[row]), draw)(dtype=np.float32, out=drawn[row])
+
+        if drawn.size < MANY or torch.get_num_threads() == 1:
+            for row in range(len(seeds)):
+                fill(row)
+        else:  # a row a thread: who draws it changes no number, and NumPy draws without Python's lock
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                list(pool.map(fill, range(len(seeds))))
         return torch.from_numpy(drawn)
 
     def normal(self, shape: Sequence[int], per: Per = "image") -> Tensor:

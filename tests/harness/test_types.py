@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from assay.harness import seeds
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng, derive_seed
 from assay.harness.types import Attribution, Batch, FramedMaps, ResultRow, columns_to_numpy
@@ -217,3 +218,27 @@ def test_columns_to_numpy() -> None:
     columns = columns_to_numpy([("a", leaf * 2), ("b", torch.tensor([True, False]))])
     assert columns["a"].tolist() == [2, 4]
     assert columns["b"].dtype == np.bool_
+
+
+def test_threads_change_no_number_that_is_drawn() -> None:
+    shape, names = (3, 64, 128), [f"image{n}" for n in range(6)]
+    assert len(names) * 3 * 64 * 128 > seeds.MANY
+    drawn = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            rng = SampleRng(0, "method", names, names)
+            drawn.append(torch.cat([rng.normal(shape), rng.uniform(shape)]))
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(*drawn)
+
+
+def test_rounds_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the host waits for them."""
+    targets = Targets(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 0]))
+    first = targets.rounds()
+    monkeypatch.setattr(torch, "from_numpy", None)
+    assert targets.rounds() is first
+    image, label = targets
+    assert image is targets.image and label is targets.label

@@ -38,7 +38,7 @@ def _rectifier(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
         ValueError: of another activation: patterns tell a unit's two regimes apart, on and off.
     """
     output = function(x)
-    if bool((output[x <= 0] != 0).any()) or bool((output < 0).any()):
+    if bool((((output != 0) & (x <= 0)) | (output < 0)).any()):
         raise ValueError(
             "the network has an activation that is no ReLU, and patterns are those of a ReLU's two regimes (Kindermans "
             "et al. 2018): use another method (lrp_gamma, deeplift)"

@@ -46,12 +46,13 @@ def test_every_folder_with_code_is_a_package() -> None:
 
 
 def test_all_data_that_the_code_reads_is_packaged() -> None:
-    """Configs, class tables and lists, embedded weights, the papers' figures, the rows behind our tables."""
+    """Configs, class tables and lists, embedded weights, the papers' figures, the rows behind our tables, the report's
+    page."""
     data = files(*FAMILIES, "conf", "results/published", "results/measured")
     expected = {path for path in data if path.suffix != ".py"}
     patterns = [(name, glob) for name, globs in SETUPTOOLS["package-data"].items() for glob in globs]
     packaged = {path for name, glob in patterns for path in folder(name).glob(glob)}
-    assert {path.suffix for path in expected} == {".yaml", ".csv", ".safetensors", ".txt"}
+    assert {path.suffix for path in expected} == {".yaml", ".csv", ".safetensors", ".txt", ".css", ".html", ".js"}
     assert packaged == expected
 
 

@@ -118,10 +118,10 @@ def check(
 @click.command()
 @results()
 def report(results: Path) -> int:
-    """Charts, and one page with all of them."""
+    """One page of tables and charts, <results>/report/index.html, which needs nothing else."""
     from ..arguments import config_folders
     from ..results.floors import floors
-    from ..results.page import write_report
+    from ..results.report import write_report
     from ..results.tidy import collect
 
     frame = collect(results)

@@ -29,13 +29,13 @@ def _rows(one: Judged, two: Judged) -> Iterator[dict[str, Any]]:
     found = _on_errors(one, two) if one.about["kind"] == ERROR else _on_sets(one, two)
     shared = {"split": one.split, "reference": one.about["reference"], "metric": one.about["name"]}
     shared |= {"taken": flat(one.about["identity"]["metric"])}
-    columns = {_column(statistic, one.setting("tpr", TPR)): difference for statistic, difference in found.items()}
+    columns = {column_of(statistic, one.setting("tpr", TPR)): difference for statistic, difference in found.items()}
     for column, difference in columns.items():
         if column not in one.undefined | two.undefined:
             yield shared | {"column": column} | difference.numbers()
 
 
-def _column(statistic: str, tpr: float) -> str:
+def column_of(statistic: str, tpr: float) -> str:
     """As result rows call it: `fpr95_id_pos`."""
     return statistic.replace("fpr", f"fpr{100 * tpr:g}", 1)
 

@@ -50,22 +50,24 @@ def ood_differences(inside: Pair, outside: Pair, stream: int, tpr: float, resamp
 
     stream: of the draws of the ood images. Those of the in-distribution images are the same for every set.
     """
-    one, two = (_ood(*scores, stream, tpr, resamples) for scores in zip(inside, outside, strict=True))
+    one, two = (ood_measured(*scores, stream, tpr, resamples) for scores in zip(inside, outside, strict=True))
     return {name: _minus(one, two, name, len(outside[0])) for name in OOD_STATISTICS}
 
 
-def _ood(inside: Array, outside: Array, stream: int, tpr: float, resamples: int) -> Measured:
+def ood_measured(inside: Array, outside: Array, stream: int, tpr: float, resamples: int) -> Measured:
+    """OOD_STATISTICS of one detector's scores of in-distribution [N] and ood images [M]."""
     resampled = curves.roc_bootstrap(inside, outside, (0, stream), tpr, resamples)
     return Measured(curves.roc_statistics(inside, outside, tpr), resampled, curves.roc_ends(inside, outside, tpr))
 
 
 def error_differences(scores: Pair, wrong: NDArray[np.bool_], resamples: int) -> Differences:
     """ERROR_STATISTICS of scores of n images, some of them predicted wrong; AUROC is nan if all or none are."""
-    one, two = (_error(each, wrong, resamples) for each in scores)
+    one, two = (error_measured(each, wrong, resamples) for each in scores)
     return {name: _minus(one, two, name, len(wrong)) for name in ERROR_STATISTICS}
 
 
-def _error(scores: Array, wrong: NDArray[np.bool_], resamples: int) -> Measured:
+def error_measured(scores: Array, wrong: NDArray[np.bool_], resamples: int) -> Measured:
+    """ERROR_STATISTICS of one detector's scores of n images."""
     values, resampled = curves.risk_bootstrap(scores, wrong, 0, resamples)
     one_sided = wrong.all() or not wrong.any()
     ranked = {"auroc": (np.nan, np.nan)} if one_sided else curves.roc_ends(scores[~wrong], scores[wrong])

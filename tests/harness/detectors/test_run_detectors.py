@@ -22,7 +22,7 @@ from assay.harness.engine.processes import Rank
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
-from assay.harness.results.page import write_report
+from assay.harness.results.report import write_report
 from assay.harness.results.tidy import collect
 from assay.harness.store.store import Failure, Group, Shard
 from assay.harness.types import Sample
@@ -351,9 +351,14 @@ def test_one_image_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     expected = (inside < score).mean() + (inside == score).mean() / 2
     assert rows[rows.stat == "auroc"].value.item() == pytest.approx(expected, abs=1e-12)
-    page = write_report(collect(tmp_path), tmp_path / "report").read_text()
-    assert f"{100 * expected:.2f}" in shown and f"{100 * expected:.2f}" in page
+    page = shown_on(write_report(collect(tmp_path), tmp_path / "report"))
+    assert f"{100 * expected:.2f}" in shown and f"{expected:.3f}" in page
     assert "nan" not in shown.lower() and "nan" not in re.sub("nan(?=[a-z])", "", page.lower())
+
+
+def shown_on(page: Path) -> str:
+    """A page without its scripts and styles."""
+    return re.sub(r"(?s)<(script|style).*?</\1>", "", page.read_text())
 
 
 def test_wrong_predictions_of_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,7 +373,7 @@ def test_wrong_predictions_of_one_image(tmp_path: Path, capsys: pytest.CaptureFi
     assert aurc.n.item() == 1 and aurc.value.item() in (0, 1) and aurc[["ci_low", "ci_high"]].isna().all(axis=None)
     assert frame[frame.stat == "auroc"].status.str.startswith("undefined:no ").all()
     assert "nan" not in shown.lower() and f"{aurc.value.item():.3f}" in shown
-    page = write_report(collect(tmp_path), tmp_path / "report").read_text()
+    page = shown_on(write_report(collect(tmp_path), tmp_path / "report"))
     assert f"{aurc.value.item():.3f}" in page and "[nan" not in page
 
 

@@ -150,9 +150,9 @@ def test_the_report_shows_both(left: Path, capsys: Capture) -> None:
             & (tidy["stat"] == "mean")
             & (tidy["subset"] == "all")
         ]["value"]
-        shown = page.split(f"<td>integrated_gradients (steps={steps})</td>")[1].split("<small>")[0]
+        shown = page.split(f'<th scope="row">integrated_<wbr>gradients (steps={steps})</th>')[1].split("<small>")[0]
         assert f"{value:.3f}" in shown
-    assert "<td>center (floor)</td>" in page
+    assert '<th scope="row">center (floor)</th>' in page
 
 
 def test_status_shows_both(left: Path, capsys: Capture) -> None:

@@ -1,0 +1,194 @@
+"""Charts of one place: standings with intervals and cliques, ranks, agreement of quantities, curves, cost."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from .cliques import Cliques
+from .figures import COLOURS, FLOOR, RANKS, SIGNED, axis, embedded, figure, hover, looks, plain
+from .leaderboard import ARROWS, direction
+from .ranks import agreement, ordered, ranks
+
+LINE = 19  # pixels of a method
+GROUPS = 8  # of methods that a chart has room for
+
+Charts = dict[str, Markup]  # by what the reader chooses
+
+
+def standings(shown: pd.DataFrame, cliques: Mapping[str, Cliques]) -> Charts:
+    """For each quantity a point with its interval a method, the best on top, and a bar for each group of equals."""
+    return {
+        f"{column} {ARROWS[direction(rows.iloc[0])]}".strip(): embedded(_standing(str(column), rows, cliques))
+        for column, rows in shown.groupby("column", sort=False)
+    }
+
+
+def _standing(column: str, rows: pd.DataFrame, cliques: Mapping[str, Cliques]) -> Any:
+    order = ordered(rows)
+    rows = rows.set_index("method").loc[order].reset_index()
+    ends = [(rows[end].astype(float) - rows["value"].astype(float)).abs() for end in ("ci_high", "ci_low")]
+    high, low = (each.fillna(0).to_numpy() for each in ends)
+    points = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rows["value"].astype(float).to_numpy(),
+        "y": [*map(plain, rows["method"])],
+        "error_x": {"array": high, "arrayminus": low, "thickness": 1.2, "width": 3, "color": COLOURS[0]},
+        "marker": {"color": [FLOOR if floor else COLOURS[0] for floor in rows["floor"]], "size": 8},
+        "customdata": np.stack([rows["interval"].replace("", "none"), rows["n"].astype(str)], axis=1),
+        "hovertemplate": hover({"%{y}": "%{x:.4f}", "95 % interval": "%{customdata[0]}", "n": "%{customdata[1]}"}),
+    }
+    bars = [*_bars(cliques[column])] if column in cliques else []
+    across = {"xaxis": axis(column, domain=[0, 0.86 if bars else 1]), "yaxis": _methods(order)}
+    aside = {"xaxis2": axis(domain=[0.88, 1], range=[-0.5, GROUPS - 0.5], showticklabels=False, showgrid=False)}
+    return figure([points, *bars], 70 + LINE * len(rows), showlegend=False, **across, **(aside if bars else {}))
+
+
+def _methods(order: list[str]) -> dict[str, Any]:
+    """A vertical axis with the first method on top."""
+    names = [*map(plain, order)]
+    return axis(type="category", categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4])
+
+
+def _bars(made: Cliques) -> Iterator[dict[str, Any]]:
+    """A line through each group of methods that no test tells apart, dots where its members are."""
+    several = [group for group in made.groups if len(group) > 1]
+    for number, group in enumerate(several[:GROUPS]):
+        yield {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "xaxis": "x2",
+            "x": [number] * len(group),
+            "y": [*map(plain, group)],
+            "line": {"color": COLOURS[number % len(COLOURS)], "width": 2},
+            "marker": {"size": 5},
+            "hovertemplate": "no test tells these apart<br>" + "<br>".join(map(plain, group)) + "<extra></extra>",
+        }
+
+
+def rank_map(shown: pd.DataFrame) -> Markup | None:
+    """Methods by quantities, coloured by rank; None where there is nothing to rank."""
+    made = ranks(shown)
+    if made.empty or len(made) < 2:
+        return None
+    made = made.loc[[name for name in ordered(shown) if name in made.index]]
+    cells = {
+        "type": "heatmap",
+        "z": made.to_numpy(float),
+        "x": [*map(plain, made.columns)],
+        "y": [*map(plain, made.index)],
+        "colorscale": RANKS,
+        "reversescale": True,  # dark is behind, bright is ahead
+        "text": [["" if np.isnan(v) else f"{v:.0f}" for v in row] for row in made.to_numpy(float)],
+        "texttemplate": "%{text}",
+        "hovertemplate": hover({"%{y}": "rank %{z} under %{x}"}),
+        "colorbar": {"title": {"text": "rank"}, "thickness": 10},
+        "xgap": 1,
+        "ygap": 1,
+    }
+    across = {"xaxis": axis(tickangle=-40), "yaxis": _methods([*made.index])}
+    return embedded(figure([cells], 230 + LINE * len(made), **across))
+
+
+def agreement_map(shown: pd.DataFrame) -> Markup | None:
+    """Quantities by quantities: Kendall's tau of the orders of methods; None for fewer than two."""
+    made = agreement(ranks(shown)) if len(shown) else pd.DataFrame()
+    if len(made) < 2 or made.isna().all(axis=None):
+        return None
+    names, values = [*map(plain, made.columns)], made.to_numpy(float)
+    cells = {
+        "type": "heatmap",
+        "z": values,
+        "x": names,
+        "y": names,
+        "colorscale": SIGNED,
+        "zmin": -1,
+        "zmax": 1,
+        "text": [["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values],
+        "texttemplate": "%{text}",
+        "textfont": {"size": 9},
+        "hovertemplate": hover({"%{y}": "%{z:.3f} with %{x}"}),
+        "colorbar": {"title": {"text": "tau"}, "thickness": 10},
+    }
+    across = {"xaxis": axis(tickangle=-40), "yaxis": _methods([*made.columns])}
+    return embedded(figure([cells], 230 + LINE * len(made), **across))
+
+
+def curves(points: pd.DataFrame) -> Charts:
+    """For each quantity along an x a line with its 95 % band a method."""
+    floors = points[points["floor"]]["method"]
+    look = looks(sorted(set(points["method"])), floors)
+    return {
+        str(column): embedded(_curves(rows, look)) for column, rows in points.groupby("column", sort=True) if len(rows)
+    }
+
+
+def _curves(rows: pd.DataFrame, look: Mapping[str, dict[str, str]]) -> Any:
+    traces: list[dict[str, Any]] = []
+    for method, line in rows.sort_values("x", kind="stable").groupby("method", sort=True):
+        traces += _line(plain(method), line.astype({"x": float, "value": float}), look[str(method)])
+    across = {"xaxis": axis(rows["x_label"].iloc[0]), "yaxis": axis(rows["stat"].iloc[0])}
+    legend = {"orientation": "h", "y": -0.18, "yanchor": "top"}
+    return figure(traces, 430 + 8 * len(traces) // 2, legend=legend, **across)
+
+
+def _line(method: str, line: pd.DataFrame, look: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """A band and the line in it; one entry of the legend hides both."""
+    banded = line[line["ci_low"].notna()]
+    shared = {"type": "scatter", "legendgroup": method, "name": method}
+    ends = np.concatenate([banded["ci_high"].to_numpy(float), banded["ci_low"].to_numpy(float)[::-1]])
+    around = np.concatenate([banded["x"].to_numpy(), banded["x"].to_numpy()[::-1]])
+    colour = look["color"]
+    yield {
+        **shared,
+        "x": around,
+        "y": ends,
+        "fill": "toself",
+        "fillcolor": f"{colour}1c",
+        "line": {"width": 0},
+        "mode": "lines",
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    yield {
+        **shared,
+        "x": line["x"].to_numpy(),
+        "y": line["value"].to_numpy(),
+        "mode": "lines",
+        "line": {**look, "width": 1.8},
+        "hovertemplate": hover({method: "%{y:.4f} at %{x}"}),
+    }
+
+
+def costs(shown: pd.DataFrame, seconds: Mapping[tuple[str, str], float]) -> Charts:
+    """For each directed quantity its value over seconds an image, a point a method.
+
+    seconds: of (run_id, the method's own name); a run that computed nothing of a method is not in it.
+    """
+    keys = zip(shown["run_id"], shown["called"], strict=True)
+    timed = shown.assign(seconds=[seconds.get(key, np.nan) for key in keys])
+    timed = timed[timed["seconds"].notna() & timed["higher_is_better"].notna()]
+    return {
+        f"{column} {ARROWS[direction(rows.iloc[0])]}": embedded(_cost(str(column), rows))
+        for column, rows in timed.groupby("column", sort=False)
+    }
+
+
+def _cost(column: str, rows: pd.DataFrame) -> Any:
+    points = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": rows["seconds"].to_numpy(float),
+        "y": rows["value"].to_numpy(float),
+        "text": [*map(plain, rows["method"])],
+        "textposition": "top center",
+        "textfont": {"size": 10},
+        "marker": {"color": [FLOOR if floor else COLOURS[0] for floor in rows["floor"]], "size": 8},
+        "hovertemplate": hover({"%{text}": "%{y:.4f} at %{x:.4g} s an image"}),
+        "cliponaxis": False,
+    }
+    across = {"xaxis": axis("seconds an image, of the method alone", type="log"), "yaxis": axis(column)}
+    return figure([points], 420, showlegend=False, **across)

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from ...store.files import write_atomically
 from ..text import failures
-from . import charts, detected, libraries, paired
+from . import charts, detected, libraries, paired, score_charts
 from .leaderboard import leaderboard
 from .places import Place, places
 from .provenance import provenance, seconds_an_image
@@ -75,6 +75,7 @@ def breakable(name: str) -> Markup:
 
 def _section(number: int, place: Place, behind: Behind) -> dict[str, Any]:
     """What the template shows of a place."""
+    scores = score_charts.sides(place.shown, behind.detectors)
     groups = paired.tested(place.shown, behind.tables) | detected.tested(place.shown, behind.detectors)
     return {
         "anchor": f"place-{number}",
@@ -85,6 +86,8 @@ def _section(number: int, place: Place, behind: Behind) -> dict[str, Any]:
         "ranks": charts.rank_map(place.shown),
         "agreement": charts.agreement_map(place.shown),
         "curves": charts.curves(place.curves),
+        "histograms": score_charts.histograms(scores),
+        "rocs": score_charts.rocs(scores),
         "costs": charts.costs(place.shown, behind.seconds),
     }
 

@@ -192,7 +192,8 @@ def test_a_users_own_metric_is_shown(tmp_path: Path) -> None:
 
 def test_floors_are_marked(tmp_path: Path) -> None:
     """By name, in a row of their own look, grey in charts."""
-    rows: list[dict[str, Any]] = [{"higher_is_better": True}, {"method": "center", "higher_is_better": True, "value": 0.1}]
+    up: dict[str, Any] = {"higher_is_better": True}
+    rows = [up, up | {"method": "center", "value": 0.1}]
     page = write_report(table(*rows), tmp_path, ["center"])
     assert '<tr class="floor"><th scope="row">center (floor)</th>' in page.read_text()
     (made,) = charts.standings(place(*rows, floors=("center",)).shown, {}).values()

@@ -26,7 +26,7 @@ class Protocol:
     """Conventions between method and metric.
 
     targets: which (image, class) pairs are explained: `labels` (every annotated class), `predicted`
-        (annotated and predicted), `top1` (the highest logit, annotated or not).
+        (annotated and predicted), `top1` (the highest logit, annotated or not), `top2`, `top3`, ... (so many).
     smooth: method -> Gaussian sigma as a share of the map's longer side (0 = none).
     """
 
@@ -122,7 +122,9 @@ class RunConfig(Settings):
 
 # Keys of a group's YAML that other configs, tables or the harness read, and that are no constructor arguments.
 ANNOTATIONS: dict[str, frozenset[str]] = {
-    "model": frozenset({"name", "target_layer", "saliency_layer", "contrast_layer", "target_layout", "output"}),
+    "model": frozenset(
+        {"name", "target_layer", "saliency_layer", "contrast_layer", "target_layout", "output", "images"}
+    ),
     "dataset": frozenset({"name", "tolerance_px", "limit", "known"}),
     "method": frozenset({"floor"}),
     "metric": frozenset(),

@@ -1,5 +1,6 @@
 """The command line: overrides checked against what exists, configs composed, sweeps expanded. Imports no torch."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -108,6 +109,12 @@ def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dic
         except ValueError as error:
             raise error if isinstance(error, ConfigError) else ConfigError(one_line(error)) from error
     return config if return_hydra_config else _without_hydra(config)
+
+
+def quoted(text: str) -> str:
+    """A text, a path say, as a value of an override that is read back as it is, whatever is in it."""
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), plain) + '"'
 
 
 # Checking

@@ -28,6 +28,7 @@ from .config import (
 )
 from .values import check_finite, check_name, shown
 
+TARGETS = re.compile(r"labels|predicted|top[1-9]\d{0,5}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 CACHE_MODES = ("missing", "refresh", "off", "only")
 MOST = 1024  # threads, loaders, processes: more is a slip, and tens of thousands of threads end the process unsaid
@@ -114,7 +115,10 @@ def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
     """What the schema cannot express."""
     _one_of("cache", config.cache, CACHE_MODES)
     _one_of("precision", config.precision, ("float32", "float64"))
-    _one_of("protocol.targets", config.protocol.targets, ("labels", "predicted", "top1"))
+    if not TARGETS.fullmatch(str(config.protocol.targets)):
+        raise ConfigError(
+            f"protocol.targets={shown(config.protocol.targets)}: choose one of labels, predicted, top1, top2, ..."
+        )
     _whole("seed", config.seed, 0, LARGEST_SEED)
     if config.subset_seed is not None:
         _whole("subset_seed", config.subset_seed, 0, LARGEST_SEED)

@@ -77,7 +77,7 @@ def _write(job: Job, folder: Path, batch: Batch, made: Attribution, method: str,
             maps = {"values": made.values[row].cpu().numpy(), "map": framed[row]}
             write_atomically(folder / f"{file_name(name)}.npz", _archive({**maps, **_truth(batch, row), **about}))
         if "png" in formats:
-            write_atomically(folder / f"{file_name(name)}.png", _picture(overlay(image, framed[row])))
+            write_atomically(folder / f"{file_name(name)}.png", picture(overlay(image, framed[row])))
 
 
 def _truth(batch: Batch, row: int) -> dict[str, Any]:
@@ -94,7 +94,8 @@ def _archive(values: dict[str, Any]) -> bytes:
     return sink.getvalue()
 
 
-def _picture(pixels: np.ndarray) -> bytes:
+def picture(pixels: np.ndarray) -> bytes:
+    """Pixels [H,W,3] in [0,1] as a PNG file."""
     sink = io.BytesIO()
     Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(sink, "PNG")
     return sink.getvalue()

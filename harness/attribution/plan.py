@@ -8,7 +8,7 @@ from ..engine.fitting import Fitting, check_training, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
-from ..engine.targets import TARGETS
+from ..engine.targets import selection
 from ..store import identity
 from ..store.store import SAMPLES, CellStore
 from ..types import Attributor, Metric
@@ -38,7 +38,7 @@ def plan(request: Request) -> Job:
     cells: list[Cell] = [
         _cell(request, images, name, training if name in learning else None) for name in request.methods
     ]
-    return Job(request, images, cells, TARGETS[request.config.protocol.targets])
+    return Job(request, images, cells, selection(request.config.protocol.targets))
 
 
 def _cell(request: Request, images: Images, name: str, training: Images | None) -> AttributionCell:

@@ -1,4 +1,4 @@
-"""What methods say of single images: gallery, maps, detect."""
+"""What methods say of a data set's images: gallery, maps."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,6 @@ import click
 
 from ..config import ConfigError
 from ..overrides import compose_config
-from ..results.terminal import grid
 from .options import composed, overrides_only
 
 if TYPE_CHECKING:
@@ -21,7 +20,8 @@ MOST = 10**9  # images that are asked for
 images = click.option("--images", type=click.IntRange(1, MOST), default=10, metavar="N", help="how many (default: 10)")
 
 
-def _job(words: list[str]) -> "Job":
+def job_of(words: list[str]) -> "Job":
+    """The job that overrides compose to, on a torch that computes the same each time."""
     from ..attribution.plan import build_job
     from ..engine.determinism import make_deterministic
 
@@ -57,11 +57,11 @@ def gallery(words: list[str], images: int, classes: int, out: Path | None) -> in
 
     if out is not None and out.suffix not in PICTURES:
         raise ConfigError(f"--out {out}: give a name that ends in {', '.join(PICTURES)}")
-    job = _job(words)
+    job = job_of(words)
     path = out or Path(job.config.results) / "report" / f"gallery-{_subject(job)}.png"
     made = draw_gallery(job, path, images, classes)
     print(f"{made.images} images: {path.absolute()}" if made.images else "nothing was drawn")
-    return _failed(made.failures)
+    return failed(made.failures)
 
 
 @click.command()
@@ -83,37 +83,15 @@ def maps(words: list[str], images: int, out: Path | None, formats: str) -> int:
 
     kinds = formats.split(",")
     check_formats(kinds)
-    job = _job(words)
+    job = job_of(words)
     folder = out or Path(job.config.results) / "maps" / _subject(job)
     made = export_maps(job, folder, images, kinds)
     print(f"{made.maps} maps of {made.images} images: {folder.absolute()}")
-    return _failed(made.failures)
+    return failed(made.failures)
 
 
-def _failed(failures: dict[str, str]) -> int:
+def failed(failures: dict[str, str]) -> int:
+    """The exit code, after a line for each that failed."""
     for name, why in failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return int(bool(failures))
-
-
-@click.command()
-@composed("IMAGE... [KEY=VALUE]...")
-@click.option("--threshold", default="id95", show_default=True, help="id95 keeps 95 % of the data set; or a score")
-def detect(words: list[str], threshold: str) -> int:
-    """Your own images: in or out of the distribution.
-
-    The exit code is 1 when a detector failed; the others' verdicts are printed.
-    """
-    from ..detectors.judge import judge
-    from ..engine.determinism import make_deterministic
-
-    files = [word for word in words if "=" not in word or Path(word).exists()]
-    if not files:
-        raise ConfigError("no image: give the names of image files beside KEY=VALUE")
-    make_deterministic(1)
-    made = judge(files, [word for word in words if word not in files], threshold)
-    for image, rows in made.verdicts.groupby("image", sort=False):
-        print(f"{image}: {rows['predicted'].iloc[0]}")
-        cells = [(row.method, f"{row.score:.4f}", f"{row.threshold:.4f}", row.verdict) for row in rows.itertuples()]
-        print(grid(["method", "score", "threshold", "verdict"], cells))
-    return _failed(made.failures)

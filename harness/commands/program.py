@@ -10,8 +10,9 @@ from ..config import ConfigError, suggest
 from ..console import FAILED, INTERRUPTED, WRONG_REQUEST, exit_code
 from ..store import damage
 from .configs import describe, list_groups, validate
-from .images import detect, gallery, maps
+from .images import gallery, maps
 from .options import everywhere
+from .own_images import detect, explain
 from .planning import plan
 from .stored import check, collect, compare, gc, report, status, table
 from .training import train
@@ -28,6 +29,7 @@ examples:
   {program} check
   {program} gallery model=scenes_vgg --images 10
   {program} maps method=[gradcam] --images 10 --out maps
+  {program} explain photo.jpg model=scenes_resnet target=top3
   {program} detect experiment=ood_embedded method=[knn] photo.jpg
 
 Computing is done by the other command: {other}
@@ -79,7 +81,7 @@ program = Program(
 for _command in (
     *(list_groups, describe, validate, plan),
     *(status, collect, compare, table, check, report, gc),
-    *(gallery, maps, detect, train),
+    *(gallery, maps, explain, detect, train),
 ):
     program.add_command(_command)
 

@@ -12,7 +12,7 @@ from ..config import ConfigError, RunConfig
 from ..curves import acceptance_limit
 from ..engine.processes import Rank
 from ..engine.request import Request
-from ..overrides import compose_config
+from ..overrides import compose_config, quoted
 from ..store.damage import mended
 from ..store.store import SCORE
 from .plan import TEST, Detection
@@ -49,7 +49,7 @@ def judge(images: list[str], overrides: list[str], threshold: str) -> Judged:
     A detector whose scores of in-distribution images are equal around the percentage has failed: it has no threshold.
     """
     _check(threshold)
-    files = ",".join(f'"{Path(image).absolute()}"' for image in images)
+    files = ",".join(quoted(str(Path(image).absolute())) for image in images)
     config = compose_config([*overrides, "metric=[error_detection]", f"ood=[{PLACE}]", f"ood.{PLACE}.files=[{files}]"])
     return mended(partial(_judged, _prepared(config), threshold))
 

@@ -212,7 +212,7 @@ def _are(values: Tensor, number: float) -> bool:
 def _check_classes(request: Request, images: Images, outputs: int) -> None:
     """Raise ConfigError where the data has more classes than the network, unless its labels are not read."""
     classes = images.dataset.classes
-    if len(classes) <= outputs or request.config.protocol.targets == "top1":
+    if len(classes) <= outputs or request.config.protocol.targets.startswith("top"):
         return
     names = f"{', '.join(map(str, classes[:5]))}{', ...' if len(classes) > 5 else ''}"
     two = ": one output is two classes with activation=binary" if outputs == 1 and len(classes) == 2 else ""

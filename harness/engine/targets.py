@@ -30,6 +30,16 @@ def _annotated(batch: Batch, forward: ForwardPass) -> Batch:
     return _with_labels(batch, [tuple(c for c in sample.targets if explains(c)) for sample in batch.samples])
 
 
+def _highest(count: int) -> "Select":
+    """The classes with the highest scores, the highest first."""
+
+    def select(batch: Batch, forward: ForwardPass) -> Batch:
+        best = forward.scores.topk(min(count, forward.scores.shape[1])).indices.tolist()
+        return _with_labels(batch, [tuple(filter(forward.network.explains, labels)) for labels in best])
+
+    return select
+
+
 def _top1(batch: Batch, forward: ForwardPass) -> Batch:
     return _with_labels(batch, [(int(label),) for label in forward.scores.argmax(1)])
 
@@ -51,3 +61,8 @@ TARGETS: dict[str, Select] = {
     "predicted": _annotated_and_predicted,
     "top1": _top1,
 }
+
+
+def selection(name: str) -> Select:
+    """What `protocol.targets` names: one of `TARGETS`, or topK, the K classes with the highest scores."""
+    return TARGETS[name] if name in TARGETS else _highest(int(name.removeprefix("top")))

@@ -51,7 +51,7 @@ EXAMPLES = sorted(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with results of two methods, where the gate looks for them too, a baseline of them, and a photograph."""
+    """A folder with results of two methods, where the gate looks for them too, a baseline of them, and photographs."""
     folder = tmp_path_factory.mktemp("examples")
     chosen = ["method=[gradcam,center]", "metric=[pointing_game]", f"results={folder / 'results'}"]
     assert launch.run(compose_config([*FEW, *chosen]), []) == 0
@@ -59,7 +59,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     baseline = folder / "results/baselines/embedded.csv.gz"
     update = ["check", "--update", "--reason", "new", "--results", str(folder / "results")]
     assert call([*update, "--baseline", str(baseline)]) == 0
-    Image.new("RGB", (80, 60), "teal").save(folder / "photo.jpg")
+    (folder / "photos").mkdir()
+    for name in ("photo.jpg", "photos/a.jpg"):
+        Image.new("RGB", (80, 60), "teal").save(folder / name)
     return folder
 
 

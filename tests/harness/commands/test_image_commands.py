@@ -109,3 +109,14 @@ def test_the_verdicts_of_the_others_are_printed_when_one_detector_fails(
     assert [line.split(": ")[0] for line in shown.out.splitlines() if "/" in line] == [*map(str, pictures)]
     rows = [line.split() for line in shown.out.splitlines() if line.endswith("out")]
     assert [row[0] for row in rows] == ["energy", "msp"] * 2
+
+
+def test_an_explanation_by_the_others_when_one_method_fails(broken: list[str], tmp_path: Path, capsys: Capture) -> None:
+    """Exit code 1; the picture and the page have the other's map, and the page says why."""
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "teal.png")
+    place = ["--out", str(tmp_path / "out")]
+    assert call(["explain", str(tmp_path / "teal.png"), "method=[center,broken]", FEW[1], *place, *broken]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "FAILED broken: ValueError: no such map"
+    page = (tmp_path / "out/index.html").read_text()
+    assert "<strong>broken failed:</strong> ValueError: no such map" in page
+    assert page.count("<figcaption>center") == 1 and "<figcaption>broken" not in page

@@ -44,13 +44,13 @@ class Elsewhere(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{func}: a tensor that is elsewhere has left its mode")
 
     def tolist(self) -> Any:  # torch's own refuses a class of tensors
         return self.detach().cpu().tolist()
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"Elsewhere({list(self.shape)}, {self.dtype})"
 
 
@@ -77,7 +77,7 @@ class PretendDevice(TorchDispatchMode):
         """What torch calls for each operation."""
         kwargs = dict(kwargs or {})
         tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)]
-        elsewhere = [each for each in tensors if isinstance(each, Elsewhere)]
+        elsewhere: list[Tensor] = [each for each in tensors if isinstance(each, Elsewhere)]
         asked = kwargs.get("device")
         goes = bool(elsewhere) if asked is None else torch.device(asked).type == ELSEWHERE.type
         if asked is not None and goes:
@@ -110,7 +110,7 @@ class PretendDevice(TorchDispatchMode):
 
 
 # Not in the class: there torch wraps it, and imports its compiler for that, three seconds.
-PretendDevice.__torch_dispatch__ = PretendDevice.dispatch  # type: ignore[method-assign]
+PretendDevice.__torch_dispatch__ = PretendDevice.dispatch  # type: ignore[method-assign, assignment]
 
 
 def _here(value: Any) -> Any:

@@ -7,11 +7,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from assay.harness.results.gate.findings import Verdict
 
-from bench.floors.subject import Subject
+from bench.floors.subject import Runs, Subject
 from bench.gpu import __main__ as program
 from bench.gpu import speed, tables
 from bench.gpu.speed import Family
+
+
+def _not_made() -> dict[str, Runs]:
+    raise ValueError("no such layer")
 
 
 @pytest.fixture
@@ -22,7 +27,7 @@ def few_races(monkeypatch: pytest.MonkeyPatch) -> None:
         subject = Subject.of(plan.pooled, "layer4", 1, plan.side_px, plan.rows, device)
         yield Family("floors", 3, lambda: speed.looks(subject))
         yield Family("broken", 1, lambda: {"broken": {"floor: none": lambda: None, "assay": lambda: 1 // 0}})
-        yield Family("not made", 1, lambda: {}[0])
+        yield Family("not made", 1, _not_made)
 
     monkeypatch.setattr(speed, "families", families)
 
@@ -38,7 +43,7 @@ def test_races_are_written_with_rates_and_failures_are_named(tmp_path: Path, cap
     rate = ours["images_per_s"].astype(float) * ours["median_s"].astype(float)
     assert rate.tolist() == pytest.approx([3] * 3, rel=0.01)  # both are rounded
     assert found.loc["broken", "status"].startswith("failed: ZeroDivisionError")
-    assert found.loc["not made", "status"] == "failed: KeyError: 0"
+    assert found.loc["not made", "status"] == "failed: ValueError: no such layer"
     assert "not timed: broken, not made" in capsys.readouterr().out
 
 
@@ -62,7 +67,7 @@ def test_a_run_that_fails_is_told_though_no_result_of_it_differs(tmp_path: Path,
         return "exit code 1" if work.experiment == "ci_cue" else ""
 
     monkeypatch.setattr(tables.Work, "run", run)
-    monkeypatch.setattr(tables, "_compared", lambda scratch: tables.Verdict([], []))
+    monkeypatch.setattr(tables, "_compared", lambda scratch: Verdict([], []))
     found = tables.compare("cpu", tmp_path / "scratch", ["ci_csv", "ci_cue"])
     assert found.verdict.code == 0 and found.code == 3
     assert [why.partition(":")[0] for why in found.failures] == ["ci_cue on cpu"] * 2

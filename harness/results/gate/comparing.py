@@ -38,7 +38,7 @@ class Limits:
         return max(self.tolerance.get(metric, self.tolerance["default"]), self.method.get(method, 0.0))
 
 
-def check(before: Path, now: Path, limits: str = PROJECT) -> Verdict:
+def check(before: Path, now: Path, *, limits: str = PROJECT) -> Verdict:
     """Compare two runs, each a folder of results or the file of a baseline; limits: a file of conf/.
 
     Raises ConfigError when one of them is not there or cannot be read.

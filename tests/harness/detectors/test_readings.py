@@ -131,7 +131,8 @@ def test_versions_of_parts_are_in_keys(tmp_path: Path, monkeypatch: pytest.Monke
         return {name: [cell.store.key, cell.fit.path.stem if cell.fit else ""] for name, cell in cells.items()}
 
     before = keys()
-    assert "versions" not in str([cell.about for cell in build_detection(config, tmp_path).sets[TEST].cells.values()])
+    cells = build_detection(config, tmp_path).sets[TEST].cells
+    assert not any("versions" in str(cells[name].about) for name in ("conductance_mlp", "msp"))
     monkeypatch.setattr(ErrorMLP, "VERSION", 5)
     after = keys()
     assert not set(before["unified_lda"]) & set(after["unified_lda"]) and before["msp"] == after["msp"]

@@ -16,7 +16,7 @@ from assay.harness.results.gate.findings import INCOMPLETE, SAME, Finding, Verdi
 from assay.harness.results.gate.sides import current, write_side
 
 LIMITS = "check_gpu.yaml"
-LIMIT_S = 300  # of one experiment
+LIMIT_S = 180  # of one experiment
 LONGEST = ("ci_detectors", "ci_resnet", "ci_embedded", "ci_disconnected", "ci_again")  # are begun first
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.seeds import derive_seed
 from assay.harness.types import Dataset, Sample
 from numpy.typing import NDArray
@@ -75,8 +76,8 @@ class Corrupted:
     """
 
     def __init__(self, whole: Dataset, kind: str, severity: int = 3, levels: str = "cifar10_c", seed: int = 0) -> None:
-        _one_of("kind", kind, CORRUPTIONS)
-        _one_of("levels", levels, LEVELS)
+        check_choice("kind", kind, CORRUPTIONS)
+        check_choice("levels", levels, LEVELS)
         if severity not in range(1, 6):
             raise ValueError(f"severity={severity}: choose 1 to 5")
         self.whole, self.kind, self.seed = whole, kind, seed
@@ -102,8 +103,3 @@ class Corrupted:
 
 def _bytes(pixels: Pixels) -> NDArray[np.uint8]:
     return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
-
-
-def _one_of(setting: str, value: str, choices: Mapping[str, object]) -> None:
-    if value not in choices:
-        raise ValueError(f"{setting}={value!r}: choose one of {', '.join(choices)}")

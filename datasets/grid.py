@@ -28,7 +28,8 @@ class Grid:
         heads: for networks of one head a cell (`networks.disconnected`): class c in cell k is class k C + c of these.
 
     Raises:
-        ValueError: settings out of range; (of a grid) too few classes among its candidates, images of unequal size.
+        ValueError: settings out of range, fewer classes than images in a grid; (of a grid) too few classes among its
+            candidates, images of unequal size.
     """
 
     def __init__(
@@ -40,6 +41,11 @@ class Grid:
             raise ValueError(
                 f"cells={cells}, size={chosen}, seed={seed}: of {len(whole)} images, give at least 2 cells a side, "
                 f"1 to {most} grids, and a seed of at least 0"
+            )
+        if len(whole.classes) < cells**2:
+            raise ValueError(
+                f"cells={cells}: a grid is of {cells**2} classes, the data set has {len(whole.classes)}: give fewer "
+                "images a side, or choose another data set"
             )
         self.whole, self.cells, self.size, self.seed, self.heads = whole, cells, chosen, seed, heads
         self.split = f"{whole.split}[{cells}x{cells}@seed{seed}]"
@@ -84,8 +90,14 @@ class Grid:
                 return [*found.values()]
         raise ValueError(
             f"grid {index}: its {len(self._parts[index])} candidates have {len(found)} classes, and a grid needs "
-            f"{self.cells**2}: make fewer grids (dataset.size={self.size // 2 or 1}), or choose another dataset.seed"
+            f"{self.cells**2}: {self._more_candidates()}"
         )
+
+    def _more_candidates(self) -> str:
+        """What mends a grid of too few classes; the only grid has looked at all images."""
+        if self.size == 1:
+            return f"give fewer images a side than dataset.cells={self.cells}, or choose another data set"
+        return f"make fewer grids (dataset.size={self.size // 2}), or try another dataset.seed"
 
     def _label(self, sample: Sample, cell: int) -> int:
         return sample.targets[0] + (cell * len(self.whole.classes) if self.heads else 0)

@@ -1,6 +1,6 @@
 """One forward pass of a batch, and what the methods that share it read of it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -72,6 +72,19 @@ class ForwardPass:
         if kept.ndim != 2 or not torch.equal(ending.logits(kept), logits):
             raise ValueError("no penultimate features: the network's last linear layer does not make the logits")
         return kept
+
+    @cached_property
+    def _found(self) -> dict[Hashable, Tensor]:
+        return {}
+
+    def once(self, what: Hashable, find: Callable[[], Tensor]) -> Tensor:
+        """What is found out about these images and is no method's: by the first who asks, kept while the pass is.
+
+        what: its name, with all that it depends on beside the pass.
+        """
+        if what not in self._found:
+            self._found[what] = find()
+        return self._found[what]
 
     @property
     def logits(self) -> Tensor:

@@ -107,13 +107,19 @@ def confidence_alone(batch: Batch, forward: ForwardPass) -> Tensor:
     Raises:
         ValueError: the network takes grids alone.
     """
-    network, labels = forward.network, grid_labels(batch)
-    if network.cells > 1:
+    if forward.network.cells > 1:
         raise ValueError(
             "grid_pointing is for a network of whole images, and each cell of this one's is seen by a head of its own: "
             "measure disconnection, or choose the network itself"
         )
-    alone = cells_apart(forward.inputs, math.isqrt(labels.shape[1]))  # [B n n,3,h,w]
+    labels = grid_labels(batch)
+    what = ("least confidence alone", *labels.flatten().tolist())
+    return forward.once(what, lambda: _least_confidence(forward, labels))
+
+
+def _least_confidence(forward: ForwardPass, labels: Tensor) -> Tensor:
+    """Over the images of each grid, of labels [B,n n]: [B]."""
+    network, alone = forward.network, cells_apart(forward.inputs, math.isqrt(labels.shape[1]))  # [B n n,3,h,w]
     logits = torch.cat([network.infer(part) for part in alone.split(forward.max_rows)])
     return network.probabilities(logits).gather(1, labels.flatten()[:, None]).view_as(labels).amin(1)
 
@@ -170,12 +176,8 @@ def mass_by_cell(values: Tensor, side: int) -> Tensor:
 def _check_apart(batch: Batch, forward: ForwardPass, own: Tensor, side: int) -> None:
     """Raise ValueError where a logit changes when the other cells are blanked."""
     image, label = batch.targets
-    shape = [length // side for length in forward.inputs.shape[2:]]
-    kept = torch.nn.functional.one_hot(own, side**2).view(-1, side, side)
-    kept = kept.repeat_interleave(shape[0], 1).repeat_interleave(shape[1], 2)[:, None]  # [P,1,H,W]
-    rows = torch.arange(len(image), device=image.device).split(forward.max_rows)
-    logits = torch.cat([forward.network.infer(forward.inputs[image[row]] * kept[row]) for row in rows])
-    alone = forward.network.scores(logits).gather(1, label[:, None])[:, 0]
+    what = ("logits alone", side, *torch.stack([image, label, own]).flatten().tolist())
+    alone = forward.once(what, lambda: _logits_alone(batch, forward, own, side))
     tolerance = torch.finfo(alone.dtype).eps ** 0.5 * float(forward.scores.abs().max())
     moved = (alone - forward.scores[image, label]).abs() > tolerance
     if moved.any():
@@ -184,3 +186,14 @@ def _check_apart(batch: Batch, forward: ForwardPass, own: Tensor, side: int) -> 
             "has a known answer: choose a network whose heads see a cell each (model=scenes_vgg_disconnected, "
             "...) and the grids labelled for it (dataset=scenes_disconnected; Grid with heads=true)"
         )
+
+
+def _logits_alone(batch: Batch, forward: ForwardPass, own: Tensor, side: int) -> Tensor:
+    """Each pair's logit where all cells but its own [P] are blanked: [P]."""
+    image, label = batch.targets
+    shape = [length // side for length in forward.inputs.shape[2:]]
+    kept = torch.nn.functional.one_hot(own, side**2).view(-1, side, side)
+    kept = kept.repeat_interleave(shape[0], 1).repeat_interleave(shape[1], 2)[:, None]  # [P,1,H,W]
+    rows = torch.arange(len(image), device=image.device).split(forward.max_rows)
+    logits = torch.cat([forward.network.infer(forward.inputs[image[row]] * kept[row]) for row in rows])
+    return forward.network.scores(logits).gather(1, label[:, None])[:, 0]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from assay.harness import stats
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.seeds import SampleRng
 from assay.harness.stats import Array, Estimate, Span
@@ -26,12 +27,6 @@ from .subsets import check_subsets, estimate_row, parts
 
 Unit = Literal["px", "percent"]
 TIES, NOISE = "perturbation ties", "perturbation noise"  # streams: the same draws for every method and metric
-
-
-def check_choice(setting: str, value: str, choices: Sequence[str]) -> None:
-    """The value must be one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{setting}={value!r}: choose one of {', '.join(choices)}")
 
 
 def check_common(order: str, steps: int, canvas: str, blur: Blur, read: str, subsets: Sequence[str]) -> None:

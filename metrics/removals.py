@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Batch
 from torch import Tensor
 
-from .perturbation import NOISE, canvas_name, check_choice
+from .perturbation import NOISE, canvas_name
 from .pixel_ranks import CANVASES, READS, Blur, read_clean
 from .subsets import check_subsets
 

@@ -7,13 +7,14 @@ from typing import ClassVar
 import pandas as pd
 import torch
 from assay.harness import stats
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
 from .imputation import impute
-from .perturbation import TIES, area, check_choice, curve_rows, mean_of, span_of, unit_of
+from .perturbation import TIES, area, curve_rows, mean_of, span_of, unit_of
 from .pixel_ranks import READS, Order, ranks, read_clean
 from .subsets import check_subsets, estimate_row, parts
 

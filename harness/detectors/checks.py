@@ -9,7 +9,8 @@ from .readings import check_reading
 
 
 def check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
-    """Raise ConfigError for a method that is no detector, or that lacks its training set or a layer."""
+    """Raise ConfigError for a method that is no detector or lacks a training set or layer; for networks of grids."""
+    _check_single_images(config, network, detectors)
     for name, detector in detectors.items():
         if not hasattr(detector, "score"):
             raise ConfigError(f"method {name} makes maps and scores no images: choose a detector (msp, knn, ...)")
@@ -30,6 +31,15 @@ def check_detectors(config: RunConfig, network: Network, detectors: dict[str, De
                 raise ConfigError(f"model {config.model.name}: {error}") from error
     for reading, name in _first_asked(detectors).items():  # one object for all that ask: what it loads it holds
         check_reading(config, network, name, reading)
+
+
+def _check_single_images(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
+    """A row of features, of logits and of probabilities is an image's own: on a grid they are several images'."""
+    if network.cells > 1:
+        raise ConfigError(
+            f"model {config.model.name} reads {network.cells} x {network.cells} images at once, with outputs of each, "
+            f"and {', '.join(detectors)} would judge them as one: choose the network of single images in it"
+        )
 
 
 def _first_asked(detectors: dict[str, Detector]) -> dict[Reading, str]:

@@ -1,11 +1,12 @@
 """Methods that average the gradient of a logit with respect to the normalised input."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from assay.harness.choices import check_choice as check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
@@ -181,12 +182,6 @@ class SmoothGrad:
             return inputs + sigma.view(-1, 1, 1, 1) * noise[part]
 
         return Attribution(reduce_channels(average_gradient(forward, targets, points, weights), self.reduce))
-
-
-def check_choice(name: str, value: str, choices: Mapping[str, object]) -> None:
-    """Raise ValueError unless a setting's value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
 
 
 def _check_steps(steps: int, least: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from assay.datasets.grid import Grid
@@ -13,7 +14,7 @@ class Coloured:
     """Image i is 2x3 pixels of the value i/100 and of class labels[i]; an image of several labels has them all."""
 
     split = "toy"
-    classes = ("a", "b", "c", "d", "e")
+    classes: Sequence[str] = ("a", "b", "c", "d", "e")
 
     def __init__(self, labels: Sequence[int | tuple[int, ...]], wide: int = -1) -> None:
         self.labels, self.wide, self.read = [*labels], wide, list[int]()
@@ -93,7 +94,9 @@ def test_the_fingerprint_covers_the_rule() -> None:
     """Another seed, number or labelling is other data; the same is the same."""
     labels = [index % 5 for index in range(120)]
     settings = [{}, {"seed": 1}, {"size": 10}, {"cells": 3}, {"heads": True}, {}]
-    prints = [Grid(Coloured(labels), **each).fingerprint() for each in settings]  # type: ignore[arg-type]
+    whole = Coloured(labels)
+    whole.classes = tuple("abcdefghi")
+    prints = [Grid(whole, **each).fingerprint() for each in settings]  # type: ignore[arg-type]
     assert len(set(prints)) == 5
     assert prints[0] == prints[-1]
     assert len(Grid(Coloured(labels))) == 120 // 4 // 4
@@ -106,10 +109,27 @@ def test_the_embedded_grids_can_all_be_made() -> None:
         assert len(set(grids[index].targets)) == 4
 
 
+def test_fewer_grids_are_a_mend() -> None:
+    """Of classes 0 to 3 in eight images two grids may lack one, by seed; the message's number of them does not."""
+    few = Coloured([0, 0, 1, 1, 2, 2, 3, 3])
+    unlucky = next(seed for seed in range(9) if len({few.labels[i] for i in candidates(few, seed)}) < 4)
+    with pytest.raises(ValueError, match=r"make fewer grids \(dataset.size=1\), or try another dataset.seed"):
+        Grid(few, size=2, seed=unlucky)[0]
+    assert len(members(Grid(few, size=1, seed=unlucky)[0])) == 4
+
+
+def candidates(whole: Coloured, seed: int) -> list[int]:
+    """Of the first of two grids."""
+    order = np.random.default_rng(seed).permutation(len(whole))
+    return [int(index) for index in order[: len(whole) // 2]]
+
+
 def test_what_cannot_be_made() -> None:
     """Too few classes, images of unequal size, and settings out of range, by name."""
-    with pytest.raises(ValueError, match=r"its 6 candidates have 3 classes, and a grid needs 4.*dataset.size=1"):
+    with pytest.raises(ValueError, match=r"its 6 candidates have 3 classes.*needs 4: give fewer images.*cells=2, or"):
         Grid(Coloured([0, 0, 1, 1, 2, 2]), size=1)[0]
+    with pytest.raises(ValueError, match=r"cells=3: a grid is of 9 classes, the data set has 5"):
+        Grid(Coloured([index % 5 for index in range(90)]), cells=3)
     with pytest.raises(ValueError, match="grid 0: images of unequal size"):
         Grid(Coloured([0, 1, 2, 3], wide=2), size=1)[0]
     for settings in ({"cells": 1}, {"size": 2}, {"size": 0}, {"seed": -1}):

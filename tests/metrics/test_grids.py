@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from assay.harness.forward import ForwardPass
@@ -81,7 +82,6 @@ def test_every_map_that_ignores_the_class_has_a_quarter(targets: tuple[int, ...]
 
 def test_only_confident_grids_count() -> None:
     """Shares .5 and .1 of two grids: the second's confidence is below .99; null takes both, and counts empty maps."""
-    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(
         {"image_id": ["a", "b"], "share": [0.5, 0.1], "empty": [False, True], "confidence": [0.995, 0.98]}
     )
@@ -205,3 +205,33 @@ def test_the_embedded_network_on_grids() -> None:
     assert one["random"].mean() == pytest.approx(0.25, abs=0.01)
     for name, values in one.items():
         torch.testing.assert_close(two[name], values, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "model", "dataset"),
+    [
+        ("disconnection", "scenes_resnet_disconnected", "scenes_disconnected"),
+        ("grid_pointing", "scenes_resnet", "scenes_grid"),
+    ],
+)
+def test_what_is_no_methods_is_found_once(
+    metric: str, model: str, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods that send nothing through the network: the passes of three are those of one, to the same bits."""
+    rows: list[int] = []
+    infer = Network.infer
+
+    def counted(network: Network, inputs: Tensor) -> Tensor:
+        rows.append(len(inputs))
+        return infer(network, inputs)
+
+    monkeypatch.setattr(Network, "infer", counted)
+
+    def measured(*methods: str) -> dict[str, pd.DataFrame]:
+        rows.clear()
+        table = assay.samples(model, dataset, [*methods], metric, overrides=["limit=2", "compute.batch_size=2"])
+        assert sum(rows) == 2 * 4  # an image a cell, or a pair a cell
+        return {name: part.reset_index(drop=True) for name, part in table.groupby("method")}
+
+    together, alone = measured("edges", "random", "center"), measured("center")
+    pd.testing.assert_frame_equal(alone["center"], together["center"], check_exact=True)

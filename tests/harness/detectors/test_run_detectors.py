@@ -298,6 +298,10 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pyt
         (["method=[mahalanobis]", "method.mahalanobis.layers=[nowhere]"], "method.mahalanobis.layers"),
         (["ood.scenes_noise.name=scenes"], "two data sets are called scenes"),
         (["cache=only"], "cache=only, but results of"),
+        (
+            ["model=scenes_resnet_disconnected", "method=[msp,knn]"],
+            "model scenes_resnet_disconnected reads 2 x 2 images at once.*knn, msp would judge them as one",
+        ),
     ],
 )
 def test_impossible_requests(overrides: list[str], says: str, tmp_path: Path) -> None:

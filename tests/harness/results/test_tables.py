@@ -761,16 +761,6 @@ def test_the_command_of_the_embedded_table_composes() -> None:
     assert obstacle(command) == ""
 
 
-@pytest.mark.parametrize("name", ["rap_table1", "rap_table2", "rap_figure4", "rap_figure7"])
-def test_the_commands_of_papers_panels_compose(name: str) -> None:
-    """At the paper's own scale, which nobody runs here: no obstacle."""
-    table = fill_table(name, EMPTY)
-    panels = {panel["label"]: panel for panel in table.panels if not panel.get("near")}
-    asked = [(panels[label], entries) for label, entries in table.by_panel() if label in panels]
-    commands = [fill_command(panel, [entry for entry in entries if not entry.external]) for panel, entries in asked]
-    assert commands and [obstacle(command) for command in commands] == [""] * len(commands)
-
-
 @pytest.mark.parametrize("name", ["hedging_table2", "liftcam_embedded", *(f"liftcam_table{n}" for n in (1, 5, 6, 7))])
 def test_commands_compute_what_cells_ask_for(name: str) -> None:
     """Each cell's settings, in each of its runs, are a job of its panel's commands, with its method and metric."""

@@ -117,7 +117,9 @@ class AttributionRun:
                 check_ids(samples)
             table = joined(samples, group.read(images.stop))
             made = metric.summarize(table) if len(table) else [NO_PAIRS]
-            group.finish(images.stop, Finished(self.run_id, images.split, [asdict(row) for row in made]))
+            rows, before = [asdict(row) for row in made], group.finished(images.stop)
+            earlier = before.left_by(rows) if before else ()
+            group.finish(images.stop, Finished(self.run_id, images.split, rows, earlier))
 
 
 def _failures(cell: Cell) -> Iterator[tuple[str, str]]:

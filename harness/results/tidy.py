@@ -47,8 +47,8 @@ def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="position")
 
 
-def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
-    """Result rows of every finished or failed metric of one cell."""
+def cell_rows(cell: CellStore, earlier: bool = True) -> Iterator[dict[str, Any]]:
+    """Result rows of every finished or failed metric of one cell, and those that its last summary was not asked for."""
     if (about := unless_damaged(cell.cell)) is None:
         return
     labels = {k: v for k, v in about["labels"].items() if k in COLUMNS}
@@ -59,7 +59,7 @@ def cell_rows(cell: CellStore) -> Iterator[dict[str, Any]]:
         shared["settings"] = _settings(about["identity"], metric.get("identity", {}))
         shared |= {"reference": metric.get("reference", ""), "kind": metric.get("kind", labels["kind"])}
         for done in filter(None, map(group.finished, group.stops())):
-            for row in done.rows:
+            for row in [*done.rows, *(done.earlier if earlier else ())]:
                 yield {**shared, "run_id": done.run_id, "split": done.split, **row}
         if failure := group.failure():
             status = f"failed:{failure.why.splitlines()[0]}"
@@ -94,9 +94,9 @@ def _public(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not name.startswith("_")}
 
 
-def results_table(cells: list[CellStore]) -> pd.DataFrame:
-    """The tidy result table of some cells, in a fixed order."""
-    frame = pd.DataFrame([row for cell in cells for row in cell_rows(cell)], columns=COLUMNS)
+def results_table(cells: list[CellStore], earlier: bool = True) -> pd.DataFrame:
+    """The tidy result table of some cells, in a fixed order; `earlier` as of `cell_rows`."""
+    frame = pd.DataFrame([row for cell in cells for row in cell_rows(cell, earlier)], columns=COLUMNS)
     return _ordered(frame.astype(dict.fromkeys(FLOATS, float)))  # an empty column and one of whole numbers, too
 
 
@@ -104,7 +104,7 @@ def own_rows(summary: Summary) -> pd.DataFrame:
     """The rows of one run; its cells may hold other runs' rows beside them."""
     keys = {(group.cell.key, group.key) for group in summary.groups}
     cells = {group.cell.path: group.cell for group in summary.groups}
-    frame = results_table([cells[path] for path in sorted(cells)])
+    frame = results_table([cells[path] for path in sorted(cells)], earlier=False)
     ours = [pair in keys for pair in zip(frame.cell_key, frame.metric_key, strict=True)]
     return frame[np.array(ours, dtype=bool) & frame.split.isin([*summary.splits, ""])]
 

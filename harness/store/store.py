@@ -13,7 +13,7 @@ A shard is either absent or whole: files are written beside their place and rena
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +50,21 @@ def shards_of(count: int, size: int) -> list[Shard]:
 
 
 class Finished(NamedTuple):
-    """A metric's result rows over the first images of a data set: those of `asdict(ResultRow)`."""
+    """A metric's result rows over the first images of a data set: those of `asdict(ResultRow)`.
+
+    earlier: rows of summaries before, with their `run_id`, of subsets or under conventions that this one has not.
+    """
 
     run_id: str
     split: str
     rows: list[dict[str, Any]]
+    earlier: Sequence[dict[str, Any]] = ()
+
+    def left_by(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What stays, as `earlier`, of these rows and those before them when others of the same columns come."""
+        known = [*({**row, "run_id": self.run_id} for row in self.rows), *self.earlier]
+        summarised = {(row["variant"], row["subset"]) for row in rows}
+        return [row for row in known if (row["variant"], row["subset"]) not in summarised]
 
 
 class Failure(NamedTuple):

@@ -11,7 +11,7 @@ from .entries import NAMES, PATTERNS, Table
 
 KEPT = configs.ROOT / "results" / "measured"  # those that travel with the code
 CELL = ["cell_key", "metric_key"]
-RESULT = [*CELL, "split"]  # a fresh result takes the place of the kept one of equal keys
+RESULT = [*CELL, "split", "variant", "subset"]  # a fresh result takes the place of the kept one of equal keys
 TEXTS = [*NAMES, *PATTERNS, "cell_key", "metric_key", "run_id", "weights", "precision", "seed", "settings"]
 TEXTS += ["status", "x", "x_label"]
 NUMBERS = ["value", "stderr", "ci_low", "ci_high", "n", "ci_method"]

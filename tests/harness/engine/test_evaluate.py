@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import forks
@@ -27,8 +28,10 @@ from assay.harness.engine.measure import _micro_batches
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
+from assay.harness.results.tidy import collect
 from assay.harness.store.store import SAMPLES, Group
 from assay.harness.types import Attribution, Sample
+from assay.metrics.grids import Disconnection, GridPointing
 
 ROOT = Path(__file__).resolve().parents[3]
 METHODS = "method=[gradient,integrated_gradients,gradcam,random,smoothgrad]"
@@ -86,6 +89,45 @@ def test_workers_and_processes_do_not_change_a_bit(way: list[str], reference: Pa
     """Loader workers 0/1/2 and processes 1/2/3, exactly: micro-batches and thread counts are the same."""
     run(tmp_path, *way)
     assert_bit_equal(reference, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("metric", "settings"),
+    [
+        (GridPointing, ["model=scenes_resnet", "dataset=scenes_grid", "metric=[grid_pointing]"]),
+        (Disconnection, ["model=scenes_resnet_disconnected", "dataset=scenes_disconnected", "metric=[disconnection]"]),
+    ],
+    ids=["grid_pointing", "disconnection"],
+)
+def test_grids_in_two_processes_and_resumed(
+    metric: type[GridPointing] | type[Disconnection],
+    settings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four grids, a shard each, in one process, in two, and interrupted in the second shard: the same bytes."""
+    few = [*settings, "method=[gradcam,random]", "limit=4", "compute.shard_size=1", "compute.device=cpu"]
+
+    def here(name: str) -> None:
+        assert launch.run(compose_config([*few, "compute.processes=1", f"results={tmp_path / name}"]), []) == 0
+
+    here("one")
+    forks.run(*few, "compute.processes=2", f"results={tmp_path / 'two'}")
+    assert_bit_equal(tmp_path / "one", tmp_path / "two")
+    measure, calls = metric.measure, count()
+
+    def interrupted(*arguments: object) -> dict[str, torch.Tensor]:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(metric, "measure", interrupted)
+        here("again")
+    assert len(tables(tmp_path / "again")) == 4  # two methods' shard, with who its pairs are
+    here("again")
+    assert_bit_equal(tmp_path / "one", tmp_path / "again")
 
 
 def test_torchrun_ranks_share_the_shards(reference: Path, tmp_path: Path) -> None:
@@ -200,6 +242,26 @@ def test_adding_a_metric_recomputes_no_other_column(tmp_path: Path) -> None:
     measured = {name: cost.images for name, cost in outcome.costs.items() if name.startswith("metric ")}
     assert measured == {"metric positive_ratio": 32}  # 16 images x 2 methods
     assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())
+
+
+def test_fewer_subsets_take_no_rows_away(tmp_path: Path) -> None:
+    """A later summary of the same columns that asks for less: all numbers stay, its own rows are what it asked for."""
+    small = [*ALONE, "method=[edges,center]", "metric=[positive_ratio]", "limit=4", f"results={tmp_path}"]
+
+    def table(*subsets: str) -> pd.DataFrame:
+        config = compose_config([*small, f"metric.positive_ratio.subsets=[{','.join(subsets)}]"])
+        assert launch.run(config, []) == 0
+        return pd.read_csv(tmp_path / "tidy/results.csv")
+
+    both = table("all", "predicted")
+    pd.testing.assert_frame_equal(table("all"), both)
+    (own,) = (tmp_path / "runs").glob("*/results.csv")
+    assert set(pd.read_csv(own)["subset"]) == {"all"}
+    more = table("difficult")
+    assert set(more["subset"]) == {"all", "predicted", "difficult"}
+    updated = (tmp_path / "tidy/results.csv").read_bytes()
+    collect(tmp_path)
+    assert (tmp_path / "tidy/results.csv").read_bytes() == updated
 
 
 def test_a_second_call_does_nothing(tmp_path: Path) -> None:

@@ -683,10 +683,11 @@ def test_a_bare_clone_regenerates_the_same_table(filled: Callable[..., Table], t
 
 
 def test_a_fresh_result_takes_the_kept_ones_place(filled: Callable[..., Table], tmp_path: Path) -> None:
-    """Of the same cell and metric, all its rows; another cell of another setting stands beside it, a newer version over
-    it; a table that asks for nothing of it any more keeps nothing."""
+    """Of the same cell, metric, convention and subset, all its rows; another cell of another setting stands beside it,
+    a newer version over it; a table that asks for nothing of it any more keeps nothing."""
     assert texts(filled(tidy_row(value=0.25))) == ["0.250 ± 0.020 · 4952"]
     assert texts(filled(OTHER)) == ["0.250 ± 0.020 · 4952"]
+    assert texts(filled(tidy_row(subset="difficult", value=0.125))) == ["0.250 ± 0.020 · 4952"]
     assert texts(filled(tidy_row(value=0.75, run_id="r2"))) == ["0.750 ± 0.020 · 4952"]
     assert texts(filled(tidy_row(cell_key="z", seed="1"))) == ["2 results"]
     failed = tidy_row(value="", split="", status="failed: boom", cell_key="z", seed="1")

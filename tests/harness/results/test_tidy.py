@@ -50,6 +50,26 @@ def row(stat: str = "mean", value: float | None = 0.5, **more: Any) -> ResultRow
     return ResultRow(variant="tol=2px", stat=stat, value=value, n=4, **more)
 
 
+def test_rows_of_other_subsets_stay_beside_a_later_summarys(tmp_path: Path) -> None:
+    """What a summary has takes the place of all that was known of its subset and convention; the rest keeps its run."""
+    made = cell(tmp_path, "c", {"k": "m"})
+
+    def after(run: str, *rows: ResultRow) -> set[str]:
+        group, plain = made.group("k"), [asdict(each) for each in rows]
+        before = group.finished(4)
+        group.finish(4, Finished(run, "val", plain, before.left_by(plain) if before else ()))
+        table = results_table([made])
+        return {f"{each.run_id} {each.subset} {each.variant} {each.stat}" for each in table.itertuples()}
+
+    hard, strict = row(subset="difficult"), ResultRow("tol=0px", "mean", 0.1, 4)
+    first = {"a difficult tol=2px mean", "a all tol=2px mean"}
+    assert after("a", row(), row("median"), hard) == first | {"a all tol=2px median"}
+    assert after("b", row(value=0.6)) == {"b all tol=2px mean", "a difficult tol=2px mean"}
+    assert after("c", strict) == {"c all tol=0px mean", "b all tol=2px mean", "a difficult tol=2px mean"}
+    assert [each["run_id"] for each in tidy.cell_rows(made, earlier=False)] == ["c"]
+    assert after("d", row(), hard) == {"d all tol=2px mean", "d difficult tol=2px mean", "c all tol=0px mean"}
+
+
 def test_settings_say_what_a_reading_was_prepared_on(tmp_path: Path) -> None:
     """As they say what a method was fitted on: mutants chosen on other images, or on more of them, are told apart."""
     said = set()
@@ -189,9 +209,9 @@ def test_an_update_leaves_the_bytes_of_a_rebuild_and_reads_what_changed_alone(
     read: list[str] = []
     rows_of = tidy.cell_rows
 
-    def watched(each: CellStore) -> Iterator[dict[str, Any]]:
+    def watched(each: CellStore, earlier: bool) -> Iterator[dict[str, Any]]:
         read.append(each.key)
-        return rows_of(each)
+        return rows_of(each, earlier)
 
     monkeypatch.setattr(tidy, "cell_rows", watched)
     store = tmp_path / "store"

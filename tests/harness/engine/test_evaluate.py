@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import forks
 import numpy as np
@@ -25,12 +26,13 @@ from assay.harness.engine import evaluate as engine
 from assay.harness.engine.costs import Outcome
 from assay.harness.engine.job import Job
 from assay.harness.engine.measure import _micro_batches
+from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.results.tidy import collect
 from assay.harness.store.store import SAMPLES, Group
-from assay.harness.types import Attribution, Sample
+from assay.harness.types import Attribution, Batch, FramedMaps, Sample
 from assay.metrics.grids import Disconnection, GridPointing
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,10 +119,10 @@ def test_grids_in_two_processes_and_resumed(
     assert_bit_equal(tmp_path / "one", tmp_path / "two")
     measure, calls = metric.measure, count()
 
-    def interrupted(*arguments: object) -> dict[str, torch.Tensor]:
+    def interrupted(made: Any, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, torch.Tensor]:
         if next(calls) == 3:
             raise KeyboardInterrupt
-        return measure(*arguments)
+        return measure(made, batch, maps, forward)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(metric, "measure", interrupted)

@@ -571,13 +571,13 @@ def test_a_plot_over_a_setting_and_bars(filled: Callable[..., Table]) -> None:
     made = [tidy_row(method="limecam", settings=settings(samples_per_channel=n), cell_key=str(n)) for n in (1, 10)]
     columns = [SPEC["columns"][0], SPEC["columns"][0] | {"label": "DIF", "subset": "difficult"}]
     shape = {"rows": each, "columns": columns}
+    bars = filled(*made, **shape, plot={"kind": "bars", "y_label": "hits"})
     line = filled(
         *made,
         *(row | {"subset": "difficult"} for row in made),
         **shape,
         plot={"kind": "lines", "x": "samples_per_channel"},
     )
-    bars = filled(*made, **shape, plot={"kind": "bars", "y_label": "hits"})
     assert line.plot is not None and bars.plot is not None
     fields = list(plotting.fields_of(line, line.plot))
     assert [field.title for field in fields] == ["P\nPG", "P\nDIF"]

@@ -258,7 +258,7 @@ def test_torchrun_itself(command: Command, tmp_path: Path) -> None:
 
 def test_every_command_is_of_a_known_kind() -> None:
     """It runs here, or it is the other command's, a target of the Makefile, or an installation's."""
-    targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([\w-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
     for command in EVERY:
         word, *rest = command.text.split()
         if word == "make":

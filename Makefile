@@ -57,7 +57,7 @@ check: $(RUNTIME)  ## Compare a fresh embedded run of everything with results/ba
 	rm -rf results/check
 	@mkdir -p results/check
 	OMP_NUM_THREADS=1 $(PY) run.py -m experiment=ci_embedded,ci_detectors,ci_cue,ci_grid > results/check/first.log & \
-	OMP_NUM_THREADS=1 $(PY) run.py -m experiment=ci_resnet,ci_again,ci_csv,ci_coco,ci_voc,ci_disconnected > results/check/second.log & wait
+	OMP_NUM_THREADS=1 $(PY) run.py -m experiment=ci_resnet,ci_again,ci_csv,ci_coco,ci_voc,ci_disconnected,ci_committees > results/check/second.log & wait
 	$(PY) -m harness check $(ARGS)
 
 bench: $(BENCH)  ## Time our methods and metrics against their peers

@@ -7,10 +7,10 @@ from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 
-from .config import Choice, ConfigError, suggest
+from .config import NETWORKS, Choice, ConfigError, suggest
 from .values import check_type, shown
 
-ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", "assay.harness.networks.")
+ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", NETWORKS)
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
 

@@ -129,6 +129,8 @@ ANNOTATIONS: dict[str, frozenset[str]] = {
     "method": frozenset({"floor"}),
     "metric": frozenset(),
 }
+NETWORKS = "assay.harness.networks."  # what makes networks, wherever a config names it
+NOTES_OF_NETWORKS = ANNOTATIONS["model"] - {"output"}  # of one inside a method; its output would have to be read
 
 
 def register_schema() -> None:

@@ -22,7 +22,8 @@ Definitions, with s a score, N negatives and M positives:
   `aurc` its mean over coverages 1/n, 2/n, ... 1. Images of equal score are taken in every order, on average.
   `aurc_trapezoid`: by trapezoids from score to score (fd-shifts).
 - `e_aurc`: `aurc` minus that of a perfect order of the n images; `e_aurc_analytic`, `e_aurc_trapezoid`: each area minus
-  r + (1-r) ln(1-r), r being the share of errors (Geifman et al. 2019; fd-shifts).
+  r + (1-r) ln(1-r), r being the share of errors (Geifman et al. 2019; fd-shifts). The last may be below 0: trapezoids
+  between few scores lie under the perfect order's curve, which that integral follows.
 - `augrc`: the area under (wrong predictions among the accepted) / n over coverage, by trapezoids from score to score
   (Traub et al. 2024); with accuracy a it is (1 - AUROC) a (1-a) + (1-a)^2 / 2.
 - `coverage@r`: the largest share of images that a threshold accepts with a risk of at most r; 0 where none does.
@@ -258,12 +259,18 @@ def risk_ends(values: dict[str, float], n: int) -> Ends:
 
     The risk at a coverage is a share of the images covered: `stats.unseen` of their number. A share u of all images
     changes the risk at a coverage c by at most min(1, u / c), and the mean over coverages by u (1 - ln u); of all n
-    images the wrong among the accepted are min(u, c) more, and their mean u - u^2 / 2 (`augrc`).
+    images the wrong among the accepted are min(u, c) more, and their mean u - u^2 / 2 (`augrc`). No area is below 0,
+    nor its excess over a perfect order's, but for trapezoids: they lie under a curve that rises ever less, so that
+    theirs reaches down to minus r + (1-r) ln(1-r), that of an area of 0.
     """
     share = unseen(n)
     reach = dict.fromkeys(AREAS, share * (1 - math.log(share))) | {"augrc": share - share**2 / 2}
     reach |= {f"risk@{c:g}": unseen(math.ceil(round(c * n, 6))) for c in COVERAGES}
-    return {name: (max(0.0, values[name] - far), min(1.0, values[name] + far)) for name, far in reach.items()}
+    least = {"e_aurc_trapezoid": values["e_aurc_trapezoid"] - values["aurc_trapezoid"]}
+    return {
+        name: (max(least.get(name, 0.0), values[name] - far), min(1.0, values[name] + far))
+        for name, far in reach.items()
+    }
 
 
 def coverage_ends(scores: ArrayLike, wrong: ArrayLike) -> Ends:

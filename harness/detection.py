@@ -44,11 +44,15 @@ class ReadingNeeds(NamedTuple):
 
     of_pass: what the shared forward pass keeps for it. prepared_on: the set of images that its `prepare` looks at
     (`training.PreparedReading`). draws: whether it draws random numbers; the run's seed is then part of its key.
+    of_training: whether detectors that are fitted read it of their training images, too. one_label: whether it says
+    nothing of images with several labels, which are then refused.
     """
 
     of_pass: Needs = Needs()
     prepared_on: Literal["train", "validation"] | None = None
     draws: bool = False
+    of_training: bool = True
+    one_label: bool = False
 
 
 class Reading(Hashable, Protocol):
@@ -195,7 +199,8 @@ class DetectorNeeds(NamedTuple):
 
     penultimate, layers: features beside the logits; layers by name, averaged over space. training: it is fitted.
     images: it looks at the images again; `score_images` is called instead of `score`, within the shared pass.
-    readings: what else is read of every image that it scores, and that it is fitted on (`Features.reading`).
+    readings: what else is read of every image that it scores, and, if `learned`, that it is fitted on
+    (`Features.reading`).
     """
 
     penultimate: bool = False
@@ -203,6 +208,11 @@ class DetectorNeeds(NamedTuple):
     training: bool = False
     images: bool = False
     readings: tuple[Reading, ...] = ()
+
+    @property
+    def learned(self) -> tuple[Reading, ...]:
+        """The readings that its fit looks at."""
+        return tuple(each for each in self.readings if each.needs().of_training)
 
 
 class Detector(Protocol):

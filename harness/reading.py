@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .config import (
     ANNOTATIONS,
+    NETWORKS,
+    NOTES_OF_NETWORKS,
     REQUIRED_GROUPS,
     Choice,
     Choices,
@@ -102,7 +104,8 @@ def _choices(group: str, settings: dict[str, Any]) -> Choices:
 
 
 def _without(settings: Mapping[Any, Any], names: frozenset[str]) -> dict[str, Any]:
-    """Leave keys out of an object's settings and of the objects nested in it."""
+    """Leave keys out of an object's settings and of the objects nested in it; a network of ours has its own notes."""
+    names = names | NOTES_OF_NETWORKS if str(settings.get("_target_")).startswith(NETWORKS) else names
     dropped = names if "_target_" in settings else frozenset()
     return {
         str(key): _without(value, names) if isinstance(value, dict) else value

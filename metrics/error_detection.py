@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import pandas as pd
 from assay.harness import stats
 from assay.harness.curves import RESAMPLES
 from assay.harness.types import ResultRow
+from numpy.typing import NDArray
 
 from .operating_points import CLOSEST, OperatingPoint, Rule, rules
 from .ranked import AREAS, CURVES, RANKINGS, ROC, Images, Ranked, Ranking
@@ -28,6 +30,9 @@ class ErrorDetection:
     (`close_recall`), and those that keep a share of either there; recalls on both sets, and what becomes of the test
     images. Points of a chosen recall are also reported as chosen on the test set itself (`on=test`): what the curve
     allows, and no forecast. Intervals of shares at a threshold are Wilson's and take it as given.
+
+    Cascade, where the detector asks a second network (`method=[cascade]`): its accuracy, and at each operating point
+    the accuracy if it answers what is flagged, and the share of images that is passed on to it.
 
     resamples: of the bootstrap. recalls_correct, recalls_error: shares of the right predictions to be passed, of the
         wrong ones to be flagged.
@@ -74,9 +79,15 @@ class ErrorDetection:
 
 
 def _shares(images: Images) -> Iterator[ResultRow]:
-    """The network's accuracy, and the number of errors that there are to find."""
-    share = stats.wilson(~images.wrong)
-    accuracy = ResultRow("top1", "accuracy", **share.fields(), subset=images.subset, higher_is_better=True)
-    errors = ResultRow("top1", "n_errors", float(images.wrong.sum()), share.n, images.subset, unit="count")
-    yield replace(accuracy if share.n else accuracy.undefined("no images"), headline=False)
+    """The network's accuracy, a second one's, and the number of errors that there are to find."""
+    yield _accuracy("top1", ~images.wrong, images.subset)
+    if images.second is not None:
+        yield _accuracy("top1,larger", images.second, images.subset)
+    errors = ResultRow("top1", "n_errors", float(images.wrong.sum()), len(images.wrong), images.subset, unit="count")
     yield replace(errors, headline=False)
+
+
+def _accuracy(variant: str, right: NDArray[np.bool_], subset: str) -> ResultRow:
+    share = stats.wilson(right)
+    row = ResultRow(variant, "accuracy", **share.fields(), subset=subset, higher_is_better=True, headline=False)
+    return row if share.n else row.undefined("no images")

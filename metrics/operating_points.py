@@ -111,7 +111,8 @@ class OperatingPoint:
             yield self._share(stat, hits, images, images.useless or absent)
 
     def outcome(self, images: Images) -> Iterator[ResultRow]:
-        """What becomes of the images: the confusion, and the accuracy if all that is flagged were put right."""
+        """What becomes of the images: the confusion, and the accuracy if all that is flagged were put right, or were
+        answered by a second network."""
         flagged = self._flags(images)
         for kind, predictions in (("wrong", images.wrong), ("right", ~images.wrong)):
             for act, done in (("flagged", flagged), ("passed", ~flagged)):
@@ -119,6 +120,16 @@ class OperatingPoint:
                 row = ResultRow(self.variant, f"{kind}_{act}", count, len(flagged), images.subset, unit="count")
                 yield self._checked(replace(row, headline=False), images.useless)
         yield self._share("accuracy_if_fixed", flagged | ~images.wrong, images, images.useless)
+        if images.second is not None:
+            yield from self._cascade(images, images.second, flagged)
+
+    def _cascade(self, images: Images, second: Flags, flagged: Flags) -> Iterator[ResultRow]:
+        """What is flagged is answered by a second network, which is right on `second`; how many that are."""
+        shown = self.variant == CLOSE
+        answered = np.where(flagged, second, ~images.wrong)
+        yield replace(self._share("cascade_accuracy", answered, images, images.useless), headline=shown)
+        passed_on = self._share("passed_on", flagged, images, images.useless)
+        yield replace(passed_on, higher_is_better=None, headline=shown)
 
     def _flags(self, images: Images) -> Flags:
         return images.scores >= (np.inf if self.threshold is None else self.threshold)

@@ -11,6 +11,8 @@ from assay.harness.curves import Ends, coverage_ends, estimate, risk_bootstrap, 
 from assay.harness.types import ResultRow
 from numpy.typing import NDArray
 
+LARGER = "larger"  # a detector's column: the class that a second network predicts
+
 
 class Ranking(NamedTuple):
     """A statistic of the order of the scores: a result row's stat, variant, direction, whether it is shown, and x.
@@ -52,17 +54,22 @@ CURVES = (
 
 
 class Images(NamedTuple):
-    """A score table's columns, and the subset that its rows are named after."""
+    """A score table's columns, and the subset that its rows are named after.
+
+    second: which images a second network gets right, where the detector has asked one.
+    """
 
     scores: NDArray[np.float64]
     wrong: NDArray[np.bool_]
     subset: str
+    second: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, table: pd.DataFrame, subset: str) -> "Images":
         """From a table's `score` and `is_error`; an image without a label is neither right nor wrong."""
         table = table[table["label"] >= 0]
-        return cls(table["score"].to_numpy(float), table["is_error"].to_numpy(bool), subset)
+        second = (table[LARGER] == table["label"]).to_numpy(bool) if LARGER in table else None
+        return cls(table["score"].to_numpy(float), table["is_error"].to_numpy(bool), subset, second)
 
     @property
     def useless(self) -> str:

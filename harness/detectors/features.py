@@ -157,9 +157,11 @@ class FeatureCell(ImageCell):
         """Rows of one tap or reading.
 
         Raises:
-            ValueError: values that are not finite, but logits: those of a class group without members are -inf.
+            ValueError: values that are not finite, but logits: those of a class group without members are -inf; an
+                image with several labels, of which a reading says nothing.
         """
         if group in self.titled:
+            _check_labels(self.titled[group], batch)
             return {"values": self.titled[group].read(forward, batch)}
         values = self.taps[group](forward, batch)
         if group != LOGITS:
@@ -183,6 +185,16 @@ class FeatureCell(ImageCell):
                 self.sigmoid,
                 {each: part[title] for each, title in titles.items()},
             )
+
+
+def _check_labels(kept: KeptReading, batch: Batch) -> None:
+    """Raise ValueError for an image of several labels, where a reading is about those of one."""
+    several = [sample.id for sample in batch.samples if len(sample.targets) > 1]
+    if several and kept.reading.needs().one_label:
+        raise ValueError(
+            f"{several[0]} has several labels, and {kept.title} is about images of one: choose a data set of single "
+            "labels (of scenes: dataset.objects=[1,1])"
+        )
 
 
 def features_of(forward: ForwardPass, head: LinearHead | None, layers: Sequence[str]) -> Features:

@@ -180,12 +180,14 @@ def plan(request: Request) -> Detection:
         images[TRAIN] = training_images(request)
     readings = kept_readings(_readings(detectors.values()), request, images)
 
-    def featured(chosen: Images, of: Iterable[Detector]) -> ImageSet:
-        key, kept = identity.digest(chosen.identity), {each: readings[each] for each in _readings(of)}
+    def featured(chosen: Images, asked: Iterable[Reading]) -> ImageSet:
+        key, kept = identity.digest(chosen.identity), {each: readings[each] for each in asked}
         return ImageSet(chosen, FeatureCell.of(request.root, key, request.network, head, layers, kept))
 
-    training = featured(images[TRAIN], learning) if TRAIN in images else None
-    made = {place: featured(each, detectors.values()) for place, each in images.items() if place != TRAIN}
+    learned = chain.from_iterable(detector.needs().learned for detector in learning)
+    training = featured(images[TRAIN], learned) if TRAIN in images else None
+    scored = _readings(detectors.values())
+    made = {place: featured(each, scored) for place, each in images.items() if place != TRAIN}
     sets = {place: _scored(request, each, training, readings) for place, each in made.items()}
     return Detection(request, sets, training, readings)
 
@@ -228,21 +230,20 @@ def _cell(
     training: ImageSet | None,
     readings: list[dict[str, Any]],
 ) -> ScoreCell:
-    config = request.config
-    fitting, nested = None, identity.nested_versions(detector)
+    seed, fitting, nested = request.config.seed, None, identity.nested_versions(detector)
+    chosen_settings = identity.by_content(request.config.method[name].settings, detector)
     if detector.needs().training:
         assert training is not None
-        method = identity.named(config.method[name].settings)
-        settings = {"method": method, "version": detector.VERSION, "seed": config.seed, **nested}
+        settings = {"method": identity.named(chosen_settings), "version": detector.VERSION, "seed": seed, **nested}
         fitting = Fitting.of(request, training.images, settings | ({"readings": readings} if readings else {}))
     labels = request.labels(chosen.images.name, name, "detection", "ood")
     cell = identity.cell_identity(
         chosen.images.identity,
         names=shown_names(labels),
         protocol={},
-        method=config.method[name].settings,
+        method=chosen_settings,
         version=detector.VERSION,
-        seed=config.seed,
+        seed=seed,
         nested=nested,
         training=None if fitting is None else fitting.identity,
         readings=readings,

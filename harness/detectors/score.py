@@ -56,7 +56,7 @@ def fit(detection: Detection, names: list[str], outcome: Outcome) -> None:
     """
     shared: dict[frozenset[Reading], TrainingSet] = {}
     for name in names:
-        kept, readings = detection.sets[TEST].cells[name].fit, frozenset(detection.detectors[name].needs().readings)
+        kept, readings = detection.sets[TEST].cells[name].fit, frozenset(detection.detectors[name].needs().learned)
         assert kept is not None
         training = shared.setdefault(readings, training_set(detection, readings))
         work = partial(_put_fit, detection, name, training, kept)
@@ -82,7 +82,7 @@ def prepare(detection: Detection, kept: KeptReading, outcome: Outcome) -> None:
 
 def _put_fit(detection: Detection, name: str, training: TrainingSet, kept: Fit) -> None:
     detector = cast(FittedDetector, detection.detectors[name])
-    detection.at(TRAIN).check_featured(detector.needs().readings)
+    detection.at(TRAIN).check_featured(detector.needs().learned)
     state = detector.fit(training)
     check_state(name, state)
     kept.write(state)

@@ -41,6 +41,22 @@ def content(settings: Any) -> Any:
     return [content(value) for value in settings] if isinstance(settings, list) else settings
 
 
+def by_content(settings: Any, made: object) -> Any:
+    """A method's settings without the places of files whose content its readings name, at any depth.
+
+    Which settings say such places, a class has in FILES; a setting that is no more than a place goes altogether.
+    """
+    files, parts = getattr(made, "FILES", ()), dict(_inside(made))
+    if isinstance(settings, dict):
+        kept = {key: value for key, value in settings.items() if key not in files or isinstance(value, dict)}
+        return {
+            key: content(value) if key in files else by_content(value, parts.get(key)) for key, value in kept.items()
+        }
+    if isinstance(settings, list):
+        return [by_content(value, parts.get(place)) for place, value in enumerate(settings)]
+    return settings
+
+
 def named(settings: Any) -> Any:
     """Settings with each class under its name, at any depth: moving a class of ours between modules changes nothing.
 

@@ -132,6 +132,11 @@ class Dropped:
 class MCDropout:
     """Monte Carlo dropout (Gal and Ghahramani 2016): the network's training-time dropout, drawn anew in each pass.
 
+    Switched on are its layers nn.Dropout, Dropout1d, 2d and 3d with 0 < p < 1 (`about` names them). Not switched on, as
+    in evaluation, are dropout called as a function (torch.nn.functional.dropout, attention's `dropout_p`), layers that
+    keep mean and variance (AlphaDropout) and stochastic depth, which leaves out whole blocks. A network with none of
+    the first kind is refused.
+
     form: `mean_softmax` is one minus the passes' mean probability of the class that the network predicts (without
     dropout); `disagreement` the share of passes that predict another; `mutual_information` that of class and pass
     (BALD). passes: each costs one forward pass an image. The softmax is taken where classes do not exclude each other
@@ -229,6 +234,7 @@ class Ensemble:
     loader: Loader
     weights: Sequence[str] = ()
     form: Form = "mean_softmax"
+    FILES: ClassVar[frozenset[str]] = frozenset({"weights"})  # which the reading identifies by what is in them
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -410,6 +410,19 @@ def test_no_interval_of_a_rank_statistic_is_a_point(n: int, m: int, kind: str) -
         assert made.ci_method == "clopper_pearson", name
 
 
+def test_the_excess_by_trapezoids_may_be_negative() -> None:
+    """25 right images of one score, 25 wrong of a higher one: the straight line from risk 0 to 1/2 over the last half
+    has an area of 1/8, the perfect order's curve above it r + (1-r) ln(1-r) = .153. How far it could reach is not cut
+    at 0, but where the area is; the two other forms are 0 at best. 1e-12."""
+    values, _ = risk_bootstrap(np.repeat([0.0, 1.0], 25), np.repeat([0.0, 1.0], 25), resamples=2)
+    best = 0.5 + 0.5 * np.log(0.5)
+    assert values["e_aurc_trapezoid"] == pytest.approx(1 / 8 - best, abs=1e-12) and values["e_aurc_trapezoid"] < 0
+    ends, reach = risk_ends(values, 50), unseen(50) * (1 - np.log(unseen(50)))
+    assert ends["e_aurc_trapezoid"] == pytest.approx((-best, 1 / 8 - best + reach), abs=1e-12)
+    assert values["e_aurc"] == pytest.approx(0, abs=1e-12) and values["e_aurc_analytic"] >= 0
+    assert ends["e_aurc"][0] == ends["e_aurc_analytic"][0] == 0
+
+
 def test_the_risk_of_the_surest_is_bounded_by_their_number() -> None:
     """No error among 50 images: at coverage .5 as of 25 (SciPy's exact interval), 1e-12. The mean over coverages: a
     share u of errors, all surest, has risk min(1, u / c), whose mean is u (1 - ln u): numerically, 1e-4."""

@@ -8,7 +8,13 @@ import pandas as pd
 import pytest
 from assay.harness.types import ResultRow
 from assay.metrics.error_detection import NO_VALIDATION, ErrorDetection
-from assay.metrics.operating_points import close_recall_threshold, threshold_finding, threshold_passing
+from assay.metrics.operating_points import (
+    OperatingPoint,
+    close_recall_threshold,
+    threshold_finding,
+    threshold_passing,
+)
+from assay.metrics.ranked import Images
 from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -75,6 +81,44 @@ def test_rows_by_hand() -> None:
     assert rows["recall_correct", "close_recall", "all", None].ci_method == "wilson"
     assert (rows["aurc", "ties=mean", "all", None].n, rows["auroc", "ties=half", "validation", None].n) == (6, 4)
     assert [x for stat, _, _, x in rows if stat == "risk"] == [step / 10 for step in range(1, 11)]
+
+
+def test_a_cascade_by_hand() -> None:
+    """A second network is right on the images of score 2, 3 and 5 (docs/metrics/error_detection.md). At 3 it is given
+    3 4 5 6, of which it gets 3 and 5; 1 and 2 stay right: 4 of 6. On validation the flagged are 3 (right: it errs) and
+    4 (wrong: it mends it), thresholds are those of a detector without it, and its accuracy is 3/4."""
+    second = TEST.assign(larger=np.where(np.isin(TEST["score"], [2, 3, 5]), 0, 1))
+    held_out = HELD_OUT.assign(larger=np.where(HELD_OUT["score"] == 3, 1, 0))
+    rows = named(QUICK.summarize(second, {"validation": held_out})["test"])
+    expected = {
+        ("accuracy", "top1", "all", None): 1 / 2,
+        ("accuracy", "top1,larger", "all", None): 1 / 2,
+        ("accuracy", "top1,larger", "validation", None): 3 / 4,
+        ("cascade_accuracy", "close_recall", "all", None): 4 / 6,
+        ("passed_on", "close_recall", "all", None): 4 / 6,
+        ("accuracy_if_fixed", "close_recall", "all", None): 1,
+    }
+    assert {key: rows[key].value for key in expected} == pytest.approx(expected)
+    plain = named(QUICK.summarize(TEST, {"validation": HELD_OUT})["test"])
+    assert {key: row for key, row in rows.items() if key in plain} == plain
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cascade_lies_between_its_ends(seed: int) -> None:
+    """Image by image: the second network's answer where the score is at the threshold or above, the first's elsewhere;
+    nothing flagged leaves the first network, everything the second; exactly."""
+    rng = np.random.default_rng(seed)
+    frame = drawn(400, seed).assign(larger=lambda t: (rng.random(len(t)) < 0.1).astype(int))
+    first, second = (~frame["is_error"]).to_numpy(), (frame["larger"] == frame["label"]).to_numpy()
+    images = Images.of(frame, "all")
+    rows: dict[str, float | None] = {}
+    for threshold in (-np.inf, -0.5, 0.7, np.inf):
+        flagged = frame["score"].to_numpy() >= threshold
+        point = OperatingPoint("any", threshold, images)
+        rows = {row.stat: row.value for row in point.outcome(images)}
+        assert rows["passed_on"] == flagged.mean()
+        assert rows["cascade_accuracy"] == np.where(flagged, second, first).mean()
+    assert rows["cascade_accuracy"] == first.mean()
 
 
 def test_scikit_learn_gives_the_same() -> None:

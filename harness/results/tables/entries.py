@@ -146,7 +146,10 @@ class Plot:
 
 @dataclass(frozen=True)
 class Table:
-    """A file of conf/table/ with its entries, in reading order."""
+    """A file of conf/table/ with its entries, in reading order.
+
+    kept: how many of them show results that are in results/measured alone.
+    """
 
     name: str
     title: str
@@ -156,6 +159,7 @@ class Table:
     plot: Plot | None = None
     notes: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    kept: int = 0
 
     def by_panel(self) -> Iterator[tuple[str, list[Entry]]]:
         """Each panel's label and entries."""

@@ -34,7 +34,8 @@ def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
 def _regenerate(name: str, tidy: pd.DataFrame, results: Path) -> Table:
     rows = united(name, tidy, results)
     table = fill_table(name, by_samples(rows))
-    table = replace(table, notes=[*table.notes, *older(shown(table, rows))])
+    kept = sum(entry.ours is not None and min(entry.found.rows) >= len(tidy) for entry in table.entries)
+    table = replace(table, notes=[*table.notes, *older(shown(table, rows))], kept=kept)
     for kind in ("md", "csv"):
         write_atomically(results / "tables" / f"{name}.{kind}", render(table, kind).encode())
     picture = results / "tables" / f"{name}.png"
@@ -57,7 +58,9 @@ def summary(table: Table, results: Path) -> str:
 
 
 def _remarks(table: Table) -> Iterator[str]:
-    """Of cells that several results fit."""
+    """Of cells that rest on results/measured alone, and of those that several results fit."""
+    if table.kept:
+        yield f"{table.kept} of them as kept in results/measured"
     if doubtful := len(table.ambiguous()):
         yield f"{doubtful} fit several results"
     if others := sum(bool(entry.ours and entry.ours.others) for entry in table.entries):

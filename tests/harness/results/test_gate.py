@@ -355,8 +355,8 @@ def test_scores_of_detectors_are_compared_by_image(scored: Path, tmp_path: Path)
 # What the gate computes
 
 GATE = ["ci_embedded", "ci_resnet", "ci_again", "ci_cue", "ci_csv", "ci_coco", "ci_voc", "ci_detectors"]
-GATE += ["ci_grid", "ci_disconnected"]
-EXTRAS = {"captum", "zennit", "mc_dropout", "ensemble"}  # whose libraries are test extras; of other networks
+GATE += ["ci_grid", "ci_disconnected", "ci_committees"]
+EXTRAS = {"captum", "zennit"}  # whose libraries are test extras
 REFUSING = {"agf", "cam", "deeplift", "fullgrad", "gradient_hedge", "rsp"}  # networks whose layers have a row a cell
 
 
@@ -385,7 +385,10 @@ def test_nothing_of_conf_is_forgotten(gate_configs: dict[str, RunConfig]) -> Non
     """Every method x metric of conf/ of one kind; what is left out is named in the experiment's file."""
     methods, metrics = (set(groups()[name]) for name in ("method", "metric"))
     detectors, detection = set(gate_configs["ci_detectors"].method), set(gate_configs["ci_detectors"].metric)
-    wanted = {*product(detectors, detection), *product(methods - detectors - EXTRAS, metrics - detection)}
+    committees = set(gate_configs["ci_committees"].method)
+    others = methods - detectors - committees - EXTRAS
+    wanted = {*product(detectors, detection), *product(others, metrics - detection)}
+    wanted |= {*product(committees, ["error_detection"])}
     assert chosen_pairs(gate_configs) == wanted - {*product(REFUSING, ["disconnection"])}
     for experiment, left_out in (("ci_embedded", EXTRAS), ("ci_disconnected", REFUSING)):
         told = (CONF / f"experiment/{experiment}.yaml").read_text()

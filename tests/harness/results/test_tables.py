@@ -699,11 +699,15 @@ def test_a_fresh_result_takes_the_kept_ones_place(filled: Callable[..., Table], 
 
 
 def test_rows_that_travel_with_the_code_are_read(filled: Callable[..., Table], kept: Path, tmp_path: Path) -> None:
-    """As from a wheel, in a folder of one's own; one's own results come first."""
-    filled(tidy_row(value=0.25))
+    """As from a wheel, in a folder of one's own; one's own results come first. What is said of a table counts them."""
+    own = tables.summary(filled(tidy_row(value=0.25)), tmp_path)
+    assert "1 of 1 cells computed, 0 reported" in own
     kept.mkdir()
     (tmp_path / "measured/toy.csv").rename(kept / "toy.csv")
-    assert texts(filled(OTHER)) == ["0.250 ± 0.020 · 4952"]
+    table = filled(OTHER)
+    assert texts(table) == ["0.250 ± 0.020 · 4952"]
+    said = tables.summary(table, tmp_path)
+    assert "1 of 1 cells computed, 1 of them as kept in results/measured, 0 reported" in said
     assert (tmp_path / "measured/toy.csv").read_bytes() == (kept / "toy.csv").read_bytes()
     assert texts(filled(tidy_row(value=0.75))) == ["0.750 ± 0.020 · 4952"]
 

@@ -16,6 +16,7 @@ from assay.harness.config import CONF, ROOT, RunConfig
 from assay.harness.overrides import compose_config
 from assay.harness.store import identity
 from assay.harness.store.identity import (
+    by_content,
     canonical,
     cell_identity,
     content,
@@ -251,3 +252,35 @@ def test_smoothing_another_method_changes_nothing(tmp_path: Path) -> None:
     expected = keys_of(compose_config(BASE), tmp_path)
     assert keys_of(compose_config([*BASE, "+protocol.smooth.deconvnet=0.5"]), tmp_path) == expected
     assert keys_of(compose_config([*BASE, "protocol=pointing_game"]), tmp_path) != expected
+
+
+@dataclass(frozen=True)
+class _Committee:
+    """Reads files: `weights` are places, `larger` an object with a file."""
+
+    weights: tuple[str, ...]
+    larger: object
+    parts: dict[str, object]
+    FILES: ClassVar[frozenset[str]] = frozenset({"weights", "larger"})
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """Whose `weights` are numbers."""
+
+    weights: list[float]
+
+
+def test_places_of_files_leave_a_method_s_settings() -> None:
+    """Where a class says so, at any depth, and nowhere else: weights of another class are numbers, and stay."""
+    inner = _Committee(("b.pt",), None, {})
+    made = _Committee(("a.pt",), object(), {"committee": inner, "weighted": _Weighted([1.0])})
+    larger = {"_target_": "net", "architecture": "vgg", "weights": "c.pt", "sha256": None}
+    parts = {"committee": {"weights": ["b.pt"], "larger": None, "parts": {}}, "weighted": {"weights": [1.0]}}
+    settings = {"weights": ["a.pt"], "larger": larger, "parts": parts, "form": "x"}
+    kept = {"committee": {"parts": {}}, "weighted": {"weights": [1.0]}}
+    assert by_content(settings, made) == {
+        "larger": {"_target_": "net", "architecture": "vgg"},
+        "parts": kept,
+        "form": "x",
+    }

@@ -15,6 +15,7 @@ from assay.harness.engine.processes import Rank
 from assay.harness.engine.request import Request
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
+from assay.harness.networks.loading import scenes_network
 from assay.harness.networks.members import OtherWeights
 from assay.harness.overrides import compose_config
 from assay.harness.seeds import SampleRng
@@ -29,6 +30,7 @@ from assay.methods.error.committee import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.special import entr
+from torchvision.ops import StochasticDepth
 
 EMBEDDED = Path("harness/networks/embedded/scenes_vgg.safetensors")
 
@@ -151,9 +153,25 @@ def test_passes_are_counted() -> None:
     assert made.passes.forward == 48
 
 
-@pytest.mark.parametrize("layers", [[nn.Flatten()], [nn.Flatten(), nn.Dropout(0.0)]], ids=["none", "p=0"])
+class Functional(nn.Module):
+    """Dropout as a function, which nothing shows before it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x.flatten(1), 0.5, self.training)
+
+
+WITHOUT: dict[str, list[nn.Module]] = {
+    "none": [nn.Flatten()],
+    "p=0": [nn.Flatten(), nn.Dropout(0.0)],
+    "function": [Functional()],
+    "alpha": [nn.Flatten(), nn.AlphaDropout(0.5)],
+    "depth": [StochasticDepth(0.5, "row"), nn.Flatten()],
+}
+
+
+@pytest.mark.parametrize("layers", WITHOUT.values(), ids=WITHOUT)
 def test_a_network_without_dropout_is_refused(layers: list[nn.Module]) -> None:
-    """By name; nothing would differ between its passes."""
+    """By name; nothing would differ between its passes. So are those whose dropout is of a kind that stays off."""
     with pytest.raises(ValueError, match="Sequential has no dropout layer"):
         Dropped(4).about(network(*layers, nn.Linear(12, 3)))
 
@@ -313,6 +331,23 @@ def test_a_run_scores_what_the_readings_say(tmp_path: Path) -> None:
         assert float(expected.std()) > 0
     with pytest.raises(ConfigError, match="method mc_dropout: ScenesResNet has no dropout layer"):
         build_detection(compose_config([*chosen, "model=scenes_resnet", "~method.ensemble"]), tmp_path / "store")
+
+
+def test_a_run_knows_members_by_their_content(tmp_path: Path) -> None:
+    """A moved file: the same cells, in which no place is named."""
+    made = scenes_network("ScenesVGG", str(EMBEDDED))
+
+    def cells(name: str) -> dict[str, Any]:
+        words = [*SMALL, "~method.mc_dropout", f"method.ensemble.weights=[{tmp_path / name}]"]
+        detection = build_detection(compose_config(words), tmp_path / "store")
+        return detection.sets[TEST].cells["ensemble"].about["identity"]
+
+    with torch.no_grad():
+        next(made.module.parameters()).add_(1)
+    saved(made, tmp_path / "first.safetensors")
+    saved(made, tmp_path / "moved.safetensors")
+    identity = cells("first.safetensors")
+    assert identity == cells("moved.safetensors") and "safetensors" not in str(identity["method"])
 
 
 @pytest.mark.slow

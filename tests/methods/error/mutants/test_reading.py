@@ -1,12 +1,16 @@
 """The reading: mutants chosen on a set of images, asked about others; on a small trained-like network."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from assay.harness import launch
 from assay.harness.detection import Features, State
+from assay.harness.detectors.plan import build_detection
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
+from assay.harness.overrides import compose_config
 from assay.harness.seeds import SampleRng
 from assay.harness.training import TrainingSet
 from assay.methods.error.mutants.mutant import Mutation, mutated, unpacked
@@ -116,3 +120,23 @@ def test_a_rate_of_nothing_is_refused(network: Network) -> None:
 def test_a_network_without_convolutions_is_refused() -> None:
     with pytest.raises(ValueError, match="Sequential has no 2-d convolution"):
         READING.about(Network(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (0,) * 3, (1,) * 3))
+
+
+@pytest.mark.slow
+def test_processes_do_not_change_a_bit_of_the_mutants(tmp_path: Path) -> None:
+    """One process with shards of 8, two with shards of 4: the mutants that were chosen, and results.csv, byte for byte
+    (micro-batches of 4 in both)."""
+    small = ["experiment=errors_embedded_mutants", "method=[lcr]", "method.lcr.mutants.count=3", "dataset.size=16"]
+    small += ["validation.size=40", "metric.label_change.resamples=20", "metric.error_detection.resamples=20"]
+    small += ["compute.device=cpu", "compute.batch_size=4"]
+    found = []
+    for processes, shard in ((1, 8), (2, 4)):
+        results = tmp_path / str(processes)
+        words = [f"compute.processes={processes}", f"compute.shard_size={shard}", f"results={results}"]
+        assert launch.run(compose_config([*small, *words]), []) == 0
+        detection = build_detection(compose_config([*small, *words]), results / "store")
+        (kept,) = detection.readings.values()
+        found.append((kept.reader.state, (results / "tidy/results.csv").read_bytes()))
+    (one, its), (two, theirs) = found
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert len(one["numbers"]) == 3 and its == theirs

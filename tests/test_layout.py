@@ -56,6 +56,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.detection",
             "harness.training",
             "harness.seeds",
+            "harness.transfer",
         ),
         "pictures": ("harness.pictures",),
     },

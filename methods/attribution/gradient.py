@@ -10,6 +10,7 @@ from assay.harness.choices import check_choice as check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
+from assay.harness.transfer import sent
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
@@ -175,11 +176,12 @@ class SmoothGrad:
         """[P,H,W]."""
         inputs = forward.inputs.detach()
         sigma = self.noise * (inputs.amax((1, 2, 3)) - inputs.amin((1, 2, 3)))
-        noise = rng.normal((self.samples, *inputs.shape[1:])).to(inputs).transpose(0, 1)  # [n,B,3,H,W]
+        noise = rng.normals(inputs.shape[1:])
         weights = inputs.new_full((self.samples,), 1 / self.samples)
 
-        def points(part: slice) -> Tensor:
-            return inputs + sigma.view(-1, 1, 1, 1) * noise[part]
+        def points(part: slice) -> Tensor:  # asked for in order, so that the next are drawn while a GPU computes
+            drawn = sent(noise(part.stop - part.start), inputs.device).to(inputs).transpose(0, 1)  # [S,B,3,H,W]
+            return inputs + sigma.view(-1, 1, 1, 1) * drawn
 
         return Attribution(reduce_channels(average_gradient(forward, targets, points, weights), self.reduce))
 

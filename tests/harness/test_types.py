@@ -242,3 +242,11 @@ def test_rounds_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert targets.rounds() is first
     image, label = targets
     assert image is targets.image and label is targets.label
+
+
+def test_a_series_in_parts_is_the_whole() -> None:
+    names = ["a", "b"]
+    whole, parts = (SampleRng(0, "method", names, names) for _ in range(2))
+    series = parts.normals((3, 5))
+    assert torch.equal(whole.normal((7, 3, 5)), torch.cat([series(1), series(4), series(2)], 1))
+    assert torch.equal(whole.uniform((2,)), parts.uniform((2,)))  # one draw each before it

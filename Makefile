@@ -31,6 +31,8 @@ run: $(RUNTIME)  ## Evaluate the embedded benchmark end to end; write tables and
 	$(PY) run.py experiment=embedded_cue
 	$(PY) run.py experiment=ood_embedded
 	$(PY) run.py experiment=errors_embedded
+	$(PY) -m harness samples experiment=embedded model=scenes_vgg
+	$(PY) -m harness samples experiment=embedded model=scenes_resnet
 	$(PY) -m harness report
 
 test: $(TEST)  ## Run the tests but the slow ones (WORKERS=0: one process; ARGS="-k rap": passed to pytest)

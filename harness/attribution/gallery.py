@@ -75,12 +75,12 @@ def explained(job: Job, failures: dict[str, str]) -> Iterator[tuple[Batch, dict[
     probe(job.request, job.images, say=lambda caution: print(f"caution: {caution}", file=sys.stderr))
     for index in job.images.order[: job.images.stop]:
         sample = job.images.dataset[int(index)]
-        made = list(_passes(job, sample, [cell for cell in job.cells if cell.name not in failures], failures))
+        made = list(passes(job, sample, [cell for cell in job.cells if cell.name not in failures], failures))
         if made and made[0][0].pairs:
             yield made[0][0], {cell.name: forward for _, forward, cells in made for cell in cells}
 
 
-def _passes(
+def passes(
     job: Job, sample: Sample, cells: list[Cell], failures: dict[str, str]
 ) -> Iterator[tuple[Batch, ForwardPass, list[Cell]]]:
     """One forward pass for all methods; where it fails, one for each, so that one's layers do not fail another."""
@@ -91,7 +91,7 @@ def _passes(
             failures[cells[0].name] = why(error)
         else:
             for cell in cells:
-                yield from _passes(job, sample, [cell], failures)
+                yield from passes(job, sample, [cell], failures)
 
 
 @contextmanager
@@ -144,12 +144,17 @@ def _draw_truth(job: Job, axis: Any, batch: Batch) -> None:
     axis.set_title(str(job.images.dataset.classes[int(batch.targets.label[0])])[:18], fontsize=7)
 
 
+def is_hit(job: Job, batch: Batch, maps: FramedMaps) -> bool:
+    """Whether the first pair's arg-max lies in the ground truth, within the data set's tolerance."""
+    return float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.notes.get("tolerance_px") or 1)
+
+
 def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
     values = maps.maps[0].cpu().numpy()
     axis.imshow(overlay(frame_image(batch), values))
     _draw_boxes(axis, batch)
     x, y = maps.peak[0][0].tolist()
-    hit = float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.notes.get("tolerance_px") or 1)
+    hit = is_hit(job, batch, maps)
     radius = 0.04 * max(values.shape)
     from matplotlib.patches import Circle
 

@@ -66,6 +66,23 @@ def gallery(words: list[str], images: int, classes: int, out: Path | None) -> in
 
 @click.command()
 @composed()
+def samples(words: list[str]) -> int:
+    """Pictures of single samples for the report: each method's best, worst, and least like the others.
+
+    After a run with the same settings; all methods are drawn over each of them. The exit code is 1 when a method
+    failed; the others are drawn.
+    """
+    from ..attribution.run import AttributionRun
+    from ..attribution.samples import picture_samples
+
+    job = _job(words)
+    made = picture_samples(job, Path(job.config.results) / "report", AttributionRun(job).run_id)
+    print(f"{made.samples} samples: {made.path.absolute()}; python -m harness report shows them")
+    return _failed(made.failures)
+
+
+@click.command()
+@composed()
 @images
 @click.option(
     "--out",

@@ -10,7 +10,7 @@ from ..config import ConfigError, suggest
 from ..console import FAILED, INTERRUPTED, WRONG_REQUEST, exit_code
 from ..store import damage
 from .configs import describe, list_groups, validate
-from .images import gallery, maps
+from .images import gallery, maps, samples
 from .options import everywhere
 from .own_images import detect, explain
 from .planning import plan
@@ -28,6 +28,7 @@ examples:
   {program} table hedging_table1 --format md
   {program} check
   {program} gallery model=scenes_vgg --images 10
+  {program} samples experiment=embedded  # pictures for the report
   {program} maps method=[gradcam] --images 10 --out maps
   {program} explain photo.jpg model=scenes_resnet target=top3
   {program} detect experiment=ood_embedded method=[knn] photo.jpg
@@ -81,7 +82,7 @@ program = Program(
 for _command in (
     *(list_groups, describe, validate, plan),
     *(status, collect, compare, table, check, report, gc),
-    *(gallery, maps, explain, detect, train),
+    *(gallery, maps, samples, explain, detect, train),
 ):
     program.add_command(_command)
 

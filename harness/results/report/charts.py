@@ -147,7 +147,7 @@ def _line(method: str, line: pd.DataFrame, look: Mapping[str, str]) -> Iterator[
         "x": around,
         "y": ends,
         "fill": "toself",
-        "fillcolor": f"{colour}1c",
+        "fillcolor": f"{colour}12",
         "line": {"width": 0},
         "mode": "lines",
         "hoverinfo": "skip",

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito (Color Universal Design, 2008) without yellow
 apart what shares a colour. Text and grid take the page's colours (page.css), light or dark.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,11 @@ Look = dict[str, str]  # colour and dash of a line
 def looks(methods: Iterable[str], floors: Iterable[str] = ()) -> dict[str, Look]:
     """Colour and dash of each method; floors are grey."""
     grey, made = set(floors), dict[str, Look]()
-    for name in methods:
-        number = len(made)
-        dash = DASHES[number // len(COLOURS) % len(DASHES)]
-        made[name] = {"color": FLOOR if name in grey else COLOURS[number % len(COLOURS)], "dash": dash}
+    every = list(methods)
+    for number, name in enumerate(name for name in every if name not in grey):
+        made[name] = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]}
+    for number, name in enumerate(name for name in every if name in grey):
+        made[name] = {"color": FLOOR, "dash": DASHES[number % len(DASHES)]}
     return made
 
 
@@ -65,8 +67,17 @@ def hover(names: Mapping[str, str]) -> str:
 
 
 def embedded(made: "go.Figure") -> Markup:
-    """JSON for a script element of the page: no sign in it ends the element."""
-    text = str(made.to_json())
+    """A chart's JSON for a script element of the page."""
+    return _safe(str(made.to_json()))
+
+
+def script_json(made: object) -> Markup:
+    """Plain data as JSON for a script element of the page; ValueError for nan, which JSON does not have."""
+    return _safe(json.dumps(made, allow_nan=False))
+
+
+def _safe(text: str) -> Markup:
+    """No sign of it ends the element."""
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)

@@ -63,6 +63,62 @@ for (const choice of document.querySelectorAll(".choice")) {
   });
 }
 
+// Samples
+
+const made = (name, options = {}, ...inside) => {
+  const element = Object.assign(document.createElement(name), options);
+  element.append(...inside);
+  return element;
+};
+
+const WHY = { best: "its best", worst: "its worst", disagreed: "least like the other methods" };
+
+const verdict = (hit) => (hit === true ? "hit" : hit === false ? "miss" : "");
+
+const open = (view, sample) => {
+  const dialog = document.getElementById("sample");
+  dialog.querySelector("h2").textContent = `${sample.label} (${sample.id})`;
+  const cards = Object.entries(sample.maps).map(([method, { map, hit }]) => {
+    const values = Object.entries(sample.values)
+      .filter(([, of]) => of[method] !== undefined && of[method] !== null)
+      .map(([name, of]) => made("li", { textContent: `${name}: ${of[method].toFixed(3)}` }));
+    const details = made("details", {}, made("summary", { textContent: "values" }), made("ul", {}, ...values));
+    const caption = made("figcaption", {}, made("b", { textContent: method }), ` ${verdict(hit)}`);
+    return made("figure", { className: "card" }, made("img", { src: map, alt: `map of ${method}` }), caption, details);
+  });
+  const image = made("img", { src: sample.image, alt: sample.label });
+  const first = made("figure", { className: "card" }, image, made("figcaption", { textContent: "image" }));
+  dialog.querySelector(".all").replaceChildren(first, ...cards);
+  dialog.showModal();
+};
+
+const show = (view, method, place) => {
+  place.replaceChildren(
+    ...Object.entries(view.picks[method]).map(([why, numbers]) => {
+      const cards = numbers.map((number) => {
+        const sample = view.samples[number];
+        const { map, hit } = sample.maps[method] ?? { map: sample.image };
+        const text = `${sample.label} ${verdict(hit)}`;
+        const pictures = [sample.image, map].map((src) => made("img", { src, alt: "" }));
+        const button = made("button", { type: "button", className: "card", title: sample.id }, ...pictures);
+        button.append(made("span", { textContent: text }));
+        button.setAttribute("aria-label", `open ${sample.label}, ${sample.id}, ${WHY[why]}`);
+        button.addEventListener("click", () => open(view, sample));
+        return button;
+      });
+      return made("div", { className: "why" }, made("h4", { textContent: WHY[why] }), made("div", {}, ...cards));
+    }),
+  );
+};
+
+for (const part of document.querySelectorAll(".samples")) {
+  const view = JSON.parse(part.querySelector("script").textContent);
+  const [select, place] = [part.querySelector("select"), part.querySelector(".picks")];
+  select.append(...view.methods.map((name) => made("option", { textContent: name, value: name })));
+  select.addEventListener("change", () => show(view, select.value, place));
+  show(view, view.methods[0], place);
+}
+
 await sortable();
 await charts();
 document.documentElement.dataset.ready = "yes";

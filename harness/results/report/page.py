@@ -11,11 +11,12 @@ from markupsafe import Markup, escape
 
 from ...store.files import write_atomically
 from ..text import failures
-from . import charts, detected, libraries, paired, score_charts
+from . import charts, detected, libraries, paired, pictured, score_charts
 from .leaderboard import leaderboard
 from .places import Place, places
 from .provenance import provenance, seconds_an_image
 from .scored import Detectors
+from .views import views
 
 HERE = Path(__file__).parent
 
@@ -26,12 +27,14 @@ class Behind(NamedTuple):
     tables: paired.Tables
     detectors: Detectors
     seconds: dict[tuple[str, str], float]
+    pictured: list[pictured.Sample]
 
     @classmethod
     def of(cls, results: Path) -> "Behind":
         """Of a folder of results; each of its parts may be missing."""
         store = results / "store"
-        return cls(paired.Tables(store), Detectors(store), seconds_an_image(results / "runs"))
+        seconds, samples = seconds_an_image(results / "runs"), pictured.read(results / "report")
+        return cls(paired.Tables(store), Detectors(store), seconds, samples)
 
 
 def write_report(results: pd.DataFrame, folder: Path, floors: Collection[str] = ()) -> Path:
@@ -76,7 +79,8 @@ def breakable(name: str) -> Markup:
 def _section(number: int, place: Place, behind: Behind) -> dict[str, Any]:
     """What the template shows of a place."""
     scores = score_charts.sides(place.shown, behind.detectors)
-    groups = paired.tested(place.shown, behind.tables) | detected.tested(place.shown, behind.detectors)
+    known = list(paired.quantities(place.shown, behind.tables))
+    groups = paired.tested(known) | detected.tested(place.shown, behind.detectors)
     return {
         "anchor": f"place-{number}",
         "title": place.name,
@@ -88,6 +92,7 @@ def _section(number: int, place: Place, behind: Behind) -> dict[str, Any]:
         "curves": charts.curves(place.curves),
         "histograms": score_charts.histograms(scores),
         "rocs": score_charts.rocs(scores),
+        "samples": views(place.shown, known, behind.pictured),
         "costs": charts.costs(place.shown, behind.seconds),
     }
 

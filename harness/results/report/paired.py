@@ -4,7 +4,7 @@ A quantity of attributions is tested where its value is, for every method, the m
 paired: the number itself says which column. Means over classes and other aggregates are left untested, and said to be.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
@@ -96,10 +96,10 @@ def quantities(shown: pd.DataFrame, tables: Tables) -> Iterator[tuple[str, pd.Da
             yield str(column), rows, made
 
 
-def tested(shown: pd.DataFrame, tables: Tables) -> dict[str, Cliques]:
-    """The groups of each quantity of two or more methods that can be tested."""
+def tested(known: Iterable[tuple[str, pd.DataFrame, Paired]]) -> dict[str, Cliques]:
+    """The groups of each quantity (of `quantities`) of two or more methods."""
     made = {}
-    for column, _, values in quantities(shown, tables):
+    for column, _, values in known:
         if len(values.methods) > 1:
             made[column] = cliques(
                 values.methods, sign_flips(values.values, values.images), "paired sign flips over the images"

@@ -20,6 +20,7 @@ from ..results.text import headlines
 from ..results.tidy import results_table
 from ..store.store import SAMPLES
 from ..types import Batch, FramedMaps
+from .cell import AttributionCell
 from .gallery import failing, frame_image, is_hit, overlay, passes
 
 SIDE = 96  # pixels of the longer side of a picture
@@ -74,7 +75,7 @@ def _drawn(job: Job, position: int, wanted: set[str], failures: dict[str, str]) 
     """The wanted classes of one image."""
     sample = job.images.dataset[int(job.images.order[position])]
     found = list(passes(job, sample, [cell for cell in job.cells if cell.name not in failures], failures))
-    forwards = [(cell, forward) for _, forward, cells in found for cell in cells]
+    forwards = [(cell, forward) for _, forward, cells in found for cell in cells if isinstance(cell, AttributionCell)]
     for batch in (
         Batch.of([replace(found[0][0].samples[0], targets=(label,))], job.device) for label in _labels(found)
     ):
@@ -86,7 +87,9 @@ def _labels(found: list[tuple[Batch, ForwardPass, list[Cell]]]) -> tuple[int, ..
     return found[0][0].samples[0].targets if found else ()
 
 
-def _pictured(job: Job, batch: Batch, forwards: list[tuple[Cell, ForwardPass]], failures: dict[str, str]) -> Sample:
+def _pictured(
+    job: Job, batch: Batch, forwards: list[tuple[AttributionCell, ForwardPass]], failures: dict[str, str]
+) -> Sample:
     image, maps, hits = frame_image(batch), dict[str, str](), dict[str, bool]()
     for cell, forward in forwards:
         with failing(cell, failures):

@@ -1,4 +1,4 @@
-"""What methods say of a data set's images: gallery, maps."""
+"""What methods say of a data set's images: gallery, samples, maps."""
 
 import sys
 from pathlib import Path
@@ -67,18 +67,18 @@ def gallery(words: list[str], images: int, classes: int, out: Path | None) -> in
 @click.command()
 @composed()
 def samples(words: list[str]) -> int:
-    """Pictures of single samples for the report: each method's best, worst, and least like the others.
+    """Samples for the report: each method's best and worst ones.
 
-    After a run with the same settings; all methods are drawn over each of them. The exit code is 1 when a method
-    failed; the others are drawn.
+    And those on which it departs from the others, each drawn under all methods. After a run with the same settings.
+    The exit code is 1 when a method failed; the others are drawn.
     """
     from ..attribution.run import AttributionRun
     from ..attribution.samples import picture_samples
 
-    job = _job(words)
+    job = job_of(words)
     made = picture_samples(job, Path(job.config.results) / "report", AttributionRun(job).run_id)
     print(f"{made.samples} samples: {made.path.absolute()}; python -m harness report shows them")
-    return _failed(made.failures)
+    return failed(made.failures)
 
 
 @click.command()

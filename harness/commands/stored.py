@@ -118,7 +118,10 @@ def check(
 @click.command()
 @results()
 def report(results: Path) -> int:
-    """One page of tables and charts, <results>/report/index.html, which needs nothing else."""
+    """One page of tables and charts that needs nothing else.
+
+    It is <results>/report/index.html.
+    """
     from ..arguments import config_folders
     from ..results.floors import floors
     from ..results.report import write_report

@@ -73,3 +73,16 @@ def test_every_method_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         where, _, operation = place.partition(" ")
         if where.startswith("methods/"):
             assert operation in LOOKED[Path(where.partition(":")[0]).name].split(), place
+
+
+@pytest.mark.slow
+def test_the_gpu_preset_gives_the_same_tables(tmp_path: Path) -> None:
+    """On the CPU: larger batches and shards, loader processes, and noise that is drawn by eight threads."""
+    few = ["limit=5", "train.limit=4", "method=[gradient,smoothgrad,gradcam,random]", "metric=[energy_pointing_game]"]
+    _run(tmp_path / "auto", few)
+    try:
+        _run(tmp_path / "gpu", [*few, "compute=gpu", "compute.device=cpu"])
+    finally:
+        torch.set_num_threads(1)
+    found = gate.check(tmp_path / "auto", tmp_path / "gpu")
+    assert len(found.findings) == 5 and not found.wrong, gate.lines(found)  # CAM is the experiment's own

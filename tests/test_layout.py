@@ -50,6 +50,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.outputs",
             "harness.frames",
             "harness.stats",
+            "harness.failures",
             "harness.choices",
             "harness.counts",
             "harness.curves",

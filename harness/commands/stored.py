@@ -50,7 +50,7 @@ def compare(first: str, second: str, results: Path) -> int:
     frame = compare(results / "store", first, second)
     print(wrapped(f"{first} - {second}, 95 % intervals"), differences(frame), sep="\n")
     if names := left_out(results / "store", first, second):
-        print(wrapped(f"not compared: {', '.join(names)} (of detectors: ood, and rankings of wrong predictions)"))
+        print(wrapped(f"not compared: {', '.join(names)} (they rank nothing)"))
     return 0
 
 

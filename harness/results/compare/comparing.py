@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ...config import ConfigError
-from ...detection import AVERAGE
+from ...detection import AVERAGE, TOGETHER
 from ...store.damage import Incomplete, found, unless_damaged
 from ...store.identity import canonical
 from ..settings import named_apart
@@ -26,7 +26,7 @@ def compare(root: Path, first: str, second: str) -> pd.DataFrame:
     """first - second on every (model, dataset, ...) that has both: what images they share is resampled for both alike.
 
     Of attributions, the mean difference of each paired column; of detectors, the differences of AUROC and FPR95 on
-    each ood set and on their average, and of AUROC and AURC of wrong predictions.
+    each ood set and on their average, and of AUROC, AURC and AUGRC of wrong predictions and of failures.
 
     Args:
         root: the store.
@@ -72,5 +72,5 @@ def _metrics_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _last(column: pd.Series) -> pd.Series:
-    """The average behind the sets that it is of."""
-    return column.where(column != AVERAGE, "~") if column.name == "dataset" else column
+    """What stands for all sets behind them."""
+    return column.where(~column.isin([AVERAGE, TOGETHER]), "~") if column.name == "dataset" else column

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ... import curves
 from ...counts import Statistics
+from ...failures import Mixture
 from ...stats import Array
 
 OOD_STATISTICS = ("auroc", "fpr_id_pos", "fpr_ood_pos")  # as `harness.curves` calls them
@@ -69,9 +70,27 @@ def error_differences(scores: Pair, wrong: NDArray[np.bool_], resamples: int) ->
 def error_measured(scores: Array, wrong: NDArray[np.bool_], resamples: int) -> Measured:
     """ERROR_STATISTICS of one detector's scores of n images."""
     values, resampled = curves.risk_bootstrap(scores, wrong, 0, resamples)
+    return Measured(values, resampled, _ends(values, scores, wrong))
+
+
+def _ends(values: dict[str, float], scores: Array, wrong: NDArray[np.bool_]) -> curves.Ends:
     one_sided = wrong.all() or not wrong.any()
     ranked = {"auroc": (np.nan, np.nan)} if one_sided else curves.roc_ends(scores[~wrong], scores[wrong])
-    return Measured(values, resampled, ranked | curves.risk_ends(values, len(scores)))
+    return ranked | curves.risk_ends(values, len(scores))
+
+
+def failure_differences(mixtures: tuple[Mixture, Mixture], resamples: int) -> Differences:
+    """ERROR_STATISTICS of two detectors' scores of the same sources, failures being wrong predictions and unknown ones.
+
+    n counts the images of the mixture.
+    """
+    one, two = (_failures(each, resamples) for each in mixtures)
+    return {name: _minus(one, two, name, len(mixtures[0].scores)) for name in ERROR_STATISTICS}
+
+
+def _failures(mixture: Mixture, resamples: int) -> Measured:
+    values, resampled = mixture.bootstrap(resamples)
+    return Measured(values, resampled, _ends(values, *mixture.once()))
 
 
 def _minus(one: Measured, two: Measured, name: str, n: int) -> Difference:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pandas as pd
 
+from ...detection import AVERAGE, TOGETHER
 from ...store.store import SAMPLES, SCORE, Finished, Group, Shard
 from ..tidy import joined
 from .candidates import Candidate, Known
 
-OOD, ERROR, FAILURE = "ood", "error", "failure"  # kinds of metrics
+KINDS = OOD, ERROR, FAILURE = "ood", "error", "failure"  # of metrics
 RANKING = "auroc"  # a statistic that every metric has which ranks images by their scores
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ class Judged:
 
     about: the metric's name, kind, identity, and the `reference` of ood rows. split: of the images, or how many sets
     the average is of. undefined: statistics that the rows call so. sets: the ood sets by name; none where wrong
-    predictions are told.
+    predictions are told. Of failures: known are the sets of the test set's classes, and is_together says whether all
+    sources are ranked as one.
     """
 
     about: dict[str, Any]
@@ -50,6 +52,8 @@ class Judged:
     undefined: frozenset[str]
     test: Scored
     sets: dict[str, Scored]
+    known: frozenset[str] = frozenset()
+    is_together: bool = False
 
     def setting(self, name: str, default: T) -> T:
         """One of the metric's settings, or what it is where the metric has no such setting."""
@@ -58,7 +62,8 @@ class Judged:
     def pairs_with(self, other: "Judged") -> bool:
         """Whether the same metric judged the other on the same images."""
         metric, its = ((each.about["name"], each.about["identity"]["metric"]) for each in (self, other))
-        if metric != its or self.sets.keys() != other.sets.keys() or not self.test.pairs_with(other.test):
+        mine, theirs = ((each.sets.keys(), each.known, each.is_together) for each in (self, other))
+        if metric != its or mine != theirs or not self.test.pairs_with(other.test):
             return False
         return all(scored.pairs_with(other.sets[name]) for name, scored in self.sets.items())
 
@@ -67,16 +72,16 @@ def judged(cell: Candidate, known: Known) -> Iterator[Judged]:
     """All that is judged of a detector's cell, but for rows made from tables that are not there."""
     for group in map(cell.store.group, cell.store.groups()):
         about = group.about()
-        if about.get("kind") in (OOD, ERROR) and _ranks(group):
+        if about.get("kind") in KINDS and _ranks(group):
             made = (_judgement(cell, about, stop, group.finished(stop), known) for stop in group.stops())
             yield from filter(None, made)
 
 
 def uncompared(cell: Candidate) -> Iterator[str]:
-    """Metrics of a detector's cell that no difference is made of: of several sets' failures, or no ranking."""
+    """Metrics of a detector's cell that no difference is made of: they rank nothing."""
     for group in map(cell.store.group, cell.store.groups()):
         about = group.about()
-        if about.get("kind") == FAILURE or (about.get("kind") in (OOD, ERROR) and group.stops() and not _ranks(group)):
+        if about.get("kind") in KINDS and group.stops() and not _ranks(group):
             yield str(about["name"])
 
 
@@ -91,16 +96,31 @@ def _judgement(
     test, sets = _tables(cell, about, stop)
     if finished is None or not all(key in known for key, _ in (test, *sets.values())):
         return None
-    split = f"{len(sets)} sets" if "average" in cell.identity else finished.split
+    pooled = cell.identity.keys() & {AVERAGE, TOGETHER}
+    split = f"{len(sets)} sets" if pooled else finished.split
     undefined = frozenset(row["stat"] for row in finished.rows if row["value"] is None and row["subset"] == "all")
     scored = {name: Scored(known[key], images) for name, (key, images) in sets.items()}
-    made = Judged(about, split, undefined, Scored(known[test[0]], test[1]), scored)
+    made = Judged(
+        about, split, undefined, Scored(known[test[0]], test[1]), scored, _known(cell, about), TOGETHER in pooled
+    )
     return made if all(each.is_whole() for each in (made.test, *scored.values())) else None
 
 
 def _tables(cell: Candidate, about: dict[str, Any], stop: int) -> tuple[list[Any], dict[str, list[Any]]]:
-    """Key and number of images of the test set's scores, and of those of each ood set by name."""
+    """Key and number of images of the test set's scores, and of those of each other set by name."""
     own = [cell.store.key, stop]
     if about["kind"] == ERROR:
         return own, {}
-    return about["identity"]["compared"]["test"], cell.identity.get("average", {cell.labels["dataset"]: own})
+    test = about["identity"]["compared"]["test"]
+    if (pooled := cell.identity.get(AVERAGE) or cell.identity.get(TOGETHER)) is not None:
+        return test, {name: each[:2] for name, each in pooled.items()}
+    return test, {} if about["kind"] == FAILURE and own == test else {cell.labels["dataset"]: own}
+
+
+def _known(cell: Candidate, about: dict[str, Any]) -> frozenset[str]:
+    """Sets of the test set's classes, where failures are told."""
+    if about["kind"] != FAILURE:
+        return frozenset()
+    if (pooled := cell.identity.get(TOGETHER)) is not None:
+        return frozenset(name for name, (_, _, known) in pooled.items() if known)
+    return frozenset([cell.labels["dataset"]] if about["identity"]["metric"]["known"] else [])

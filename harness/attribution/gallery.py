@@ -57,7 +57,7 @@ def draw_gallery(job: Job, path: Path, count: int, classes: int = 1) -> Drawn:
         axis.set_title(f"{cell.name}{' (failed)' if cell.name in failures else ''}", fontsize=8)
     for axis in axes:
         axis.set_axis_off()
-    figure.tight_layout(pad=0.3)
+    figure.tight_layout(pad=0.3, h_pad=1.0)
     write_atomically(path, encoded(figure, path.suffix, dpi=100))
     return Drawn(len(found), failures)
 

@@ -3,6 +3,7 @@
 Matplotlib is imported when the first figure is made: a run that draws nothing does not wait for it.
 """
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,12 @@ NOTHING = Size(0, 0)
 
 
 def panels(
-    count: int, most: int, each: Size, margin: Size = NOTHING, share_y: bool = False
+    count: int,
+    most: int,
+    each: Size,
+    margin: Size = NOTHING,
+    share_y: bool = False,
+    heights: Sequence[float] = (),
 ) -> "tuple[Figure, list[Axes]]":
     """A figure of panels, line by line, at most `most` side by side; places that are left over stay empty.
 
@@ -30,15 +36,17 @@ def panels(
         count: how many panels; with none the figure has one empty place.
         each: of a panel, `margin`: of what the figure has beside them.
         share_y: whether all have one vertical axis.
+        heights: in inches, of lines that are not all as high as `each`.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     across = max(1, min(count, most))
     down = max(1, -(-count // across))
-    figure = Figure(figsize=(each.width * across + margin.width, each.height * down + margin.height))
+    lines = [*heights] or [each.height] * down
+    figure = Figure(figsize=(each.width * across + margin.width, sum(lines) + margin.height))
     with rc_context({"text.parse_math": False}):  # titles and labels are people's names, not formulas
-        axes = figure.subplots(down, across, sharey=share_y, squeeze=False)
+        axes = figure.subplots(down, across, sharey=share_y, squeeze=False, height_ratios=lines)
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     return figure, list(axes.flat[:count])

@@ -1,5 +1,6 @@
 """Pictures of maps: one row an image, one column a method, with boxes and the arg-max, hit or miss."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from ..pictures import Size, encoded, panels
 from ..store.files import write_atomically
 from ..types import Batch, FramedMaps, Sample
 
+WIDTH, TITLE = 1.7, 0.23  # of a panel and above it, in inches
+RING = {True: "lime", False: "black", None: "white"}  # of the arg-max, by `is_hit`
 FULL_COLOUR = 0.995  # quantile of the modulus: fine-grained maps have a few pixels far above the rest
 
 
@@ -35,7 +38,7 @@ def draw_gallery(job: Job, path: Path, count: int, classes: int = 1) -> Drawn:
 
     Each image has a row for each of its first `classes` targets. The map is drawn over the image in its frame: red
     where positive, blue where negative, full colour at the 99.5 % quantile of the modulus; a circle marks the arg-max,
-    green inside the ground truth (within the data set's tolerance), black outside.
+    green inside the class' boxes (within the data set's tolerance), black outside, white where it has none.
     """
     failures: dict[str, str] = {}
     found = list(islice(explained(job, failures), count))
@@ -45,7 +48,8 @@ def draw_gallery(job: Job, path: Path, count: int, classes: int = 1) -> Drawn:
     if not shown:
         return Drawn(0, failures)
     columns = 1 + len(job.cells)
-    figure, axes = panels(columns * len(shown), columns, Size(1.7, 1.75))
+    heights = [TITLE + WIDTH * _height_of(batch) for batch, _ in shown]
+    figure, axes = panels(columns * len(shown), columns, Size(WIDTH, WIDTH), heights=heights)
     for row, (batch, forwards) in enumerate(shown):
         first, *others = axes[row * columns :][:columns]
         _draw_truth(job, first, batch)
@@ -57,7 +61,7 @@ def draw_gallery(job: Job, path: Path, count: int, classes: int = 1) -> Drawn:
         axis.set_title(f"{cell.name}{' (failed)' if cell.name in failures else ''}", fontsize=8)
     for axis in axes:
         axis.set_axis_off()
-    figure.tight_layout(pad=0.3, h_pad=1.0)
+    figure.tight_layout(pad=0.5, h_pad=1.0)
     write_atomically(path, encoded(figure, path.suffix, dpi=100))
     return Drawn(len(found), failures)
 
@@ -114,6 +118,12 @@ def _class_by_class(batch: Batch, classes: int) -> list[Batch]:
     return [Batch.of([replace(sample, targets=(label,))], batch.images.device) for label in sample.targets[:classes]]
 
 
+def _height_of(batch: Batch) -> float:
+    """Of the image's frame, in widths of a panel; what is higher than two is drawn narrower."""
+    height, width = batch.frames[0].tolist()
+    return min(2.0, float(height / width))
+
+
 def frame_image(batch: Batch) -> np.ndarray:
     """The first image in its frame: [H,W,3] in [0,1]."""
     height, width = (int(v) for v in batch.frames[0])
@@ -144,9 +154,10 @@ def _draw_truth(job: Job, axis: Any, batch: Batch) -> None:
     axis.set_title(str(job.images.dataset.classes[int(batch.targets.label[0])])[:18], fontsize=7)
 
 
-def is_hit(job: Job, batch: Batch, maps: FramedMaps) -> bool:
-    """Whether the first pair's arg-max lies in the ground truth, within the data set's tolerance."""
-    return float(batch.distance(maps.peak[0], "box")[0]) < float(job.config.dataset.notes.get("tolerance_px") or 1)
+def is_hit(job: Job, batch: Batch, maps: FramedMaps) -> bool | None:
+    """Whether the first pair's arg-max lies in its boxes, within the data set's tolerance; None where it has none."""
+    away = float(batch.distance(maps.peak[0], "box")[0])
+    return None if math.isinf(away) else away < float(job.config.dataset.notes.get("tolerance_px") or 1)
 
 
 def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
@@ -154,8 +165,7 @@ def _draw_map(job: Job, axis: Any, batch: Batch, maps: FramedMaps) -> None:
     axis.imshow(overlay(frame_image(batch), values))
     _draw_boxes(axis, batch)
     x, y = maps.peak[0][0].tolist()
-    hit = is_hit(job, batch, maps)
     radius = 0.04 * max(values.shape)
     from matplotlib.patches import Circle
 
-    axis.add_patch(Circle((x, y), radius, fill=False, color="lime" if hit else "black", linewidth=1.8))
+    axis.add_patch(Circle((x, y), radius, fill=False, color=RING[is_hit(job, batch, maps)], linewidth=1.8))

@@ -21,7 +21,7 @@ from ..results.tidy import results_table
 from ..store.store import SAMPLES
 from ..types import Batch, FramedMaps
 from .cell import AttributionCell
-from .gallery import failing, frame_image, is_hit, overlay, passes
+from .gallery import RING, failing, frame_image, is_hit, overlay, passes
 
 SIDE = 96  # pixels of the longer side of a picture
 QUALITY = 45
@@ -90,7 +90,7 @@ def _labels(found: list[tuple[Batch, ForwardPass, list[Cell]]]) -> tuple[int, ..
 def _pictured(
     job: Job, batch: Batch, forwards: list[tuple[AttributionCell, ForwardPass]], failures: dict[str, str]
 ) -> Sample:
-    image, maps, hits = frame_image(batch), dict[str, str](), dict[str, bool]()
+    image, maps, hits = frame_image(batch), dict[str, str](), dict[str, bool | None]()
     for cell, forward in forwards:
         with failing(cell, failures):
             if cell.name not in failures:
@@ -102,13 +102,13 @@ def _pictured(
     return Sample(batch.sample_ids[0], label, data_uri(_webp(truth)), maps, hits)
 
 
-def _map(batch: Batch, image: np.ndarray, made: FramedMaps, hit: bool) -> str:
+def _map(batch: Batch, image: np.ndarray, made: FramedMaps, hit: bool | None) -> str:
     """A map over its image with boxes and the arg-max: green inside the ground truth, black outside."""
     drawn = _marked(_picture(overlay(image, made.maps[0].cpu().numpy())), batch, image.shape[:2])
     scale, radius = drawn.width / image.shape[1], 0.045 * max(drawn.size)
     x, y = ((float(v) + 0.5) * scale for v in made.peak[0][0].tolist())
     ring = (x - radius, y - radius, x + radius, y + radius)
-    ImageDraw.Draw(drawn).ellipse(ring, outline=(0, 220, 0) if hit else (0, 0, 0), width=2)
+    ImageDraw.Draw(drawn).ellipse(ring, outline=RING[hit], width=2)
     return data_uri(_webp(drawn))
 
 

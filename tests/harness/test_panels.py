@@ -23,6 +23,14 @@ def test_panels_fill_lines_from_the_left(count: int, across: int, down: int, emp
         assert (picture.format, picture.size) == ("PNG", (200 * across + 50, 100 * down + 25))
 
 
+def test_lines_of_unequal_height() -> None:
+    """Two lines, the second three times as high: so are its panels, and the figure has room for both."""
+    figure, axes = panels(3, 2, Size(2, 9), heights=[1, 3])
+    assert [float(inches) for inches in figure.get_size_inches()] == [4, 4]
+    first, _, second = (axis.get_position() for axis in axes)
+    assert second.height == pytest.approx(3 * first.height)
+
+
 @pytest.mark.parametrize("suffix, magic", [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_the_suffix_says_what_file(suffix: str, magic: bytes) -> None:
     """As galleries are asked for."""

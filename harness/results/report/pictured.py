@@ -20,14 +20,14 @@ WEBP = "data:image/webp;base64,"
 class Sample:
     """One pair (image, class): the image, and for each method (by the key of its cell) the map over it.
 
-    Pictures are WebP as data URIs. hits: by the same key, whether the arg-max lies in the ground truth.
+    Pictures are WebP as data URIs. hits: by the same key, whether the arg-max lies in the ground truth (None: there is none).
     """
 
     sample_id: str
     label: str
     image: str
     maps: dict[str, str]
-    hits: dict[str, bool]
+    hits: dict[str, bool | None]
 
 
 def data_uri(webp: bytes) -> str:

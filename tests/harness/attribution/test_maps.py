@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from assay.harness.attribution.cell import AttributionCell
-from assay.harness.attribution.gallery import draw_gallery
+from assay.harness.attribution.gallery import RING, draw_gallery, is_hit
 from assay.harness.attribution.maps import export_maps, file_name
 from assay.harness.attribution.plan import build_job
 from assay.harness.config import ConfigError
@@ -22,7 +22,7 @@ from assay.harness.frames import resize_to_frames
 from assay.harness.heads import Targets
 from assay.harness.overrides import compose_config
 from assay.harness.seeds import SampleRng
-from assay.harness.types import Attribution, FramedMaps, Needs, Sample
+from assay.harness.types import Attribution, Batch, FramedMaps, Needs, Sample
 from PIL import Image
 
 
@@ -187,3 +187,15 @@ def test_a_gallery_has_a_row_for_each_class(tmp_path: Path) -> None:
             heights.append(picture.height)
     pairs = sum(min(2, len(job.images.dataset[index].targets)) for index in (0, 1))
     assert pairs == 3 and heights[1] == pytest.approx(heights[0] * pairs / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "colour"), [({0: [[0, 0, 4, 4]]}, "lime"), ({0: [[20, 20, 30, 30]]}, "black"), ({}, "white")]
+)
+def test_a_circle_says_hit_or_miss_where_there_is_a_box(boxes: dict[int, list[list[float]]], colour: str) -> None:
+    """The arg-max at the corner: in the box, more than the scenes' two pixels away, and without any box neither."""
+    shown = {label: torch.tensor(rows) for label, rows in boxes.items()}
+    batch = Batch.of([Sample("a", torch.zeros(3, 64, 64), (0,), (64, 64), shown)])
+    values = torch.zeros(1, 64, 64)
+    values[0, 1, 1] = 1
+    assert RING[is_hit(job_of(), batch, FramedMaps.of(Attribution(values), batch))] == colour

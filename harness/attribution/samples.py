@@ -103,7 +103,7 @@ def _pictured(
 
 
 def _map(batch: Batch, image: np.ndarray, made: FramedMaps, hit: bool | None) -> str:
-    """A map over its image with boxes and the arg-max: green inside the ground truth, black outside."""
+    """A map over its image with boxes and the arg-max: green in a box, black outside, white without one."""
     drawn = _marked(_picture(overlay(image, made.maps[0].cpu().numpy())), batch, image.shape[:2])
     scale, radius = drawn.width / image.shape[1], 0.045 * max(drawn.size)
     x, y = ((float(v) + 0.5) * scale for v in made.peak[0][0].tolist())

@@ -20,7 +20,7 @@ WEBP = "data:image/webp;base64,"
 class Sample:
     """One pair (image, class): the image, and for each method (by the key of its cell) the map over it.
 
-    Pictures are WebP as data URIs. hits: by the same key, whether the arg-max lies in the ground truth (None: there is none).
+    Pictures are WebP as data URIs. hits: by the same key, whether the arg-max lies in a box; None without one.
     """
 
     sample_id: str

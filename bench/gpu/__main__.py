@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check_tables(device: str, asked: argparse.Namespace, path: Path) -> int:
-    """Compare the gate's tables, and write a row for each result."""
+    """Compare the gate's tables, and write a row for each result that is off."""
     names, less = (["ci_csv"], FEW) if asked.small else (tables.experiments(), ())
     found = tables.compare(device, asked.scratch, names, less)
     tables.frame(found.verdict).to_csv(path, index=False)

@@ -13,9 +13,10 @@ from assay.harness.config import CONF, ROOT
 from assay.harness.engine.processes import cores
 from assay.harness.results.gate.comparing import Limits, compare_sides
 from assay.harness.results.gate.findings import INCOMPLETE, SAME, Finding, Verdict
-from assay.harness.results.gate.sides import current, write_side
+from assay.harness.results.gate.sides import PART, current, write_side
 
 LIMITS = "check_gpu.yaml"
+OFF = ("kind", "number", "cpu", "device", "said")
 LIMIT_S = 180  # of one experiment
 LONGEST = ("ci_detectors", "ci_resnet", "ci_embedded", "ci_disconnected", "ci_again")  # are begun first
 
@@ -99,12 +100,11 @@ def _compared(scratch: Path) -> Verdict:
 
 
 def frame(verdict: Verdict) -> pd.DataFrame:
-    """A row for each result: who, its kind, and of what is off by most both values and all that is to be said."""
-    return pd.DataFrame([_row(finding) for finding in verdict.findings])
+    """A row for each result that is off: who, its kind, its first number on both sides, and all that is to be said."""
+    return pd.DataFrame([_row(finding) for finding in verdict.wrong], columns=[*PART, *OFF])
 
 
 def _row(finding: Finding) -> dict[str, object]:
     first = finding.rows[0] if finding.rows else None
-    values = {} if first is None else {"number": first.place, "cpu": first.before, "device": first.now}
-    said = "" if finding.kind == "same" else str(finding)
-    return {**finding.part, "kind": finding.kind, "number": "", "cpu": None, "device": None, "said": said} | values
+    values = (None, None, None) if first is None else (first.place, first.before, first.now)
+    return finding.part | dict(zip(OFF, (finding.kind, *values, str(finding)), strict=True))

@@ -1,6 +1,5 @@
 """Guided backpropagation and the deconvnet: the gradient with another backward rule at every ReLU."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -91,7 +90,7 @@ class _ReluRule(torch.autograd.Function):
     ) -> Tensor:
         ctx.set_materialize_grads(False)  # no gradient at all is not one of zeros
         (output,) = made  # in a list: an argument that is returned would be a view, which nothing may write into
-        ctx.rule, ctx.ceiling = rule, math.inf if ceiling is None else ceiling
+        ctx.rule, ctx.ceiling = rule, ceiling
         ctx.save_for_backward(output)
         if not inplace:
             return output
@@ -101,8 +100,13 @@ class _ReluRule(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None, None, Tensor | None, None]:
         (output,), (gradient,) = ctx.saved_tensors, gradients
-        passed = None if gradient is None else ctx.rule(gradient, (output > 0) & (output < ctx.ceiling))
+        passed = None if gradient is None else ctx.rule(gradient, _active(output, ctx.ceiling))
         return None, None, None, passed, None
+
+
+def _active(output: Tensor, ceiling: Any) -> Tensor:
+    """Where a rectifier hands on its input."""
+    return output > 0 if ceiling is None else (output > 0) & (output < ceiling)
 
 
 class _ReluMode(TorchFunctionMode):

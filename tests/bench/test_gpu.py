@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from assay.harness.config import ROOT
-from assay.harness.results.gate.findings import Verdict
+from assay.harness.results.gate.findings import Finding, RowChange, Verdict
+from assay.harness.results.gate.sides import PART
 
 from bench.floors.subject import Runs, Subject
 from bench.gpu import __main__ as program
@@ -88,4 +89,19 @@ def test_tables_of_two_devices_are_compared(tmp_path: Path) -> None:
     asked = ["--device", "cpu", "--small", "--parts", "tables", "--threads", "1", "--out", str(tmp_path)]
     assert program.main([*asked, "--scratch", str(tmp_path / "scratch")]) == 0
     (path,) = tmp_path.glob("*-check.csv")
-    assert pd.read_csv(path)["kind"].tolist() == ["same"]
+    assert pd.read_csv(path).empty
+
+
+def test_what_is_off_is_written_with_both_values() -> None:
+    part = dict.fromkeys(PART, "") | {"metric": "miou", "method": "rap"}
+    changed = Finding(part, "changed", [RowChange("mean of all [zero]", "value", 0.5, 0.25)], [])
+    lost = Finding(part | {"method": "agf"}, "missing", [], [], "3 rows")
+    found = tables.frame(Verdict([changed, Finding(part, "same", [], []), lost], [])).set_index("method")
+    assert found.loc["rap", ["kind", "number", "cpu", "device"]].tolist() == [
+        "changed",
+        "mean of all [zero]",
+        0.5,
+        0.25,
+    ]
+    assert found.loc["agf", "kind"] == "missing" and "3 rows" in found.loc["agf", "said"]
+    assert len(found) == 2 and list(tables.frame(Verdict([], []))) == [*PART, *tables.OFF]

@@ -21,11 +21,15 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Limits:
-    """A file of conf/. tolerance: by metric, `default` for the rest; method: by method, where it amplifies rounding."""
+    """A file of conf/. tolerance: by metric, `default` for the rest; method: by method, where it amplifies rounding.
+
+    pair: by method and metric, where the two together do.
+    """
 
     tolerance: dict[str, float]
     moved_share: float
     method: dict[str, float] = field(default_factory=dict)
+    pair: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name: str = PROJECT) -> "Limits":
@@ -34,8 +38,9 @@ class Limits:
         return cls(**made)
 
     def of(self, metric: str, method: str = "") -> float:
-        """The tolerance of a metric of a method: the larger of the two."""
-        return max(self.tolerance.get(metric, self.tolerance["default"]), self.method.get(method, 0.0))
+        """The tolerance of a metric of a method: the largest that is given."""
+        of_pair = self.pair.get(method, {}).get(metric, 0.0)
+        return max(self.tolerance.get(metric, self.tolerance["default"]), self.method.get(method, 0.0), of_pair)
 
 
 def check(before: Path, now: Path, *, limits: str = PROJECT) -> Verdict:

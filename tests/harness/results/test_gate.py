@@ -508,3 +508,21 @@ def test_the_example_workflow_runs(repository: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys.modules["my_code"], "PLACE", 6)
     assert compute_own() == 0 and call(compared) == CHANGED
     assert "pointing_game | corner | mine" in (repository / "build/summary.md").read_text()
+
+
+def test_the_largest_limit_of_metric_method_and_both_counts() -> None:
+    limits = Limits({"default": 1e-5, "ood": 1e-3}, 0.1, {"agf": 3e-2}, {"pnorm": {"ood": 0.3}})
+    assert [limits.of(*each) for each in (("ood", "msp"), ("ood", "agf"), ("ood", "pnorm"), ("miou", "pnorm"))] == [
+        *(1e-3, 3e-2, 0.3, 1e-5)
+    ]
+
+
+def test_no_limit_of_a_gpu_is_below_the_cpus() -> None:
+    """And each of its pairs names a method and a metric of conf/."""
+    cpu, gpu, known = Limits.read(), Limits.read("check_gpu.yaml"), groups()
+    assert all(
+        gpu.of(metric, method) >= cpu.of(metric, method) for method in known["method"] for metric in known["metric"]
+    )
+    assert set(gpu.pair) <= set(known["method"]) and {m for each in gpu.pair.values() for m in each} <= set(
+        known["metric"]
+    )

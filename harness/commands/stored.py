@@ -1,12 +1,14 @@
 """What runs have left: status, collect, compare, table, check, report, gc."""
 
 import math
+import sys
 import time
 from pathlib import Path
 
 import click
 
 from ..config import ConfigError
+from ..console import FAILED
 from ..results.terminal import wrapped
 from ..store import damage
 from .options import results, searched
@@ -57,17 +59,23 @@ def compare(first: str, second: str, results: Path) -> int:
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--format", "kind", type=click.Choice(["md", "csv", "tex"]), help="also print them")
+@click.option("--strict", is_flag=True, help="fail, and name the cells, where some have no number of ours")
 @results()
-def table(names: tuple[str, ...], kind: str | None, results: Path) -> int:
+def table(names: tuple[str, ...], kind: str | None, strict: bool, results: Path) -> int:
     """The papers' tables, ours beside the published figures.
 
-    A cell is: ours ± half of its interval | reported | difference | n. NAME is a file of conf/table (default: all).
+    A cell is: ours ± half of its interval | reported | difference | n | verdict. NAME is a file of conf/table (default:
+    all). --strict: exit code 1 where cells are empty.
     """
     from ..results import tables
 
-    for made in tables.regenerate(names, results):
-        print(tables.render(made, kind) if kind else tables.summary(made, results))
-    return 0
+    made = tables.regenerate(names, results)
+    for each in made:
+        print(tables.render(each, kind) if kind else tables.summary(each, results))
+    empty = [line for each in made for line in tables.empty_lines(each)] if strict else []
+    for line in empty:
+        print(f"empty: {line}", file=sys.stderr)
+    return FAILED if empty else 0
 
 
 @click.command()

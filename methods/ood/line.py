@@ -23,8 +23,12 @@ def closed_form_contributions(training: TrainingSet) -> Tensor:
 
     The Taylor contribution a_i df_l/da_i, which LINe averages, has the constant gradient W[l,i] at the penultimate
     layer; so has every point of an integrated gradient, hence the two columns of the paper's Table S.4 are one.
-    A class without training images takes the mean over all images: without any, all its units would be pruned.
     """
+    return _with_unseen(training, training.head.weight.double() * training.moments().class_means)
+
+
+def _with_unseen(training: TrainingSet, contribution: Tensor) -> Tensor:
+    """A class without training images takes the mean over all images: without any, all its units would be pruned."""
     moments = training.moments()
     seen = moments.counts > 0
     if not bool(seen.all()):
@@ -33,7 +37,7 @@ def closed_form_contributions(training: TrainingSet) -> Tensor:
             "the mean image",
             stacklevel=2,
         )
-    return training.head.weight.double() * torch.where(seen[:, None], moments.class_means, moments.mean)
+    return torch.where(seen[:, None], contribution, training.head.weight.double() * moments.mean)
 
 
 def integrated_contributions(
@@ -91,7 +95,7 @@ class LINe:
     predict_from: PredictFrom = "clipped"
     contributions: Contributions = "closed_form"
     steps: int = 10
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_percentile("p_activation", self.p_activation)
@@ -119,14 +123,14 @@ class LINe:
         }
 
     def _integrated(self, training: TrainingSet) -> Tensor:
-        """Class means of integrated contributions, part by part: float64 [C,D]; a class without images has none."""
+        """Class means of integrated contributions, part by part: float64 [C,D]."""
         counts = training.moments().counts
         total = torch.zeros_like(training.moments().sums)
         for part in training.parts():
             known = part.rows(part.labels >= 0)
             values = integrated_contributions(training.head.__call__, known.tap(), known.labels, self.steps)
             total.index_add_(0, known.labels, values.double())
-        return total / counts.clamp(min=1)[:, None]
+        return _with_unseen(training, total / counts.clamp(min=1)[:, None])
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N]: rows that predict one class share one masked matrix."""

@@ -4,8 +4,9 @@ A table is a YAML file in conf/table/. Only text is read here, the tidy results 
 nothing is built, and torch is not imported.
 """
 
+from .empty import empty_lines
 from .files import regenerate, summary
+from .kinds import render
 from .measured import read_tidy
-from .rendering import render
 
-__all__ = ["read_tidy", "regenerate", "render", "summary"]
+__all__ = ["empty_lines", "read_tidy", "regenerate", "render", "summary"]

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -40,11 +40,23 @@ def _agrees(held: Settings, name: str, wanted: Any) -> bool:
     return list(wanted) == found if isinstance(wanted, list) else fnmatchcase(str(found), str(wanted))
 
 
+def refusals(rows: Sequence[Row], asked: Settings, wanted: Settings) -> list[str]:
+    """Of rows that do not fit, what each has in the place of what is asked for; rows alike are said once."""
+    return list(dict.fromkeys(", ".join(_unasked(row, asked, wanted)) for row in rows))
+
+
+def _unasked(row: Row, asked: Settings, wanted: Settings) -> Iterator[str]:
+    yield from (f"{name}={row[name] or 'none'}" for name in PATTERNS if not fnmatchcase(row[name], asked[name]))
+    held = settings_of(row) if wanted else {}
+    yield from (f"{name}={held.get(name, 'none')}" for name, value in wanted.items() if not _agrees(held, name, value))
+
+
 def choose(rows: Sequence[Row], runs: Runs | None) -> Found:
     """One result of the rows, which are in the order of their number of samples."""
-    current = _of_the_newest_version(rows)
-    found = _one(current) if runs is None else _of_runs([row for row in current if _run(row, runs) in runs.seeds], runs)
-    return found._replace(ours=found.ours._replace(others=len(rows) - len(found.rows))) if found.ours else found
+    wanted = [row for row in rows if runs is None or _run(row, runs) in runs.seeds]
+    current = _of_the_newest_version(wanted)
+    found = _one(current) if runs is None else _of_runs(current, runs)
+    return found._replace(ours=found.ours._replace(others=len(wanted) - len(found.rows))) if found.ours else found
 
 
 def _of_runs(rows: Sequence[Row], runs: Runs) -> Found:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from scipy.stats import t
+
 NAMES = ("method", "model", "dataset", "metric", "subset", "stat")  # equal in an entry and in its result
 PATTERNS = ("variant", "reference", "protocol", "split")  # shell patterns in an entry
 
@@ -85,25 +87,36 @@ class Result(NamedTuple):
         """Of the interval, which need not be symmetric."""
         return (self.ci_high - self.ci_low) / 2
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of 95 %; of a mean of runs that of Student's t; nan where there is none."""
+        if self.runs == 1:
+            return self.ci_low, self.ci_high
+        reach = float(t.ppf(0.975, self.runs - 1)) * self.sigma / math.sqrt(self.runs)
+        return self.value - reach, self.value + reach
+
 
 class Found(NamedTuple):
     """What the results hold for an entry: one number, or why there is none.
 
     done: of runs whose mean is asked for, how many there are. several: what tells apart the results that fit, where
     they are of different settings: none is taken. rows: of the tidy table that say all this, by their place in it.
+    refused: of results of this method, model and quantity that do not fit, what each has that is not asked for.
     """
 
     ours: Result | None = None
     done: int = 0
     several: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
     """One number of a table: what is asked for, what there is, the published one if there is one.
 
     near: why the published figure, of another network or of other images, is no measure of ours. external: only the
-    published figure is meant to be there.
+    published figure is meant to be there. order: of panels whose rows stand in one
+    order, the name that they share (`among`) and that of the panel's row (`as`).
     """
 
     panel: str
@@ -117,6 +130,17 @@ class Entry(NamedTuple):
     runs: Runs | None = None
     near: str = ""
     external: bool = False
+    order: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def ranked_in(self) -> tuple[str, str]:
+        """What stands in one order: a column of a panel, or of panels that share an order."""
+        return self.order.get("among", self.panel), self.column.heading
+
+    @property
+    def rank_name(self) -> str:
+        """The row's name among those that it stands in order with."""
+        return self.order.get("as", self.label)
 
     @property
     def ours(self) -> Result | None:

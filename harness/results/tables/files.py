@@ -11,9 +11,9 @@ from ...config import ConfigError, suggest
 from ...store.files import write_atomically
 from .entries import Table
 from .filling import by_samples, fill_table
+from .kinds import render
 from .measured import keep, read_tidy, shown, united
 from .plotting import draw
-from .rendering import render
 from .spec import names
 from .versions import older
 

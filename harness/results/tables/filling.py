@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ... import config as configs
-from .choosing import NUMBER, choose, fits
+from .choosing import NUMBER, choose, fits, refusals
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table
 from .spec import PRINTED, Names, columns_of, plot_of, read_spec, rows_of, runs_of
 
@@ -76,10 +76,12 @@ def _entry(panel: dict[str, Any], row: Values, column: Column, results: Results,
     asked, settings = _asked(panel, row, column), _settings(panel, column._asdict(), row)
     runs = runs_of(row) or runs_of(column._asdict()) or runs_of(panel)
     external, near = bool(row.get("external")), panel.get("near", "")
-    fitting = [] if external else [each for each in _named(results, asked, column) if fits(each, settings)]
+    held = [] if external else results.get((*(asked[name] for name in NAMES), point(column.x)), [])
+    fitting = [each for each in held if _alike(each, asked) and fits(each, settings)]
+    found = choose(fitting, runs)._replace(refused=tuple(refusals(held, asked, settings)) if not fitting else ())
     reported, note = published.get(_printed(panel, row, column, asked, runs), (math.nan, ""))
-    about = (reported, note, settings, runs, near, external)
-    return Entry(panel["label"], row["label"], column, asked, choose(fitting, runs), *about)
+    about = (reported, note, settings, runs, near, external, panel.get("order", {}))
+    return Entry(panel["label"], row["label"], column, asked, found, *about)
 
 
 def _asked(panel: dict[str, Any], row: Values, column: Column) -> dict[str, str]:
@@ -107,7 +109,6 @@ def _printed(panel: Values, row: Values, column: Column, asked: Values, runs: Ru
     return str(row.get("row", asked["method"])), *(names[key] for key in PRINTED), point(column.x)
 
 
-def _named(results: Results, asked: Values, column: Column) -> list[dict[str, Any]]:
-    """Rows of an entry's NAMES and PATTERNS, at its point."""
-    held = results.get((*(asked[name] for name in NAMES), point(column.x)), [])
-    return [row for row in held if all(fnmatchcase(row[name], asked[name]) for name in PATTERNS)]
+def _alike(row: Values, asked: Values) -> bool:
+    """Whether a row has an entry's PATTERNS."""
+    return all(fnmatchcase(row[name], asked[name]) for name in PATTERNS)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ... import config as configs
 from ...config import ConfigError, groups
-from ...overrides import compose_config, sweep
+from ...overrides import check_overrides
 from .entries import Entry, Table, in_override
 
 OF_A_RUN = ("seed", "precision")  # settings that are no method's
@@ -82,10 +82,12 @@ def _settings_of(method: str) -> frozenset[str]:
 
 @cache
 def obstacle(command: str) -> str:
-    """Why a `python run.py ...` cannot be run; empty if it composes. Of a sweep its first job is tried."""
-    words = shlex.split(command)[2:]
+    """Why a `python run.py ...` cannot be run: a choice or a key that does not exist; empty without one.
+
+    Values are not looked at, which would compose the whole config: a page of tables has over a hundred commands.
+    """
     try:
-        compose_config(sweep(words)[0] if "-m" in words else words)
+        check_overrides(shlex.split(command)[2:])
     except ConfigError as error:
         return str(error).splitlines()[0].split(" Did you mean")[0].split(" Valid:")[0].rstrip(".")
     return ""

@@ -1,7 +1,8 @@
-"""A table as text: Markdown, comma-separated, LaTeX."""
+"""A table as text: Markdown, comma-separated."""
 
 import io
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -9,14 +10,12 @@ import pandas as pd
 from .. import markdown as md
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table, in_override
 from .missing import missing_lines, note_lines
+from .order import agreement, compared, tau_of
 from .plotting import is_drawn
+from .verdicts import counted, verdicts
 
 NONE, BETWEEN = "–", " · "
-
-
-def render(table: Table, kind: str) -> str:
-    """As Markdown (md), one line an entry (csv) or LaTeX (tex)."""
-    return {"md": markdown, "csv": comma_separated, "tex": latex}[kind](table)
+WHERE = "what they mean: docs/how-to/tables-and-ci.md"
 
 
 def entry_text(entry: Entry, compared: bool) -> str:
@@ -64,33 +63,56 @@ def _number(value: float, unit: Column, sign: str = "") -> str:
     return NONE if math.isnan(value) else f"{value * unit.scale:{sign}.{unit.digits}f}"
 
 
-def _grid(entries: list[Entry], compared: bool) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines: a line a row label, a column a quantity."""
-    columns = list(dict.fromkeys(entry.column.heading for entry in entries))
-    texts = {(entry.label, entry.column.heading): entry_text(entry, compared) for entry in entries}
-    labels = list(dict.fromkeys(entry.label for entry in entries))
-    return ["method", *columns], [[label, *(texts[label, column] for column in columns)] for label in labels]
+def grids(table: Table) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Of each panel its label, what to know of it (`remark`), and its texts: a line a row, a column a quantity."""
+    words = {id(entry): verdict.word for entry, verdict in zip(table.entries, verdicts(table), strict=True)}
+    for label, entries in table.by_panel():
+        rows: dict[str, dict[str, str]] = {}
+        for entry in entries:
+            text = BETWEEN.join(filter(None, [entry_text(entry, table.published is not None), words[id(entry)]]))
+            rows.setdefault(entry.label, {"method": entry.label})[entry.column.heading] = text
+        yield label, remark(entries), pd.DataFrame(list(rows.values()))
 
 
 def legend(table: Table) -> str:
     """What the parts of an entry are."""
     middle = ["reported", "ours - reported"] if table.published else []
+    verdict = ["verdict (below)"] if table.published else []
     means = any(entry.runs and entry.runs.only is None for entry in table.entries)
     ours = ", or a mean of runs (σ, their standard deviation)" if means else ""
     samples = " (runs x that of the smallest)" if means else ""
-    return BETWEEN.join([f"ours ± half the width of its 95 % interval{ours}", *middle, f"number of samples{samples}"])
+    first, last = f"ours ± half the width of its 95 % interval{ours}", f"number of samples{samples}"
+    return BETWEEN.join([first, *middle, last, *verdict])
 
 
 def markdown(table: Table) -> str:
     """A heading and a grid a panel; under them what is missing and what to know."""
     lines = [f"# {table.title}", "", f"Source: {table.source}.", "", f"Each cell: {legend(table)}.", ""]
     lines += [f"![{table.title}]({table.name}.png)", ""] if is_drawn(table) else []
-    for label, entries in table.by_panel():
-        head, body = _grid(entries, table.published is not None)
-        lines += [f"## {label}", "", *_paragraph(remark(entries)), *md.heading(head), *map(md.row, body), ""]
-    for title, items in [("Missing", missing_lines(table)), ("Notes", note_lines(table))]:
+    for label, about, texts in grids(table):
+        body = map(md.row, texts.itertuples(index=False))
+        lines += [f"## {label}", "", *_paragraph(about), *md.heading(list(texts)), *body, ""]
+    for title, items in [
+        ("Beside the paper", comparison_lines(table)),
+        ("Missing", missing_lines(table)),
+        ("Notes", note_lines(table)),
+    ]:
         lines += [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
     return "\n".join(lines)
+
+
+def comparison_lines(table: Table) -> list[str]:
+    """How many cells have which verdict; how far the rows stand in the paper's order."""
+    said, order = counted(table), agreement(list(compared(table).values()))
+    none = "none, no column has three rows with both numbers, or an order"
+    return (
+        [
+            f"Verdicts: {said} ({WHERE}; why, cell by cell: `{table.name}.csv`).",
+            f"Rank correlation of ours with the printed order: {order or none}.",
+        ]
+        if said
+        else []
+    )
 
 
 def _paragraph(text: str) -> list[str]:
@@ -111,7 +133,16 @@ def comma_separated(table: Table) -> str:
     """One line an entry, numbers unrounded to six digits, unscaled."""
     order = ["table", "panel", "row", "column", "x", *NAMES, *PATTERNS, "settings", "runs"]
     order += ["value", "half_width", "sigma", "reported", "difference", "n", "status", "note", "near"]
-    lines = pd.DataFrame([{"table": table.name, **_fields(entry)} for entry in table.entries])
+    order += ["verdict", "why", "tau"]
+    judged = zip(table.entries, verdicts(table), strict=True)
+    taus = {place: tau_of(group) for place, group in compared(table).items()}
+    lines = pd.DataFrame(
+        [
+            {"table": table.name, **_fields(entry), "verdict": verdict.word, "why": verdict.why}
+            | {"tau": taus[entry.ranked_in] if verdict.word else math.nan}
+            for entry, verdict in judged
+        ]
+    )
     frame = lines.reindex(columns=order).astype({"n": "Int64"})
     buffer = io.StringIO()
     frame.to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
@@ -131,28 +162,3 @@ def _runs(runs: Runs | None) -> str:
     """`seed=0..9`, or the one of them."""
     seeds = runs.seeds if runs else []
     return f"{runs.over}={'..'.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))}" if runs else ""
-
-
-def latex(table: Table) -> str:
-    """A tabular a panel, for booktabs."""
-    lines = [f"% {_tex(table.title)}", f"% {_tex(table.source)}", f"% each cell: {_tex(legend(table))}"]
-    for label, entries in table.by_panel():
-        head, body = _grid(entries, table.published is not None)
-        rows = [" & ".join(map(_tex, texts)) + r" \\" for texts in [head, *body]]
-        lines += [f"% {_tex(text)}" for text in filter(None, [label, remark(entries)])]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", rows[0]]
-        lines += [r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join(lines)
-
-
-_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "·": r"$\cdot$", "–": "--"} | {
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "μ": r"$\mu$",
-    "σ": r"$\sigma$",
-    ">": r"$>$",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)

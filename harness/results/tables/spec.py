@@ -40,6 +40,8 @@ def _check_panel(path: Path, spec: Mapping[str, Any], panel: Mapping[str, Any]) 
     rows, columns = list(rows_of(spec, panel)), columns_of(spec, panel)
     to_fill = () if all(row.get("external") for row in rows) else ("fill",)
     _check_keys(path, "panel", panel, ("label", "model", "dataset", *to_fill), None)
+    if "order" in panel:
+        _check_keys(path, "order", panel["order"], ("among", "as"), ())
     for column in columns:
         _check_keys(path, "column", column, NEEDED, tuple(Column._field_defaults))
     for row in rows:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from assay.harness import config as configs
+from assay.harness.commands.program import call
 from assay.harness.config import ConfigError, groups
 from assay.harness.overrides import compose_config, sweep
 from assay.harness.results import tables
@@ -230,7 +231,7 @@ def test_a_column_has_a_data_set_of_its_own(tmp_path: Path) -> None:
     assert (average.ours is not None, average.reported) == (True, 0.9699)
     assert ood_entry(folder, dataset="isun").ours is None
     frame = pd.read_csv(tmp_path / "tables/line_s1.csv")
-    assert set(frame["reference"]) == {"cifar10"}
+    assert set(frame.loc[frame["near"].isna(), "reference"]) == {"cifar10"}
 
 
 @pytest.mark.parametrize("change", [{"reference": "cifar100"}, {"reference": ""}, {"dataset": "cifar10"}])
@@ -438,6 +439,7 @@ def test_a_mean_of_runs(runs: dict[str, Any], splits: list[str], filled: Callabl
     ]
     table = filled(*rows, fourth, columns=columns)
     assert texts(table) == ["0.583 (σ 0.382) · 3 x 9", "0.500 ± 0.010 · 10"]
+    assert "older version" not in tables.summary(table, Path())  # other runs are none of the cell's
     frame = pd.read_csv(StringIO(tables.render(table, "csv")))
     assert frame["value"].tolist() == [0.583333, 0.5] and frame["n"].tolist() == [9, 10]
     assert frame["sigma"].tolist()[0] == 0.381881 and math.isnan(frame["sigma"].tolist()[1])
@@ -757,6 +759,55 @@ def test_missing_cells_name_their_command_and_absent_methods(monkeypatch: pytest
             assert any(re.search(rf"\b{method}\b", line) and place in line for line in lines), method
 
 
+@pytest.mark.slow  # half a second a command
+@pytest.mark.parametrize("name", names())
+def test_commands_compose(name: str) -> None:
+    """Every command of a table, of a sweep its first job, is a run's config, with values that a run takes."""
+    table = fill_table(name, EMPTY)
+    for panel in table.panels:
+        entries = [entry for entry in table.missing() if entry.panel == panel["label"]]
+        for alike in by_runs(entries):
+            words = shlex.split(fill_command(panel, alike))[2:]
+            compose_config(sweep(words)[0] if "-m" in words else words)
+
+
+def test_commands_run_as_they_stand_but_for_one_folder() -> None:
+    """Of every panel: no file to be named, and at most one folder; what else lies somewhere lies below ASSAY_DATA and
+    ASSAY_WEIGHTS."""
+    for name in names():
+        table = fill_table(name, EMPTY)
+        for panel in table.panels:
+            entries = [entry for entry in table.missing() if entry.panel == panel["label"]]
+            for alike in by_runs(entries):
+                command = fill_command(panel, alike)
+                assert (command.count("FOLDER") <= 1, "FILE" in command) == (True, False), command
+
+
+def test_strict_names_empty_cells_and_what_they_refuse(
+    filled: Callable[..., Table], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1; of rows that are there, what each has that is not asked for: protocol, tolerance, settings. A full
+    table passes, and without --strict an empty one does."""
+    command = ["table", "toy", "--results", str(tmp_path)]
+    filled(tidy_row())
+    assert call([*command, "--strict"]) == 0
+    column = SPEC["columns"][0] | {"variant": "tol=15px,box", "settings": {"steps": 8}}
+    panel = SPEC["panels"][0] | {"protocol": "pointing_game"}
+    shape: dict[str, Any] = {"columns": [column], "panels": [panel]}
+    filled(tidy_row(variant="tol=4px,box", protocol="standard", settings=settings(steps=8)), **shape)
+    assert call(command) == 0
+    capsys.readouterr()
+    assert call([*command, "--strict"]) == 1
+    said = capsys.readouterr().err
+    assert said == "empty: toy: P: A: PG (there is one of variant=tol=4px,box, protocol=standard)\n"
+    filled(tidy_row(settings=settings(steps=16)), **shape)
+    assert call([*command, "--strict"]) == 1
+    assert "PG (there is one of steps=16)" in capsys.readouterr().err
+    filled(*(tidy_row(settings=settings(steps=k), cell_key=str(k), value=k / 9) for k in (1, 2)))
+    assert call([*command, "--strict"]) == 1
+    assert "A: PG (2 results)" in capsys.readouterr().err
+
+
 def test_the_command_of_the_embedded_table_composes() -> None:
     """What a bare clone can fill, it is told how to: no obstacle."""
     table = fill_table("embedded_localization", EMPTY)
@@ -807,10 +858,11 @@ def test_table_1s_two_runs_have_as_many_orders() -> None:
 
 @pytest.mark.parametrize("command, why", [
     ("python run.py dataset=nowhere", "'nowhere' is not a dataset"),
-    ("python run.py limit=0", "limit=0: give a whole number of at least 1"),
+    ("python run.py -m model=scenes_vgg,scenes_vg", "'scenes_vg' is not a model"),
+    ("python run.py dataset=voc07 dataset.rot=FOLDER", "'rot' is not a setting"),
 ])  # fmt: skip
 def test_an_obstacle_is_named(command: str, why: str) -> None:
-    """A choice that does not exist; a value that a run refuses."""
+    """A choice that does not exist, one of those that a sweep has; a key."""
     assert why in obstacle(command)
 
 
@@ -846,14 +898,15 @@ def test_without_results_every_cell_is_missing(tmp_path: Path) -> None:
 
 
 def test_latex_escapes(tmp_path: Path) -> None:
-    """One tabular a panel, underscores and Greek letters escaped."""
+    """One tabular a panel, underscores and Greek letters escaped, in captions too; labels and comments need it not."""
     (table,) = tables.regenerate(["rap_table1"], tmp_path)
     text = tables.render(table, "tex")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(table.panels)
     assert r"LRP $\alpha$1$\beta$0" in text
     assert r"method & $\mu$ & $\sigma$ \\" in tables.render(tables.regenerate(["liftcam_table1"], tmp_path)[0], "tex")
     embedded = tables.render(tables.regenerate(["embedded_localization"], tmp_path)[0], "tex")
-    assert not re.search(r"(?<!\\)_", embedded)
+    assert r"scenes\_vgg" in embedded and r"\label{tab:embedded_localization_1}" in embedded
+    assert not re.search(r"(?<!\\)[_%&]{2}|(?<!\\)_", re.sub(r"(?m)^%.*|\\label.*", "", embedded))
 
 
 def test_an_unknown_table_and_a_bad_specification_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

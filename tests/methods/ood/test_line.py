@@ -198,12 +198,14 @@ def test_rows_without_a_label_count_for_no_class() -> None:
         assert torch.allclose(detector.fit(training_of(unlabelled, 9))["contribution"], part, atol=1e-12)
 
 
-def test_a_class_without_images_takes_the_mean_of_all() -> None:
+@pytest.mark.parametrize("form", ["closed_form", "integrated_gradients"])
+def test_a_class_without_images_takes_the_mean_of_all(form: str) -> None:
     """W = (2, 1; 1, 2), two images of class 0 with mean (1, 3), none of class 1: C = (2, 3; 1, 6), and a warning."""
     head = LinearHead(torch.tensor([[2.0, 1], [1, 2]]), torch.zeros(2))
     training = training_of(features_of(torch.tensor([[0.0, 2], [2, 4]]), head, torch.tensor([0, 0])))
     with pytest.warns(UserWarning, match="1 of 2 classes have no training image"):
-        assert LINe(50, 50, 1.0).fit(training)["contribution"].tolist() == [[2, 3], [1, 6]]
+        detector = LINe(50, 50, 1.0, contributions=form)  # type: ignore[arg-type]
+        assert detector.fit(training)["contribution"].tolist() == [[2, 3], [1, 6]]
 
 
 def test_thresholds_are_numpys() -> None:

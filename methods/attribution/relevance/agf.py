@@ -86,7 +86,7 @@ class Factorised:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """phi of x."""
-        magnitude = layer._replace(weight=layer.weight.abs())
+        magnitude = layer.reweighed(torch.abs)
         total = magnitude.apply(size := x.abs(), magnitude.weight, None)
         shared = magnitude.pull_back(x, ratio_(relevance, total)).mul_(size)
         if layer.is_dense:

@@ -42,19 +42,19 @@ class Hedge:
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
         positive, negative = normalised(relevance)
-        weight, result = layer.weight.abs(), torch.zeros_like(x)
+        layer, result = layer.reweighed(torch.abs), torch.zeros_like(x)
         if "C" in self.terms:
-            result += self._contribution(x.clamp(min=0), weight, layer, positive, negative)
+            result += self._contribution(x.clamp(min=0), layer, positive, negative)
         if "A" in self.terms:
-            result += flow(indicator(x, torch.gt), weight, layer, positive)
+            result += flow(indicator(x, torch.gt), layer, positive)
         if "U" in self.terms:
-            result -= flow(indicator(x, torch.le), weight, layer, negative)
+            result -= flow(indicator(x, torch.le), layer, negative)
         return result
 
-    def _contribution(self, x: Tensor, weight: Tensor, layer: Affine, positive: Tensor, negative: Tensor) -> Tensor:
+    def _contribution(self, x: Tensor, layer: Affine, positive: Tensor, negative: Tensor) -> Tensor:
         if layer.is_pointwise:
-            return flow(x, weight, layer, positive - negative)
-        shared = flow(x, weight, layer, self.gamma * positive - negative)
+            return flow(x, layer, positive - negative)
+        shared = flow(x, layer, self.gamma * positive - negative)
         if "Psi" not in self.terms:
             return shared
         active = indicator(shared, torch.ne)

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import torch.nn.grad
 from assay.harness.modules import unseen_parts
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .rules import Affine, Backward
+from .gradients import backward_of
+from .rules import Affine
 
 Kind = Literal[
     "affine", "norm", "pool", "maximum", "joint", "activation", "shift", "statistics", "winner", "add", "gated", "gate"
@@ -192,32 +192,8 @@ def _affine(
 
     name = function.__name__
     layer = Affine(apply, weight, bias, transposed=name.startswith("conv_transpose"))
-    layer = layer._replace(backward=_backward(name, rest, options))
+    layer = layer._replace(backward=backward_of(name, rest, options))
     return Reading("affine", (input,), lambda x: apply(x, weight, bias), layer)
-
-
-def _rows(values: Tensor) -> Tensor:
-    """[...,D] -> [R,D]."""
-    return values.reshape(-1, values.shape[-1])
-
-
-_GRADIENTS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "linear": (lambda size, w, g: g @ w, lambda x, size, g: _rows(g).T @ _rows(x)),
-    "conv1d": (torch.nn.grad.conv1d_input, torch.nn.grad.conv1d_weight),
-    "conv2d": (torch.nn.grad.conv2d_input, torch.nn.grad.conv2d_weight),
-    "conv3d": (torch.nn.grad.conv3d_input, torch.nn.grad.conv3d_weight),
-}
-
-
-def _backward(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> Backward | None:
-    """The layer's gradients by themselves; None for transposed convolutions and paddings by name."""
-    if name not in _GRADIENTS or any(isinstance(value, str) for value in (*rest, *options.values())):
-        return None
-    of_input, of_weight = _GRADIENTS[name]
-    return Backward(
-        lambda x, w, g: of_input(x.shape, w, g, *rest, **options),
-        lambda x, w, g: of_weight(x, w.shape, g, *rest, **options),
-    )
 
 
 def _batch_norm(

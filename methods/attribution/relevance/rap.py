@@ -15,18 +15,30 @@ from torch import Tensor
 from ..gradient import check_choice
 from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, Tape, check_batch_norm, check_start
-from .rules import Affine, AffineRule, SumRule, ZBox, indicator, per_sample, ratio, ratio_, split_signs, sum_of
+from .rules import (
+    Affine,
+    AffineRule,
+    SumRule,
+    ZBox,
+    indicator,
+    magnitude_of_sign,
+    per_sample,
+    ratio,
+    ratio_,
+    split_signs,
+    sum_of,
+)
 
 Variant = Literal["official", "paper"]
 Residual = Literal["positive", "proportional"]
 
 
 class Half(NamedTuple):
-    """Inputs of one sign, |x| [B,...], the weights that excite and the magnitudes of those that inhibit."""
+    """Inputs of one sign, |x| [B,...], the layer with weights that excite and with magnitudes of those that inhibit."""
 
     magnitude: Tensor
-    exciting: Tensor
-    inhibiting: Tensor
+    exciting: Affine
+    inhibiting: Affine
 
 
 class _Bipolar:
@@ -35,26 +47,22 @@ class _Bipolar:
     Nothing reads the sums after a rule, which may write over them.
     """
 
-    def __init__(self, halves: Sequence[Half], layer: Affine) -> None:
-        self.inputs = [half.magnitude for half in halves]
-        self.leaves = [u.detach().requires_grad_() for u in self.inputs]
-        with torch.enable_grad():
-            self._sums = tuple(
-                sum_of([layer.apply(leaf, half[k], None) for leaf, half in zip(self.leaves, halves, strict=True)])
-                for k in (1, 2)
-            )
-        self.excited, self.inhibited = (each.detach() for each in self._sums)
+    def __init__(self, halves: Sequence[Half]) -> None:
+        self.halves = halves
+        self.excited = sum_of([up.apply(u, up.weight, None) for u, up, _ in halves])
+        self.inhibited = sum_of([down.apply(u, down.weight, None) for u, _, down in halves])
 
     def share(self, by_excited: Tensor, by_inhibited: Tensor) -> Tensor:
         """Relevance of x from relevance per unit of either sum: x (w+^T s+ + |w-|^T s-)."""
-        gradients = torch.autograd.grad(self._sums, self.leaves, (by_excited, by_inhibited))
-        return sum_of([gradient.mul_(u) for gradient, u in zip(gradients, self.inputs, strict=True)])
+        return sum_of(
+            [up.pull_back(u, by_excited).add_(down.pull_back(u, by_inhibited)).mul_(u) for u, up, down in self.halves]
+        )
 
 
 def _halves(x: Tensor, layer: Affine) -> list[Half]:
     """x+ with w+ and |w-|; |x-| with |w-| and w+."""
     positive, negative = split_signs(x)
-    up, down = layer.weight.clamp(min=0), layer.weight.neg().clamp_(min=0)
+    up, down = (layer.reweighed(partial(magnitude_of_sign, sign=sign)) for sign in (1, -1))
     return [Half(positive, up, down)] + ([] if negative is None else [Half(-negative, down, up)])
 
 
@@ -73,7 +81,7 @@ class Official:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        return sum_of([self._half(_Bipolar([half], layer), layer, relevance) for half in _halves(x, layer)])
+        return sum_of([self._half(_Bipolar([half]), layer, relevance) for half in _halves(x, layer)])
 
     def _half(self, sums: _Bipolar, layer: Affine, relevance: Tensor) -> Tensor:
         by_inhibited = ratio_(relevance, sums.excited + sums.inhibited)  # R rho / z-
@@ -96,7 +104,7 @@ class Paper:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        sums = _Bipolar(_halves(x, layer), layer)
+        sums = _Bipolar(_halves(x, layer))
         by_inhibited = ratio_(relevance, sums.excited + sums.inhibited)
         shared = sums.share(ratio_(relevance, sums.excited), by_inhibited)
         return _less(shared, _summed(by_inhibited * sums.inhibited, shared), indicator(x, torch.ne))

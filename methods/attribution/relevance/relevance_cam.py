@@ -14,7 +14,7 @@ from ..relevance import rules
 from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
 from .lrp import other_outputs
 from .rap import RESIDUAL
-from .rules import Affine, Map, of_sign, shares, split_signs
+from .rules import Affine, Map, of_signs, shares, split_signs
 
 Residual = Literal["positive", "proportional"]
 
@@ -30,13 +30,9 @@ class Exciting:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        positive, negative = split_signs(x)
-        parts = [(positive, of_sign(layer.weight, 1))]
-        if negative is not None:
-            parts.append((negative, of_sign(layer.weight, -1)))
         is_counted = self.biases > 0 and not layer.is_dense
         bias = self.biases * layer.bias if is_counted and layer.bias is not None else None
-        return shares(parts, layer, relevance, bias=bias)
+        return shares(of_signs(split_signs(x), layer, 1), relevance, bias=bias)
 
 
 def pool_positive_part(x: Tensor, function: Map, relevance: Tensor) -> Tensor:

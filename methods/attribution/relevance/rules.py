@@ -17,6 +17,9 @@ from torch import Tensor
 Map = Callable[[Tensor], Tensor]
 
 
+BLOCK = 2**18  # weights of a fully connected layer that are changed at once: one megabyte
+
+
 class Backward(NamedTuple):
     """Gradients of an affine layer that need no forward pass.
 
@@ -60,6 +63,18 @@ class Affine(NamedTuple):
             return self.backward.of_weight(x, self.weight, gradient)
         back: Tensor = torch.func.vjp(lambda weight: self.apply(x, weight, None), self.weight)[1](gradient)[0]
         return back
+
+    def reweighed(self, change: Map) -> "Affine":
+        """The layer with a function of each of its weights in their place.
+
+        The weights of a large fully connected layer are changed whenever they are read, some rows at a time: these stay
+        in the processor's cache, and a copy of VGG's 100 million would take as long as the layer itself.
+        """
+        if not self.is_dense or not self.weight.is_cpu or self.weight.numel() <= BLOCK:
+            return self._replace(weight=change(self.weight))
+        rows = max(1, BLOCK // self.weight.shape[1])
+        backward = Backward(partial(_back_by_rows, change, rows), lambda x, w, g: self.weight_gradient(x, g))
+        return self._replace(apply=partial(_by_rows, self.apply, change, rows), backward=backward)
 
     @property
     def is_dense(self) -> bool:
@@ -113,6 +128,27 @@ def _with_positions(
 ) -> Tensor:
     """A layer whose bias may have a value for each position."""
     return apply(x, weight, bias) if bias is None or bias.ndim == 1 else apply(x, weight, None) + bias
+
+
+def _by_rows(
+    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    change: Map,
+    rows: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """A fully connected layer with changed weights, so many outputs at a time."""
+    biases = [None] * -(-len(weight) // rows) if bias is None else bias.split(rows, -1)
+    return torch.cat([apply(x, change(w), b) for w, b in zip(weight.split(rows), biases, strict=True)], -1)
+
+
+def _back_by_rows(change: Map, rows: int, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of its input."""
+    total = torch.zeros_like(x)
+    for w, g in zip(weight.split(rows), gradient.split(rows, -1), strict=True):
+        total += g @ change(w)
+    return total
 
 
 AffineRule = Callable[[Tensor, Affine, Tensor], Tensor]  # (x, layer, R of its output) -> R of x
@@ -172,32 +208,32 @@ def of_sign(values: Tensor, sign: int) -> Tensor:
     return values.clamp(min=0) if sign > 0 else values.clamp(max=0)
 
 
+def magnitude_of_sign(values: Tensor, sign: int) -> Tensor:
+    """v+ for sign 1, |v-| for sign -1."""
+    return values.clamp(min=0) if sign > 0 else values.neg().clamp_(min=0)
+
+
+def of_signs(halves: tuple[Tensor, Tensor | None], layer: Affine, sign: int) -> list[tuple[Tensor, Affine]]:
+    """The contributions of one sign, for `shares`: x+ w+ and x- w-, or for sign -1 x+ w- and x- w+."""
+    positive, negative = halves
+    parts = [(positive, layer.reweighed(partial(of_sign, sign=sign)))]
+    return parts if negative is None else [*parts, (negative, layer.reweighed(partial(of_sign, sign=-sign)))]
+
+
 def shares(
-    parts: Sequence[tuple[Tensor, Tensor]],
-    layer: Affine,
-    relevance: Tensor,
-    epsilon: float = 0,
-    bias: Tensor | None = None,
+    parts: Sequence[tuple[Tensor, Affine]], relevance: Tensor, epsilon: float = 0, bias: Tensor | None = None
 ) -> Tensor:
     """Each R_j among the inputs in proportion to Sum of u_i v_ij over the parts (u, v), with one denominator for all.
 
     Args:
-        parts: inputs u, shaped as the layer's, each with the weights v to use for it.
-        layer: how weights apply.
+        parts: inputs u, shaped as the layer's, each with the layer whose weights are v.
         relevance: R, shaped as the layer's output.
         epsilon: relative stabiliser, see `stabilised_`.
         bias: [out] added to the denominator, which then keeps its share of R to itself.
     """
-    leaves = [u.detach().requires_grad_() for u, _ in parts]
-    with torch.enable_grad():
-        outputs = [
-            layer.apply(u, v, bias if number == 0 else None)
-            for number, (u, (_, v)) in enumerate(zip(leaves, parts, strict=True))
-        ]
-    total = sum_of([z.detach() for z in outputs])
-    each = ratio_(relevance, stabilised_(total, epsilon))
-    gradients = torch.autograd.grad(outputs, leaves, [each] * len(outputs))
-    return sum_of([gradient.mul_(u) for gradient, (u, _) in zip(gradients, parts, strict=True)])
+    outputs = [layer.apply(u, layer.weight, None if k else bias) for k, (u, layer) in enumerate(parts)]
+    each = ratio_(relevance, stabilised_(sum_of(outputs), epsilon))
+    return sum_of([layer.pull_back(u, each).mul_(u) for u, layer in parts])
 
 
 def sum_of(terms: Sequence[Tensor]) -> Tensor:
@@ -208,9 +244,9 @@ def sum_of(terms: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def flow(u: Tensor, v: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
-    """J(u, v, R)."""
-    return shares([(u, v)], layer, relevance)
+def flow(u: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
+    """J(u, v, R) with the layer's weights v."""
+    return shares([(u, layer)], relevance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +300,7 @@ class Epsilon:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        return shares([(x, layer.weight)], layer, relevance, self.epsilon, layer.bias if self.bias else None)
+        return shares([(x, layer)], relevance, self.epsilon, layer.bias if self.bias else None)
 
 
 @dataclass(frozen=True)
@@ -296,10 +332,10 @@ class Gamma:
     def _share(self, x: Tensor, layer: Affine, relevance: Tensor, bias: Tensor | None, sign: int) -> Tensor:
         """R of x from the outputs of one sign."""
         positive, negative = split_signs(x)
-        parts = [(positive, self._enlarged(layer.weight, sign))]
+        parts = [(positive, layer.reweighed(partial(self._enlarged, sign=sign)))]
         if negative is not None:
-            parts.append((negative, self._enlarged(layer.weight, -sign)))
-        return shares(parts, layer, relevance, self.epsilon, None if bias is None else self._enlarged(bias, sign))
+            parts.append((negative, layer.reweighed(partial(self._enlarged, sign=-sign))))
+        return shares(parts, relevance, self.epsilon, None if bias is None else self._enlarged(bias, sign))
 
     def _enlarged(self, values: Tensor, sign: int) -> Tensor:
         """v + gamma v+, or v + gamma v- for sign -1."""
@@ -335,12 +371,8 @@ class AlphaBeta:
 
     def _share(self, halves: tuple[Tensor, Tensor | None], layer: Affine, relevance: Tensor, sign: int) -> Tensor:
         """R of x from the contributions of one sign."""
-        positive, negative = halves
-        parts = [(positive, of_sign(layer.weight, sign))]
-        if negative is not None:
-            parts.append((negative, of_sign(layer.weight, -sign)))
         bias = of_sign(layer.bias, sign) if self.bias and layer.bias is not None else None
-        return shares(parts, layer, relevance, bias=bias)
+        return shares(of_signs(halves, layer, sign), relevance, bias=bias)
 
 
 @dataclass(frozen=True)
@@ -349,7 +381,7 @@ class Excitation:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        return flow(x, layer.weight.clamp(min=0), layer, relevance)
+        return flow(x, layer.reweighed(partial(of_sign, sign=1)), relevance)
 
 
 @dataclass(frozen=True)
@@ -358,7 +390,7 @@ class Inhibition:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        return flow(x, (-layer.weight).clamp(min=0), layer, relevance)
+        return flow(x, layer.reweighed(partial(magnitude_of_sign, sign=-1)), relevance)
 
 
 @dataclass(frozen=True)
@@ -374,7 +406,7 @@ class ZBox:
         """R of x."""
         shape = (-1, *[1] * (x.ndim - 1))
         low, high = x.flatten(1).amin(1).view(shape), x.flatten(1).amax(1).view(shape)
-        return shares([(x - low, layer.weight.clamp(min=0)), (x - high, layer.weight.clamp(max=0))], layer, relevance)
+        return shares(of_signs((x - low, x - high), layer, 1), relevance)
 
 
 @dataclass(frozen=True)
@@ -383,7 +415,7 @@ class Flat:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        return flow(torch.ones_like(x), torch.ones_like(layer.weight), layer, relevance)
+        return flow(torch.ones_like(x), layer.reweighed(torch.ones_like), relevance)
 
 
 # Other operations

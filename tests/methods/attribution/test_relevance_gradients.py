@@ -1,0 +1,68 @@
+"""Gradients of layers without a graph, against autograd's own; float64, to 1e-12 of the largest value."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from assay.methods.attribution.relevance import rules
+from assay.methods.attribution.relevance.gradients import backward_of
+from assay.methods.attribution.relevance.rules import Affine
+from conftest import assert_close
+from torch import Tensor
+
+LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "linear": ((7,), (5, 7), {}),
+    "conv1d": ((4, 9), (6, 4, 3), {"stride": 2, "padding": 1}),
+    "conv1d pointwise": ((4, 9), (6, 4, 1), {"stride": 2}),
+    "conv2d": ((4, 7, 6), (6, 4, 3, 3), {"padding": 1}),
+    "conv2d pointwise": ((4, 7, 6), (6, 4, 1, 1), {}),
+    "conv2d pointwise stride 2": ((4, 7, 6), (6, 4, 1, 1), {"stride": 2}),
+    "conv2d pointwise strides of two axes": ((4, 7, 6), (6, 4, 1, 1), {"stride": (3, 2)}),
+    "conv2d pointwise padded": ((4, 7, 6), (6, 4, 1, 1), {"padding": (0, 1), "stride": 2}),
+    "conv2d pointwise groups": ((4, 7, 6), (6, 2, 1, 1), {"groups": 2}),
+    "conv3d pointwise": ((4, 5, 4, 3), (6, 4, 1, 1, 1), {"stride": (1, 2, 1)}),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_are_autograd_s(name: str) -> None:
+    shape, weights, options = LAYERS[name]
+    function = getattr(F, name.split()[0])
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((3, *shape), weights))
+    x.requires_grad_(), weight.requires_grad_()
+    output = function(x, weight, None, **options)
+    gradient = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad(output, (x, weight), gradient)
+    backward = backward_of(name.split()[0], (), options)
+    assert backward is not None
+    with torch.no_grad():
+        assert_close(backward.of_input(x, weight, gradient), expected[0], 1e-12)
+        assert_close(backward.of_weight(x, weight, gradient), expected[1], 1e-12)
+
+
+def test_a_transposed_convolution_and_a_padding_by_name_have_none() -> None:
+    assert backward_of("conv_transpose2d", (), {}) is None
+    assert backward_of("conv2d", (1, "same"), {}) is None
+
+
+@pytest.mark.parametrize("bias", [None, torch.arange(5.0, dtype=torch.float64), torch.ones(1, 5, dtype=torch.float64)])
+def test_weights_that_are_changed_by_rows_are_those_that_are_changed_at_once(
+    monkeypatch: pytest.MonkeyPatch, bias: Tensor | None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, r = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((3, 7), (5, 7), (3, 5)))
+    changes: list[int] = []
+
+    def change(w: Tensor) -> Tensor:
+        changes.append(len(w))
+        return w.clamp(min=0)
+
+    layer = Affine(lambda x, w, b: F.linear(x, w) if b is None else F.linear(x, w) + b, weight, bias)
+    whole = layer.reweighed(change)
+    monkeypatch.setattr(rules, "BLOCK", 14)
+    rows = layer.reweighed(change)
+    assert_close(rows.apply(x, rows.weight, bias), whole.apply(x, whole.weight, bias), 1e-12)
+    assert_close(rows.pull_back(x, r), whole.pull_back(x, r), 1e-12)
+    assert changes == [5, *(2, 2, 1) * 2]

@@ -21,12 +21,12 @@ Charts = dict[str, Markup]  # by what the reader chooses
 def standings(shown: pd.DataFrame, cliques: Mapping[str, Cliques]) -> Charts:
     """For each quantity a point with its interval a method, the best on top, and a bar for each group of equals."""
     return {
-        f"{column} {ARROWS[direction(rows.iloc[0])]}".strip(): embedded(_standing(str(column), rows, cliques))
+        f"{column} {ARROWS[direction(rows.iloc[0])]}".strip(): embedded(_standing(rows, cliques.get(str(column))))
         for column, rows in shown.groupby("column", sort=False)
     }
 
 
-def _standing(column: str, rows: pd.DataFrame, cliques: Mapping[str, Cliques]) -> Any:
+def _standing(rows: pd.DataFrame, made: Cliques | None) -> Any:
     order = ordered(rows)
     rows = rows.set_index("method").loc[order].reset_index()
     ends = [(rows[end].astype(float) - rows["value"].astype(float)).abs() for end in ("ci_high", "ci_low")]
@@ -41,8 +41,8 @@ def _standing(column: str, rows: pd.DataFrame, cliques: Mapping[str, Cliques]) -
         "customdata": np.stack([rows["interval"].replace("", "none"), rows["n"].astype(str)], axis=1),
         "hovertemplate": hover({"%{y}": "%{x:.4f}", "95 % interval": "%{customdata[0]}", "n": "%{customdata[1]}"}),
     }
-    bars = [*_bars(cliques[column])] if column in cliques else []
-    across = {"xaxis": axis(column, domain=[0, 0.86 if bars else 1]), "yaxis": _methods(order)}
+    bars = [] if made is None else [*_bars(made)]
+    across = {"xaxis": axis(domain=[0, 0.86 if bars else 1]), "yaxis": _methods(order)}
     aside = {"xaxis2": axis(domain=[0.88, 1], range=[-0.5, GROUPS - 0.5], showticklabels=False, showgrid=False)}
     return figure([points, *bars], 70 + LINE * len(rows), showlegend=False, **across, **(aside if bars else {}))
 
@@ -74,7 +74,8 @@ def rank_map(shown: pd.DataFrame) -> Markup | None:
     made = ranks(shown)
     if made.empty or len(made) < 2:
         return None
-    made = made.loc[[name for name in ordered(shown) if name in made.index]]
+    best_first = [name for name in ordered(shown) if name in made.index]
+    made = made.loc[best_first[::-1]]  # from below: Plotly colours the text of cells by their place in the table
     cells = {
         "type": "heatmap",
         "z": made.to_numpy(float),
@@ -89,7 +90,7 @@ def rank_map(shown: pd.DataFrame) -> Markup | None:
         "xgap": 1,
         "ygap": 1,
     }
-    across = {"xaxis": axis(tickangle=-40), "yaxis": _methods([*made.index])}
+    across = {"xaxis": axis(tickangle=-40), "yaxis": _methods(best_first)}
     return embedded(figure([cells], 230 + LINE * len(made), **across))
 
 
@@ -98,12 +99,12 @@ def agreement_map(shown: pd.DataFrame) -> Markup | None:
     made = agreement(ranks(shown)) if len(shown) else pd.DataFrame()
     if len(made) < 2 or made.isna().all(axis=None):
         return None
-    names, values = [*map(plain, made.columns)], made.to_numpy(float)
+    names, values = [*map(plain, made.columns)], made.to_numpy(float)[::-1]
     cells = {
         "type": "heatmap",
         "z": values,
         "x": names,
-        "y": names,
+        "y": names[::-1],
         "colorscale": SIGNED,
         "zmin": -1,
         "zmax": 1,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...curves import acceptance_limit
+from ...curves import acceptance_limit, roc_statistics
 from ...stats import Array
 from .charts import Charts
 from .figures import COLOURS, DASHES, FLOOR, axis, embedded, figure, hover, looks, plain
@@ -45,8 +45,8 @@ def histograms(made: Mapping[str, Sides]) -> Charts:
 
 
 def _histogram(each: Sides) -> Any:
-    every = np.concatenate([*each.values()])
-    edges = _edges(every[np.isfinite(every)])
+    first = next(iter(each.values()))
+    edges = _edges(first, np.concatenate([*each.values()]))
     traces = [
         _density(number, name, scores, edges) for number, (name, scores) in enumerate(each.items()) if len(scores)
     ]
@@ -55,12 +55,20 @@ def _histogram(each: Sides) -> Any:
         "yaxis": axis("density", showticklabels=False),
     }
     legend = {"orientation": "h", "y": -0.22, "yanchor": "top"}
-    return figure(traces, 380, legend=legend, shapes=_limit(next(iter(each.values()))), **across)
+    return figure(traces, 380, legend=legend, shapes=_limit(first), **across)
 
 
-def _edges(finite: Array) -> Array:
+def _edges(known: Array, every: Array) -> Array:
+    """Nowhere further than one width of the known scores beyond them: a far set would squeeze them into one bin."""
+    (low, high), (least, most) = _middle(known), _middle(every)
+    return np.linspace(max(least, 2 * low - high), min(most, 2 * high - low), BINS + 1)
+
+
+def _middle(scores: Array) -> tuple[float, float]:
+    """Where most of them lie; a width of one around scores that are all equal."""
+    finite = scores[np.isfinite(scores)]
     low, high = np.quantile(finite, [TAIL, 1 - TAIL]) if len(finite) else (0.0, 1.0)
-    return np.linspace(low, high, BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, BINS + 1)
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
 def _density(number: int, name: str, scores: Array, edges: Array) -> dict[str, Any]:
@@ -98,7 +106,7 @@ def rocs(made: Mapping[str, Sides]) -> Charts:
 
 
 def _roc(name: str, made: Mapping[str, Sides], look: Mapping[str, dict[str, str]]) -> Any:
-    from sklearn.metrics import auc, roc_curve
+    from sklearn.metrics import roc_curve
 
     lines = []
     for method, each in made.items():
@@ -107,7 +115,8 @@ def _roc(name: str, made: Mapping[str, Sides], look: Mapping[str, dict[str, str]
             continue
         labels = np.repeat([0, 1], [len(known), len(each[name])])
         alarms, found, _ = roc_curve(labels, np.concatenate([known, each[name]]))
-        lines.append((float(auc(alarms, found)), _line(method, alarms, found, look[method])))
+        area = roc_statistics(known, each[name])["auroc"]
+        lines.append((area, _line(method, alarms, found, look[method])))
     lines.sort(key=lambda line: -line[0])
     traces = [{**line, "name": f"{line['name']} {area:.3f}"} for area, line in lines]
     chance = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"color": FLOOR, "dash": "dot", "width": 1}}

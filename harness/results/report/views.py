@@ -9,6 +9,7 @@ from .figures import script_json
 from .paired import Paired
 from .picks import picks, standing
 from .pictured import Sample
+from .ranks import ordered
 
 Quantities = list[tuple[str, pd.DataFrame, Paired]]
 
@@ -31,7 +32,7 @@ def views(shown: pd.DataFrame, quantities: Quantities, pictured: list[Sample]) -
     values = [(name, _values(made)) for name, _, made in quantities]
     made = {
         "methods": methods,
-        "samples": [_sample(each, keys, values) for each in known],
+        "samples": [_sample(each, keys, values, ordered(shown)) for each in known],
         "picks": {
             method: {
                 why: [number[name] for name in names if name in number]
@@ -47,8 +48,10 @@ def _values(made: Paired) -> pd.DataFrame:
     return pd.DataFrame(made.values, index=made.samples, columns=made.methods)
 
 
-def _sample(each: Sample, keys: dict[str, str], values: list[tuple[str, pd.DataFrame]]) -> dict[str, Any]:
-    of = {keys[key]: key for key in each.maps if key in keys}
+def _sample(
+    each: Sample, keys: dict[str, str], values: list[tuple[str, pd.DataFrame]], order: list[str]
+) -> dict[str, Any]:
+    of = {keys[key]: key for key in sorted(each.maps.keys() & keys.keys(), key=lambda key: order.index(keys[key]))}
     return {
         "id": each.sample_id,
         "label": each.label,

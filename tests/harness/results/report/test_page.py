@@ -20,35 +20,7 @@ from assay.harness.results.text import headlines, terminal_table
 from assay.harness.types import ResultRow
 from markupsafe import Markup
 from plotly.io import from_json
-
-COLUMNS: dict[str, Any] = {
-    **{"model": "m", "dataset": "d", "reference": "", "split": "test", "subset": "all", "method": "gradcam"},
-    **{"metric": "pointing_game", "variant": "tol=2px", "stat": "mean", "x": None, "value": 0.5, "n": 4},
-    **{"ci_low": 0.4, "ci_high": 0.6, "status": "ok", "x_label": "", "headline": True, "kind": "attribution"},
-    **{"cell_key": "c", "metric_key": "k", "run_id": "r", "higher_is_better": None},
-}
-
-
-def table(*rows: Mapping[str, Any]) -> pd.DataFrame:
-    """Tidy rows that differ from a common one."""
-    return pd.DataFrame([COLUMNS | dict(row) for row in rows])
-
-
-def curve(method: str, values: list[float], **others: Any) -> list[dict[str, Any]]:
-    """Rows of a curve over 0, 1, 2, ..."""
-    about = {
-        "method": method,
-        "metric": "insertion",
-        "variant": "morf,mean,accuracy,2x1%",
-        "stat": "accuracy",
-        "x_label": "pixels changed, %",
-        "headline": False,
-        **others,
-    }
-    return [
-        {**about, "x": float(x), "value": value, "ci_low": value - 0.1, "ci_high": value + 0.1}
-        for x, value in enumerate(values)
-    ]
+from tidy_rows import curve, table
 
 
 class Read(HTMLParser):
@@ -303,16 +275,17 @@ def test_standings_show_the_numbers() -> None:
 
 
 def test_the_maps_show_ranks_and_agreement() -> None:
-    """Rows in the order of the first quantity."""
+    """Rows in the order of the first quantity, from below, as Plotly takes them."""
     values = {"b": {"p": 1.0, "q": 3.0}, "a": {"p": 2.0, "q": 2.0}, "c": {"p": 0.0, "q": 4.0}}
     rows = shown(values, {"p": True, "q": True}).assign(floor=False)
     made = charts.rank_map(rows)
     assert made is not None
     (cells,) = charted(made).data
-    assert list(cells.y) == ["a", "b", "c"] and np.array_equal(cells.z, [[1, 3], [2, 2], [3, 1]])
+    assert list(cells.y) == ["c", "b", "a"] and np.array_equal(cells.z, [[3, 1], [2, 2], [1, 3]])
     taus = charts.agreement_map(rows)
     assert taus is not None
-    assert np.array_equal(charted(taus).data[0].z, [[1, -1], [-1, 1]])
+    assert list(charted(taus).data[0].y) == [*reversed(charted(taus).data[0].x)]
+    assert np.array_equal(charted(taus).data[0].z, [[-1, 1], [1, -1]])
     assert charts.rank_map(shown({"a": {"p": 1.0}}, {"p": None})) is None
 
 

@@ -51,7 +51,7 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 def test_the_page_is_given_what_was_drawn(tmp_path: Path) -> None:
     """Picks that were drawn, by number; values of both methods; no sign that ends a script element."""
     write(tmp_path, "r", [Sample("i#1", EVIL, "image", {"ca": "map a", "cb": "map b"}, {"ca": True, "cb": False})])
-    shown = pd.DataFrame({"cell_key": ["ca", "cb"], "method": ["a", "b"]})
+    shown = pd.DataFrame({"cell_key": ["ca", "cb"], "method": ["a", "b"], "higher_is_better": None})
     made = views(shown, [HIT], read(tmp_path))
     assert made is not None and "<" not in made
     view = json.loads(made)

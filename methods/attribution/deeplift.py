@@ -57,6 +57,7 @@ class DeepLIFT:
             ValueError: the network calls an operation without a rule, or computes out of sight of the rules.
         """
         inputs, baseline = forward.inputs.detach(), self.reference(forward)
+        baseline = baseline.expand_as(inputs) if forward.network.cells > 1 else baseline  # a row of layers is a cell
         forward.network.passes.backward += len(inputs) * len(targets.rounds())
         found = multipliers(forward.network, forward.network.module, inputs, baseline, targets, SCOPE)
         contributions = (inputs - baseline).expand(inputs.shape)[targets.image] * found.values

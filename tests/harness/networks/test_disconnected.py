@@ -12,11 +12,12 @@ from assay.harness.networks.disconnected import disconnected
 from assay.harness.overrides import compose_config
 from assay.harness.types import Attributor, Batch
 from assay.methods.attribution.cam import GradCAM
+from assay.methods.attribution.deeplift import DeepLIFT
 from assay.methods.attribution.fullgrad import FullGrad
 from assay.methods.attribution.relevance.agf import AGF
 from assay.methods.attribution.relevance.hedge import GradientHedge
 from assay.methods.attribution.relevance.rsp import RSP
-from conftest import attribute
+from conftest import attribute, attribute_alone
 from torch import nn
 
 NETWORKS = ("scenes_vgg", "scenes_resnet")
@@ -114,3 +115,15 @@ def test_what_cannot_be_disconnected() -> None:
     grouped = Network(plain.module, (0.5,) * 3, (0.25,) * 3, groups=[[0, 1], [2]])
     with pytest.raises(ValueError, match="grouped outputs cannot be disconnected"):
         disconnected(grouped)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "blur"])
+def test_deeplift_takes_batches_of_grids(baseline: str) -> None:
+    """A layer has a row a cell, of the baseline as of the images: two grids together as alone, and exact (1e-5)."""
+    made, batch = network_of("scenes_resnet_disconnected"), grids()
+    maps = attribute(DeepLIFT(baseline), made, batch.images, batch.targets).values
+    torch.testing.assert_close(
+        maps, attribute_alone(DeepLIFT(baseline), made, batch.images, batch.targets), atol=1e-5, rtol=0
+    )
+    by_cell = cells_apart(maps[:, None].abs(), 2).flatten(1).sum(1).view(-1, 4)
+    assert ((by_cell > 0) == nn.functional.one_hot(batch.targets.label // 11, 4).bool()).all()

@@ -41,7 +41,12 @@ def backward_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> B
     return Backward(
         lambda x, w, g: _of_input(convolution, x, w, g, *rest, **options),
         lambda x, w, g: convolution.of_weight(x, w.shape, g, *rest, **options),
+        by_position=_is_by_position(*rest, **options),
     )
+
+
+def _is_by_position(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> bool:
+    return groups == 1 and not any(_each(padding)) and all(step == 1 for step in _each(stride))
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ def by_correlation(x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
 
     [B,...] -> [B,...]; the layer's own weights play no part.
     """
+    if layer.is_pointwise and layer.backward is not None and layer.backward.by_position:
+        return _by_position(x, relevance)
 
     def one(x: Tensor, relevance: Tensor) -> Tensor:
         x, relevance = x[None], relevance[None]
@@ -48,6 +50,14 @@ def by_correlation(x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
 
     result: Tensor = torch.func.vmap(one)(x, relevance)
     return result
+
+
+def _by_position(x: Tensor, relevance: Tensor) -> Tensor:
+    """The same where an output reads its own position alone: products of matrices, faster than convolutions."""
+    values, made = x.flatten(2), relevance.flatten(2)  # [B,i,hw], [B,o,hw]
+    grown = made @ values.mT
+    each = ratio_(made, grown @ values)
+    return (grown.mT @ each).mul_(values).view(x.shape)
 
 
 def ratio_of(relevance: Tensor, total: Tensor) -> Tensor:

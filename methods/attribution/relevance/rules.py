@@ -24,11 +24,13 @@ class Backward(NamedTuple):
     """Gradients of an affine layer that need no forward pass.
 
     of_input: (x, w, g) -> w^T g, x for its shape alone. of_weight: (x, w, g) -> g x^T summed over samples and
-    positions, w for its shape alone.
+    positions, w for its shape alone. by_position: a convolution without stride, padding and groups, so that one of 1x1
+    reads all channels at its own position.
     """
 
     of_input: Callable[[Tensor, Tensor, Tensor], Tensor]
     of_weight: Callable[[Tensor, Tensor, Tensor], Tensor]
+    by_position: bool = False
 
 
 class Affine(NamedTuple):

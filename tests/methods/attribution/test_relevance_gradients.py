@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from assay.methods.attribution.relevance import rules
 from assay.methods.attribution.relevance.gradients import backward_of
+from assay.methods.attribution.relevance.rsp import by_correlation
 from assay.methods.attribution.relevance.rules import Affine
 from conftest import assert_close
 from torch import Tensor
@@ -40,6 +41,18 @@ def test_gradients_are_autograd_s(name: str) -> None:
     with torch.no_grad():
         assert_close(backward.of_input(x, weight, gradient), expected[0], 1e-12)
         assert_close(backward.of_weight(x, weight, gradient), expected[1], 1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"stride": 2, "padding": 1}])
+def test_correlations_by_position_are_those_of_convolutions(options: dict[str, int]) -> None:
+    """RSP's products of matrices against its convolutions, which a layer without known gradients takes."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 4, 2, 2), (3, 4, 1, 1)
+    x, weight = (torch.rand(size, generator=generator, dtype=torch.float64) for size in shapes)
+    layer = Affine(lambda x, w, b: F.conv2d(x, w, b, **options), weight)
+    relevance = layer.apply(x, weight, None)
+    known = layer._replace(backward=backward_of("conv2d", (), options))
+    assert_close(by_correlation(x, known, relevance), by_correlation(x, layer, relevance), 1e-12)
 
 
 def test_a_transposed_convolution_and_a_padding_by_name_have_none() -> None:

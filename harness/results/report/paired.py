@@ -76,7 +76,9 @@ def _part(row: Any, table: pd.DataFrame, column: str) -> pd.DataFrame | None:
         return None
     kept = table if row.subset == "all" else table[table[row.subset].astype(bool)]
     kept = kept[["sample_id", "image_id"]].assign(value=kept[column].astype(float)).dropna()
-    is_its_mean = len(kept) > 0 and np.isclose(kept["value"].mean(), float(row.value), rtol=SAME, atol=SAME)
+    if not len(kept) or not np.isfinite(kept["value"]).all():
+        return None
+    is_its_mean = np.isclose(kept["value"].mean(), float(row.value), rtol=SAME, atol=SAME)
     return kept if is_its_mean else None
 
 

@@ -12,6 +12,7 @@ from .pictured import Sample
 from .ranks import ordered
 
 Quantities = list[tuple[str, pd.DataFrame, Paired]]
+Values = dict[str, dict[str, float]]  # sample -> method -> value
 
 
 def views(shown: pd.DataFrame, quantities: Quantities, pictured: list[Sample]) -> Markup | None:
@@ -30,9 +31,10 @@ def views(shown: pd.DataFrame, quantities: Quantities, pictured: list[Sample]) -
     if not methods:
         return None
     values = [(name, _values(made)) for name, _, made in quantities]
+    order = ordered(shown)
     made = {
         "methods": methods,
-        "samples": [_sample(each, keys, values, ordered(shown)) for each in known],
+        "samples": [_sample(each, keys, values, order) for each in known],
         "picks": {
             method: {
                 why: [number[name] for name in names if name in number]
@@ -44,13 +46,12 @@ def views(shown: pd.DataFrame, quantities: Quantities, pictured: list[Sample]) -
     return script_json(made)
 
 
-def _values(made: Paired) -> pd.DataFrame:
-    return pd.DataFrame(made.values, index=made.samples, columns=made.methods)
+def _values(made: Paired) -> Values:
+    rows = (dict(zip(made.methods, row, strict=True)) for row in made.values.tolist())
+    return dict(zip(made.samples.tolist(), rows, strict=True))
 
 
-def _sample(
-    each: Sample, keys: dict[str, str], values: list[tuple[str, pd.DataFrame]], order: list[str]
-) -> dict[str, Any]:
+def _sample(each: Sample, keys: dict[str, str], values: list[tuple[str, Values]], order: list[str]) -> dict[str, Any]:
     of = {keys[key]: key for key in sorted(each.maps.keys() & keys.keys(), key=lambda key: order.index(keys[key]))}
     return {
         "id": each.sample_id,
@@ -58,8 +59,8 @@ def _sample(
         "image": each.image,
         "maps": {method: {"map": each.maps[key], "hit": each.hits.get(key)} for method, key in of.items()},
         "values": {
-            name: table.loc[each.sample_id, [method for method in of if method in table]].dropna().to_dict()
+            name: {method: value for method, value in table[each.sample_id].items() if method in of}
             for name, table in values
-            if each.sample_id in table.index
+            if each.sample_id in table
         },
     }

@@ -108,3 +108,5 @@ def test_the_column_behind_a_number(tmp_path: Path) -> None:
     assert part.samples.tolist() == ["i0#1", "i0#2", "i2#1"]
     assert paired(pd.DataFrame([row("a", 0.75), row("b", 0.26)]), tables) is None
     assert paired(pd.DataFrame([row("a", 0.75), row("b", 0.25, split="val")]), tables) is None
+    stored(tmp_path, "c", [1, 0, np.inf, 1], [True] * 4)
+    assert paired(pd.DataFrame([row("a", 0.75), row("c", np.inf)]), tables) is None  # nothing to test

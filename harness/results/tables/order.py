@@ -5,6 +5,7 @@ Rows are few, so the interval is wide and rough; it is of the choice of rows (a 
 
 import math
 from collections.abc import Sequence
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -115,6 +116,13 @@ def _interval(columns: Sequence[_Column], rows: int) -> tuple[float, float]:
 
 
 def _chance(columns: Sequence[_Column], rows: int, tau: float) -> float:
-    keys = np.random.default_rng(1).random((DRAWS, rows))  # columns of the same rows are shuffled alike
+    keys = _shufflings(rows)  # columns of the same rows are shuffled alike
     taus = _mean([column.tau(order=np.argsort(keys[:, column.places], axis=1)) for column in columns])
-    return float((1 + np.count_nonzero(taus >= tau - 1e-12)) / (1 + DRAWS))
+    return float(np.mean(taus >= tau - 1e-12))
+
+
+def _shufflings(rows: int) -> Array:
+    """Places of the rows, [D,N]: all of them where these are not more than DRAWS, else as many with the one at hand."""
+    if math.factorial(rows) <= DRAWS:
+        return np.array(list(permutations(range(rows))), dtype=np.float64)
+    return np.vstack([np.arange(rows), np.random.default_rng(1).random((DRAWS, rows))])

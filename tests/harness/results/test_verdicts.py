@@ -133,14 +133,16 @@ def test_tau_equals_scipys(seed: int = 3) -> None:
 
 
 def test_agreement_of_a_table() -> None:
-    """One column in order, one reversed: mean 0. A column in order of 4 rows is matched by 1 of 24 shufflings (1/24 =
-    .042; of 1000 drawn, ± .02); all draws of its rows are in order, but for those of one row, which have none."""
+    """One column in order, one reversed: mean 0. A column in order of 4 rows is matched by 1 of its 24 shufflings,
+    exactly, one of 7 by that at hand and hardly another of 5040; all draws of its rows are in order."""
     rising = {name: (float(k), float(k)) for k, name in enumerate("ABCD")}
     falling = {name: (-ours, printed) for name, (ours, printed) in rising.items()}
     assert agreement([]) is None and agreement([column(rising)[:2]]) is None
     one = agreement([column(rising)])
     assert one is not None and (one.tau, one.low, one.high, one.rows, one.columns) == (1, 1, 1, 4, 1)
-    assert one.chance == pytest.approx(1 / 24, abs=0.02)
+    assert one.chance == 1 / 24
+    seven = agreement([column({name: (float(k), float(k)) for k, name in enumerate("ABCDEFG")})])
+    assert seven is not None and 1 / 1001 <= seven.chance <= 4 / 1001
     both = agreement([column(rising), column(falling, "other")])
     assert both is not None and (both.tau, both.low, both.high, both.columns) == (0, 0, 0, 2)
     assert both.chance == 1  # rows are shuffled alike in both columns: always 0

@@ -63,8 +63,11 @@ def _published(file: str | None) -> Published:
 def _by_names(tidy: pd.DataFrame) -> Results:
     """The rows that did not fail, in the same order."""
     held = tidy[~tidy["status"].str.startswith("failed")]
-    keys = [*(held[name] for name in NAMES), held["x"].map(point)]
-    return {names: rows.to_dict("records") for names, rows in held.groupby(keys, sort=False)}
+    keys = zip(*(held[name] for name in NAMES), held["x"].map(point), strict=True)
+    results: Results = {}
+    for key, row in zip(keys, held.to_dict("records"), strict=True):
+        results.setdefault(key, []).append({str(name): value for name, value in row.items()})
+    return results
 
 
 def point(x: object) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from assay.harness.attribution.cell import attributed
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.networks.loading import torchvision_network
+from assay.harness.seeds import SampleRng
 from assay.harness.types import Attributor, Batch, Sample
 from torch import Tensor, nn
 
@@ -84,14 +84,18 @@ class Subject:
         return ForwardPass(self.network, self.images, (self.layer,), max_rows=self.max_rows)
 
     def ours(self, method: Attributor) -> Callable[[], Tensor]:
-        """A method of this project as the engine calls it, with the forward pass that it needs: images to maps."""
-        need = method.needs()
+        """A method of this project with the forward pass that it needs: images to maps.
+
+        Not the pass that a run shares among all methods and metrics (logits, pairs): a method that makes its own, as
+        those of relevance do, would be charged two.
+        """
+        need, rng = method.needs(), SampleRng.of(0, "bench", self.batch)
 
         def run() -> Tensor:
             forward = ForwardPass(
                 self.network, self.images, need.layers, need.input_graph, self.max_rows, need.penultimate
             )
-            return attributed(method, "bench", self.batch, forward, seed=0).values
+            return method.attribute(forward, self.targets, rng).values
 
         return run
 

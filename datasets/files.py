@@ -11,7 +11,7 @@ from assay.harness.types import Sample
 from .class_names import class_names
 from .decoding import DataError, Reading
 from .images import LabelledFiles
-from .listing import image_files, require_files, require_unique, unread_pictures
+from .listing import files_fingerprint, image_files, require_files, require_unique, unread_pictures
 
 
 class Files(LabelledFiles):
@@ -54,9 +54,10 @@ class Files(LabelledFiles):
         return replace(super().__getitem__(index), targets=self.targets)
 
     def fingerprint(self) -> str:
-        """Names and sizes of the images, and what is explained in them."""
-        files = super().fingerprint()
-        return hashlib.sha256(f"{files} {self.targets}".encode()).hexdigest()[:20] if self.targets else files
+        """The images themselves, as people edit theirs under one name, and what is explained in them."""
+        paths = [path for path, _ in self.files]
+        files = files_fingerprint(self.root, paths, contents=paths)
+        return hashlib.sha256(f"{files} {self.targets}".encode()).hexdigest()[:20]
 
 
 def _images_of(place: Path) -> Iterator[Path]:

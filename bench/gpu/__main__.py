@@ -31,7 +31,6 @@ def main(arguments: list[str]) -> int:
     device = pick_device(asked.device)
     stem = asked.out / hardware(device, asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(asked.scratch, ignore_errors=True)
     codes = []
     if "tables" in asked.parts:
         codes.append(check_tables(str(device), asked, Path(f"{stem}-check.csv")))
@@ -55,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def check_tables(device: str, asked: argparse.Namespace, path: Path) -> int:
     """Compare the gate's tables, and write a row for each result that is off."""
+    for side in ("cpu", "device"):  # what an earlier run has left there, and nothing else of the folder
+        shutil.rmtree(asked.scratch / side, ignore_errors=True)
     names, less = (["ci_csv"], FEW) if asked.small else (tables.experiments(), ())
     found = tables.compare(device, asked.scratch, names, less)
     tables.frame(found.verdict).to_csv(path, index=False)

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="print a JSON obj
 def explain(words: list[str], target: str | None, out: Path | None, as_json: bool) -> int:
     """Your own images: why does the network say so?
 
-    An IMAGE is a file, or a folder of files. Written are a picture of each, with all methods side by side, and
-    index.html with all of them. The exit code is 1 when a method failed; the others are drawn.
+    An IMAGE is a file, or a folder of files. Written are a picture of each, NAME-explained.png with all methods side
+    by side, and explained.html with all of them. The exit code is 1 when a method failed; the others are drawn.
     """
     from ..attribution.explain import Explained, draw, explanations
     from ..attribution.explain_page import write_page
@@ -50,15 +51,16 @@ def explain(words: list[str], target: str | None, out: Path | None, as_json: boo
     for caution in job.images.cautions(job.request.network):
         print(f"caution: {caution}", file=sys.stderr)
     failures: dict[str, str] = {}
-    found: list[Explained] = []
+    found: dict[Path, Explained] = {}
     for each in explanations(job, failures):
-        path = folder / f"{_unlike(each.image.stem, [other.image.stem for other in found])}.png"
+        path = _free(folder / f"{each.image.stem}-explained.png", found)
         draw(each, path)
-        found.append(each)
+        found[path] = each
         print(_as_json(each, path) if as_json else _as_text(each, path), flush=True)
-    write_page(found, job.config.model.name, failures, folder / "index.html")
+    page = folder / "explained.html"
+    write_page([*found.values()], job.config.model.name, failures, page)
     if not as_json:
-        print(f"{len(found)} images: {(folder / 'index.html').absolute()}")
+        print(f"{len(found)} images: {page.absolute()}")
     return failed(failures)
 
 
@@ -116,9 +118,10 @@ def _overrides(files: Sequence[str], target: str, settings: Sequence[str]) -> li
     return [*words, f"protocol.targets={target if is_rank else 'labels'}", *settings]
 
 
-def _unlike(stem: str, others: Sequence[str]) -> str:
-    """A file's name, numbered where earlier ones have it too."""
-    return f"{stem}-{others.count(stem) + 1}" if stem in others else stem
+def _free(path: Path, taken: Collection[Path]) -> Path:
+    """The path, or one with a number, that no other image of this call has."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(each for each in chain([path], numbered) if each not in taken)
 
 
 def _as_text(found: "Explained", path: Path) -> str:

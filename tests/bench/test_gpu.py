@@ -105,3 +105,14 @@ def test_what_is_off_is_written_with_both_values() -> None:
     ]
     assert found.loc["agf", "kind"] == "missing" and "3 rows" in found.loc["agf", "said"]
     assert len(found) == 2 and list(tables.frame(Verdict([], []))) == [*PART, *tables.OFF]
+
+
+@pytest.mark.usefixtures("few_races")
+def test_a_folder_of_somebody_is_left_as_it_is(tmp_path: Path) -> None:
+    """Of `--scratch` only what an earlier run has left there is removed; and no race at all is no error."""
+    scratch = tmp_path / "mine"
+    scratch.mkdir()
+    (scratch / "thesis.txt").write_text("years")
+    asked = ["--device", "cpu", "--small", "--parts", "speed", "--threads", "1", "--seconds", "0"]
+    program.main([*asked, "--out", str(tmp_path / "out"), "--scratch", str(scratch)])
+    assert (scratch / "thesis.txt").read_text() == "years"

@@ -7,6 +7,7 @@ import yaml
 from assay.datasets.class_names import PUBLISHED, class_names
 from assay.datasets.decoding import DataError
 from assay.harness.config import CONF
+from assay.harness.overrides import compose_config
 
 
 @pytest.mark.parametrize("name", ["coco", "voc"])
@@ -32,7 +33,7 @@ def test_configs_name_a_list_that_is_there() -> None:
     """`images.classes` of a model, where it has one."""
     for file in (CONF / "model").glob("*.yaml"):
         about = yaml.safe_load(file.read_text()).get("images", {"classes": "imagenet"})
-        assert about["classes"] in (*PUBLISHED, "${model.classes}"), file
+        assert about["classes"] in (*PUBLISHED, "${..classes}"), file
 
 
 def test_a_list_of_ones_own(tmp_path: Path) -> None:
@@ -42,3 +43,11 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
     assert class_names(["a", "b"]) == ("a", "b") and class_names(None) == ()
     with pytest.raises(DataError, match=r"classes=names: no file .*names, and none of cifar10, coco, imagenet"):
         class_names("names")
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2_coco", "vgg16_voc"])
+def test_a_network_may_stand_elsewhere(model: str) -> None:
+    """Its notes read its own list, also as the larger network of a cascade."""
+    words = ["dataset=scenes_hard", "dataset@validation=scenes_hard", "metric=[error_detection]", "method=[cascade]"]
+    composed = compose_config([*words, f"model@method.cascade.larger={model}", f"model={model}"])
+    assert composed.model.notes["images"]["classes"] == composed.model.settings["classes"]

@@ -117,6 +117,6 @@ def test_an_explanation_by_the_others_when_one_method_fails(broken: list[str], t
     place = ["--out", str(tmp_path / "out")]
     assert call(["explain", str(tmp_path / "teal.png"), "method=[center,broken]", FEW[1], *place, *broken]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "FAILED broken: ValueError: no such map"
-    page = (tmp_path / "out/index.html").read_text()
+    page = (tmp_path / "out/explained.html").read_text()
     assert "<strong>broken failed:</strong> ValueError: no such map" in page
     assert page.count("<figcaption>center") == 1 and "<figcaption>broken" not in page

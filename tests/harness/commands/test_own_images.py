@@ -53,13 +53,29 @@ def test_probabilities_and_classes_are_the_networks(photos: Path, tmp_path: Path
 def test_a_folder_makes_one_page_that_asks_for_nothing(photos: Path, tmp_path: Path, capsys: Capture) -> None:
     """Every address in it is a picture inside it; a file's name is text, not markup."""
     assert explain([str(photos)], tmp_path) == 0
-    page = (tmp_path / "out/index.html").read_text()
+    page = (tmp_path / "out/explained.html").read_text()
     addresses = re.findall(r'(?:src|href)="(.*?)"', page)
     assert len(addresses) == 4  # of two images: the image, and one map
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
     assert "&lt;b&gt;, c=1.png" in page and "<b>, c" not in page
-    assert capsys.readouterr().out.endswith(f"2 images: {tmp_path / 'out/index.html'}\n")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "<b>, c=1.png", "index.html"}
+    assert capsys.readouterr().out.endswith(f"2 images: {tmp_path / 'out/explained.html'}\n")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a-explained.png",
+        "<b>, c=1-explained.png",
+        "explained.html",
+    }
+
+
+def test_nothing_of_the_users_is_written_over(photos: Path, capsys: Capture) -> None:
+    """Into the images' own folder, with names that meet: each image has a picture of its own, and stays as it is."""
+    Image.open(photos / "a.png").convert("RGB").save(photos / "a.jpg")
+    Image.open(photos / "a.png").save(photos / "a-2.png")
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    files = [str(photos / name) for name in ("a.png", "a.jpg", "a-2.png")]
+    assert call(["explain", *files, *FEW, "--out", str(photos), "--json"]) == 0
+    pictures = {json.loads(line)["picture"] for line in capsys.readouterr().out.splitlines()}
+    assert {Path(each).name for each in pictures} == {"a-explained.png", "a-explained-2.png", "a-2-explained.png"}
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_classes_by_name_and_by_index(photos: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -120,3 +136,17 @@ def test_verdicts_as_json(photos: Path, tmp_path: Path, capsys: Capture) -> None
     assert [[row["method"], row["verdict"]] for each in said for row in each["detectors"]] == [["msp", "in"]] * 2
     assert call(words) == 0
     assert f"{said[0]['detectors'][0]['score']:.4f}" in capsys.readouterr().out
+
+
+def test_an_image_that_is_edited_is_judged_anew(tmp_path: Path, capsys: Capture) -> None:
+    """Also where its size in bytes stays: every BMP of one shape has one."""
+    words = ["model=scenes_resnet", "dataset.objects=[1,1]", "method=[msp]", "limit=12", "compute.device=cpu"]
+    words += ["compute.processes=1", "--results", str(tmp_path / "results"), "--threshold=2", "--json"]
+
+    def score(image: torch.Tensor) -> float:
+        to_pil_image(image).save(tmp_path / "mine.bmp")
+        assert call(["detect", str(tmp_path / "mine.bmp"), *words]) == 0
+        return float(json.loads(capsys.readouterr().out)["detectors"][0]["score"])
+
+    scenes = Scenes("test", 4)
+    assert score(scenes[0].image) != score(scenes[1].image)

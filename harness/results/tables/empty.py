@@ -1,4 +1,4 @@
-"""Cells that have no number of ours, by name, and what results there are that a cell refuses."""
+"""Cells that have no number of ours, or an undefined one, by name, and what results there are that a cell refuses."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from .rendering import status
 def empty_lines(table: Table) -> list[str]:
     """A line a row of a panel: which of its cells are empty, and why the results at hand do not fill them."""
     rows: dict[tuple[str, str], list[Entry]] = {}
-    for entry in [*table.missing(), *table.ambiguous()]:
+    for entry in [*table.missing(), *table.ambiguous(), *table.undefined()]:
         rows.setdefault((entry.panel, entry.label), []).append(entry)
     return [f"{table.name}: {panel}: {row}: {', '.join(_said(entries))}" for (panel, row), entries in rows.items()]
 

@@ -71,6 +71,7 @@ class Result(NamedTuple):
     """Our number and its 95 % interval; nan where undefined.
 
     A mean of runs has `sigma`, their standard deviation (by n - 1), and no interval; n is then that of the smallest.
+    images: of runs on the same images, which `sigma` says nothing of, the mean half-width of their own intervals.
     """
 
     value: float
@@ -81,6 +82,7 @@ class Result(NamedTuple):
     others: int = 0  # results of these settings that fit as well: fewer samples, an older VERSION
     sigma: float = math.nan
     runs: int = 1
+    images: float = 0
 
     @property
     def half_width(self) -> float:
@@ -89,10 +91,10 @@ class Result(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95 %; of a mean of runs that of Student's t; nan where there is none."""
+        """Of 95 %; of a mean of runs that of Student's t, on both sides `images` more; nan where there is none."""
         if self.runs == 1:
             return self.ci_low, self.ci_high
-        reach = float(t.ppf(0.975, self.runs - 1)) * self.sigma / math.sqrt(self.runs)
+        reach = float(t.ppf(0.975, self.runs - 1)) * self.sigma / math.sqrt(self.runs) + self.images
         return self.value - reach, self.value + reach
 
 
@@ -102,6 +104,7 @@ class Found(NamedTuple):
     done: of runs whose mean is asked for, how many there are. several: what tells apart the results that fit, where
     they are of different settings: none is taken. rows: of the tidy table that say all this, by their place in it.
     refused: of results of this method, model and quantity that do not fit, what each has that is not asked for.
+    undefined: why the number that there is has no value.
     """
 
     ours: Result | None = None
@@ -109,6 +112,7 @@ class Found(NamedTuple):
     several: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
     refused: tuple[str, ...] = ()
+    undefined: str = ""
 
 
 class Entry(NamedTuple):
@@ -146,6 +150,11 @@ class Entry(NamedTuple):
     def ours(self) -> Result | None:
         """Our number, if there is exactly one."""
         return self.found.ours
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether our number is there and has a value."""
+        return self.ours is not None and not math.isnan(self.ours.value)
 
     @property
     def difference(self) -> float:
@@ -198,3 +207,7 @@ class Table:
     def ambiguous(self) -> list[Entry]:
         """Entries that results of several settings fit."""
         return [entry for entry in self.entries if entry.found.several]
+
+    def undefined(self) -> list[Entry]:
+        """Entries whose number has no value, however often it is computed."""
+        return [entry for entry in self.entries if entry.ours is not None and not entry.is_computed]

@@ -34,7 +34,7 @@ def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
 def _regenerate(name: str, tidy: pd.DataFrame, results: Path) -> Table:
     rows = united(name, tidy, results)
     table = fill_table(name, by_samples(rows))
-    kept = sum(entry.ours is not None and min(entry.found.rows) >= len(tidy) for entry in table.entries)
+    kept = sum(entry.is_computed and min(entry.found.rows) >= len(tidy) for entry in table.entries)
     table = replace(table, notes=[*table.notes, *older(shown(table, rows))], kept=kept)
     for kind in ("md", "csv"):
         write_atomically(results / "tables" / f"{name}.{kind}", render(table, kind).encode())
@@ -49,7 +49,7 @@ def _regenerate(name: str, tidy: pd.DataFrame, results: Path) -> Table:
 
 def summary(table: Table, results: Path) -> str:
     """One line: how full the table is and where it lies."""
-    ours = sum(entry.ours is not None for entry in table.entries)
+    ours = sum(entry.is_computed for entry in table.entries)
     asked = sum(not entry.external for entry in table.entries)
     reported = sum(not math.isnan(entry.reported) for entry in table.entries)
     path = (results / "tables" / f"{table.name}.md").absolute()
@@ -58,9 +58,11 @@ def summary(table: Table, results: Path) -> str:
 
 
 def _remarks(table: Table) -> Iterator[str]:
-    """Of cells that rest on results/measured alone, and of those that several results fit."""
+    """Of cells that rest on results/measured alone, of those without a value, and of those that several results fit."""
     if table.kept:
         yield f"{table.kept} of them as kept in results/measured"
+    if undefined := len(table.undefined()):
+        yield f"{undefined} undefined"
     if doubtful := len(table.ambiguous()):
         yield f"{doubtful} fit several results"
     if others := sum(bool(entry.ours and entry.ours.others) for entry in table.entries):

@@ -1,7 +1,7 @@
 """From tidy rows and published figures to a table's entries."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from ... import config as configs
 from .choosing import NUMBER, choose, fits, refusals
-from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table
+from .entries import NAMES, PATTERNS, Column, Entry, Found, Result, Runs, Table
 from .spec import PRINTED, Names, columns_of, plot_of, read_spec, rows_of, runs_of
 
 PUBLISHED = configs.ROOT / "results" / "published"
@@ -81,10 +81,35 @@ def _entry(panel: dict[str, Any], row: Values, column: Column, results: Results,
     external, near = bool(row.get("external")), panel.get("near", "")
     held = [] if external else results.get((*(asked[name] for name in NAMES), point(column.x)), [])
     fitting = [each for each in held if _alike(each, asked) and fits(each, settings)]
-    found = choose(fitting, runs)._replace(refused=tuple(refusals(held, asked, settings)) if not fitting else ())
+    refused = tuple(refusals(held, asked, settings)) if not fitting else ()
+    found = _explained(choose(fitting, runs), fitting, runs)._replace(refused=refused)
     reported, note = published.get(_printed(panel, row, column, asked, runs), (math.nan, ""))
     about = (reported, note, settings, runs, near, external, panel.get("order", {}))
     return Entry(panel["label"], row["label"], column, asked, found, *about)
+
+
+def _explained(found: Found, rows: Sequence[Values], runs: Runs | None) -> Found:
+    """A number with what the rows behind it say of it: why it has no value, how far their images let it be off."""
+    if found.ours is None:
+        return found
+    taken = [row for row in rows if row[NUMBER] in found.rows]
+    if math.isnan(found.ours.value):
+        return found._replace(undefined=_why_undefined(taken))
+    return found._replace(ours=_on_its_images(found.ours, taken, runs))
+
+
+def _why_undefined(rows: Sequence[Values]) -> str:
+    """The status of the first row that is not in order, if there is one."""
+    said = (str(row["status"]).replace(":", ": ", 1) for row in rows if row["status"] != "ok")
+    return next(said, "undefined")
+
+
+def _on_its_images(ours: Result, rows: Sequence[Values], runs: Runs | None) -> Result:
+    """Runs over seeds draw no other images: their spread is that of the draws alone."""
+    if runs is None or runs.over != "seed" or ours.runs == 1:
+        return ours
+    widths = [float(row["ci_high"]) - float(row["ci_low"]) for row in rows]
+    return ours._replace(images=sum(widths) / len(widths) / 2)
 
 
 def _asked(panel: dict[str, Any], row: Values, column: Column) -> dict[str, str]:

@@ -15,6 +15,7 @@ from .entries import Entry, Table
 
 DRAWS = 1000  # of rows with replacement, and of shufflings
 LEAST = 3  # rows: two are in order or not
+DIGITS = 6  # of a number: what lies behind is rounding of float32, and no order
 FEW = 10  # rows: a bootstrap over fewer is rough
 
 Array = NDArray[np.float64]
@@ -52,6 +53,11 @@ def compared(table: Table) -> dict[tuple[str, str], Group]:
         if entry.ours is not None and not np.isnan([entry.ours.value, entry.reported]).any():
             groups.setdefault(entry.ranked_in, []).append(entry)
     return groups
+
+
+def rounded(value: float) -> float:
+    """To DIGITS significant ones, as the `.csv` has it: equal numbers are level."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 def agreement(groups: Sequence[Group]) -> Agreement | None:
@@ -94,8 +100,8 @@ class _Column(NamedTuple):
 
 def _column(group: Group, names: dict[str, int]) -> _Column | None:
     """None where there are too few rows, or all numbers of a side are equal."""
-    ours = np.array([entry.ours.value for entry in group if entry.ours])
-    printed = np.array([entry.reported for entry in group])
+    ours = np.array([rounded(entry.ours.value) for entry in group if entry.ours])
+    printed = np.array([rounded(entry.reported) for entry in group])
     if len(group) < LEAST or np.ptp(ours) == 0 or np.ptp(printed) == 0:
         return None
     return _Column(np.array([names[entry.rank_name] for entry in group]), ours, printed)

@@ -10,7 +10,7 @@ import pandas as pd
 from .. import markdown as md
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table, in_override
 from .missing import missing_lines, note_lines
-from .order import agreement, compared, tau_of
+from .order import DIGITS, agreement, compared, tau_of
 from .plotting import is_drawn
 from .verdicts import counted, verdicts
 
@@ -51,12 +51,14 @@ def _ours(entry: Entry) -> str:
 
 
 def status(entry: Entry) -> str:
-    """Why there is no number: none is asked for, there are too few runs, or there are results of several settings."""
+    """Why there is no number: none is asked for, too few runs, results of several settings, or it is undefined."""
     if entry.external:
         return "published only"
     if entry.found.several:
         return f"{len(entry.found.several)} results"
-    return f"{entry.found.done} of {entry.runs.count} runs" if entry.runs and entry.found.done else ""
+    if entry.runs and entry.found.done:
+        return f"{entry.found.done} of {entry.runs.count} runs"
+    return entry.found.undefined
 
 
 def _number(value: float, unit: Column, sign: str = "") -> str:
@@ -145,17 +147,18 @@ def comma_separated(table: Table) -> str:
     )
     frame = lines.reindex(columns=order).astype({"n": "Int64"})
     buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
+    frame.to_csv(buffer, index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
     return buffer.getvalue()
 
 
 def _fields(entry: Entry) -> dict[str, Any]:
-    ours, held = entry.ours, {"n": None, "status": status(entry)}
-    found = ours.found | {name: getattr(ours, name) for name in ("value", "half_width", "sigma", "n")} if ours else held
+    ours = entry.ours
+    found = ours.found | {name: getattr(ours, name) for name in ("value", "half_width", "sigma", "n")} if ours else {}
     place = {"panel": entry.panel, "row": entry.label, "column": entry.column.label, "x": entry.column.x}
     compared = {"reported": entry.reported, "difference": entry.difference, "note": entry.note, "near": entry.near}
     settings = ", ".join(f"{name}={in_override(value)}" for name, value in entry.settings.items())
-    return {**place, **entry.asked, "settings": settings, "runs": _runs(entry.runs), **found, **compared}
+    about = {"settings": settings, "runs": _runs(entry.runs), "status": status(entry)}
+    return {**place, **entry.asked, **about, **found, **compared}
 
 
 def _runs(runs: Runs | None) -> str:

@@ -4,14 +4,15 @@ import math
 from typing import NamedTuple
 
 from .entries import Entry, Table
-from .order import compared
+from .order import compared, rounded
 
 WITHIN, SAME, DIFFERS, NOT = "within", "same order", "differs", "not comparable"
-WORDS = (WITHIN, SAME, DIFFERS, NOT)  # what they mean: docs/how-to/tables-and-ci.md
+TOUCHING = f"{SAME}, not apart"
+COUNTED = (WITHIN, SAME, DIFFERS, NOT)  # what they mean: docs/how-to/tables-and-ci.md
 
 
 class Verdict(NamedTuple):
-    """One of WORDS, and the reason where the word alone does not say it; both empty without both numbers."""
+    """One of COUNTED, or TOUCHING, and the reason where the word does not say it; both empty without both numbers."""
 
     word: str = ""
     why: str = ""
@@ -25,21 +26,29 @@ def verdicts(table: Table) -> list[Verdict]:
 
 
 def counted(table: Table) -> str:
-    """How many cells have each word: `12 same order, 3 differ`; empty without any."""
+    """How many cells have each word: `12 same order (4 apart), 3 differs`; empty without any."""
     words = [verdict.word for verdict in verdicts(table)]
-    return ", ".join(f"{words.count(word)} {word}" for word in WORDS if word in words)
+    return ", ".join(filter(None, (_count(word, words) for word in COUNTED)))
+
+
+def _count(word: str, words: list[str]) -> str:
+    """Of SAME those that are apart, too."""
+    number, touching = words.count(word), words.count(TOUCHING)
+    if word == SAME and number + touching:
+        return f"{number + touching} {word} ({number} apart)"
+    return f"{number} {word}" if number else ""
 
 
 def _verdict(entry: Entry, group: list[Entry]) -> Verdict:
     if entry.near:
         return _beside([each for each in group if each is not entry], entry)
-    low, high = _rounded(entry)
+    low, high = _widened(entry)
     if math.isnan(low):
         return Verdict(NOT, "our number has no interval")
     return Verdict(WITHIN if low <= entry.reported <= high else DIFFERS)
 
 
-def _rounded(entry: Entry) -> tuple[float, float]:
+def _widened(entry: Entry) -> tuple[float, float]:
     """Our interval, with what the printed figure's rounding hides on both sides."""
     assert entry.ours is not None
     low, high = entry.ours.interval
@@ -51,25 +60,32 @@ def _beside(rivals: list[Entry], entry: Entry) -> Verdict:
     """Of a panel near the paper's: whether the entry stands among its column's rows where it stands in print."""
     if not rivals:
         return Verdict(NOT, "another network or other images, and no row to order it with")
+    rivals = [rival for rival in rivals if _side(entry.reported, rival.reported)]
+    if not rivals:
+        return Verdict(NOT, "print has no order")
     against = [rival for rival in rivals if _turned(entry, rival)]
     if apart := [rival for rival in against if not _overlap(entry, rival)]:
         return Verdict(DIFFERS, f"not on the side that print has of {_names(apart)}")
     if against:
         return Verdict(NOT, f"not on the side that print has of {_names(against)}, whose intervals overlap its own")
-    return Verdict(SAME)
+    return Verdict(TOUCHING if all(_overlap(entry, rival) for rival in rivals) else SAME)
+
+
+def _side(one: float, other: float) -> float:
+    """Above 0 where one is the greater, 0 where they are level but for rounding."""
+    return rounded(one) - rounded(other)
 
 
 def _turned(one: Entry, other: Entry) -> bool:
-    """On the other side than in print, or level where print is not; what is level in print may be either way."""
+    """On the other side than in print, where they are not level, or level."""
     assert one.ours is not None and other.ours is not None
-    ours, printed = one.ours.value - other.ours.value, one.reported - other.reported
-    return printed != 0 and ours * printed <= 0
+    return _side(one.ours.value, other.ours.value) * _side(one.reported, other.reported) <= 0
 
 
 def _overlap(one: Entry, other: Entry) -> bool:
     """Also where a number has no interval: nothing tells it apart."""
     assert one.ours is not None and other.ours is not None
-    (low, high), (others_low, others_high) = one.ours.interval, other.ours.interval
+    low, high, others_low, others_high = map(rounded, (*one.ours.interval, *other.ours.interval))
     return not (high < others_low or others_high < low)
 
 

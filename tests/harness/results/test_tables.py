@@ -808,6 +808,37 @@ def test_strict_names_empty_cells_and_what_they_refuse(
     assert "A: PG (2 results)" in capsys.readouterr().err
 
 
+def test_an_undefined_cell_is_empty(
+    filled: Callable[..., Table], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its row's status, in a mean of runs by that of the run; no command fills it, and it is not computed."""
+    none: dict[str, Any] = {"value": "", "ci_low": "", "ci_high": "", "n": 0, "status": "undefined:no pair"}
+    table = filled(tidy_row(**none))
+    assert call(["table", "toy", "--strict", "--results", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "empty: toy: P: A: PG (undefined: no pair)\n"
+    assert texts(table) == ["undefined · 0"] and table.missing() == []
+    assert "0 of 1 cells computed, 1 undefined, 0 reported" in tables.summary(table, tmp_path)
+    assert list(pd.read_csv(StringIO(tables.render(table, "csv")))["status"]) == ["undefined: no pair"]
+    rows = [tidy_row(seed=str(k), cell_key=str(k), **(none if k == 1 else {})) for k in range(3)]
+    (line,) = tables.empty_lines(filled(*rows, rows=[SPEC["rows"][0] | {"runs": SEEDS}]))
+    assert line.endswith("PG (undefined: no pair)")
+
+
+def test_a_mean_over_seeds_holds_its_images_interval(filled: Callable[..., Table]) -> None:
+    """Half-widths .02, .02 and .05: mean .03. Runs over images, and one run, have their own."""
+    rows = [
+        tidy_row(seed=str(k), cell_key=str(k), value=k / 4, ci_high=high) for k, high in enumerate([0.87, 0.87, 0.93])
+    ]
+    asked = [SPEC["rows"][0] | {"runs": SEEDS}]
+    (entry,) = filled(*rows, rows=asked).entries
+    assert entry.ours is not None and entry.ours.images == pytest.approx(0.03)
+    (entry,) = filled(*rows, rows=[SPEC["rows"][0] | {"runs": SEEDS | {"only": 2}}]).entries
+    assert entry.ours is not None and entry.ours.images == 0
+    drawn = [each | {"split": f"test[:9]@seed{k}", "seed": "0"} for k, each in enumerate(rows)]
+    (entry,) = filled(*drawn, rows=[SPEC["rows"][0] | {"runs": SEEDS | {"over": "subset_seed"}}]).entries
+    assert entry.ours is not None and (entry.ours.runs, entry.ours.images) == (3, 0)
+
+
 def test_the_command_of_the_embedded_table_composes() -> None:
     """What a bare clone can fill, it is told how to: no obstacle."""
     table = fill_table("embedded_localization", EMPTY)

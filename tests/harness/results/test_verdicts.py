@@ -64,21 +64,66 @@ def test_without_an_interval_nothing_is_said_of_the_figure() -> None:
 
 def test_near_cells_are_judged_by_their_order() -> None:
     """A stands before B and C, as in print; B and C have changed sides, .2 and .3: apart at ± .02, not at ± .06."""
-    assert words(near(0.02, A=0.8, B=0.5, C=0.4)) == ["same order"] * 3
+    ordered = near(0.02, A=0.8, B=0.5, C=0.4)
+    assert words(ordered) == ["same order"] * 3 and counted(ordered) == "3 same order (3 apart)"
     turned = near(0.02, A=0.8, B=0.2, C=0.3)
     assert words(turned) == ["same order", "differs", "differs"]
     assert verdicts(turned)[1].why == "not on the side that print has of C"
     wide = verdicts(near(0.06, A=0.8, B=0.2, C=0.3))
     assert [verdict.word for verdict in wide] == ["same order", "not comparable", "not comparable"]
     assert wide[2].why == "not on the side that print has of B, whose intervals overlap its own"
-    assert counted(turned) == "1 same order, 2 differs"
+    assert counted(turned) == "1 same order (1 apart), 2 differs"
 
 
 def test_level_rows_are_in_no_order() -> None:
-    """Ours .5 twice, where print has .9 and .5; what print has level may be either way."""
+    """Ours .5 twice, where print has .9 and .5. What print has level, nothing of ours can bear out; beside a C that it
+    has lower, A and B are judged by C alone."""
     assert words(near(0.02, A=0.5, B=0.5)) == ["not comparable"] * 2
     level = [entry(name, ours, 0.5, near="another network") for name, ours in (("A", 0.2), ("B", 0.8))]
-    assert words(table(*level)) == ["same order"] * 2
+    assert verdicts(table(*level)) == [("not comparable", "print has no order")] * 2
+    assert words(table(*level, entry("C", 0.1, 0.3, near="n"))) == ["same order"] * 3
+    assert words(table(*level, entry("C", 0.4, 0.3, near="n"))) == ["differs", "same order", "differs"]
+
+
+def test_an_order_that_no_interval_bears_out_is_said() -> None:
+    """.8, .7, .4 in print's order: at ± .06 A and B touch, C is apart from both; at ± .3 all touch."""
+    assert words(near(0.06, A=0.8, B=0.7, C=0.4)) == ["same order"] * 3
+    wide = near(0.3, A=0.8, B=0.7, C=0.4)
+    assert verdicts(wide) == [("same order, not apart", "")] * 3
+    assert counted(wide) == "3 same order (0 apart)"
+    mixed, beside = near(0.06, A=0.8, B=0.7), {"A": 0.9, "B": 0.1}
+    mixed.entries.extend(entry(name, ours, PRINTED[name], panel="Q", near="n") for name, ours in beside.items())
+    assert counted(mixed) == "4 same order (2 apart)"
+
+
+def test_runs_on_the_same_images_reach_as_far_as_these_allow() -> None:
+    """Ten runs with σ .0019 and .0006, .0035 apart: Student's t alone (.00136, .00043) tells them apart, the images' ±
+    .08 does not. Where runs have no intervals there is none."""
+    runs = Result(0.7114, math.nan, math.nan, 100, {}, sigma=0.0019, runs=10)
+    others = runs._replace(value=0.7149, sigma=0.0006)
+    assert words(_pair(runs, others)) == ["differs"] * 2
+    assert words(_pair(runs._replace(images=0.08), others._replace(images=0.08))) == ["not comparable"] * 2
+    assert runs._replace(images=0.08).interval == pytest.approx((0.7114 - 0.08136, 0.7114 + 0.08136), abs=1e-5)
+    assert math.isnan(runs._replace(images=math.nan).interval[0])
+
+
+def _pair(first: Result, second: Result) -> Table:
+    """Of which print has the first above the second."""
+    return table(*(
+        entry(name, 0, PRINTED[name], found=Found(result), near="n") for name, result in (("A", first), ("B", second))
+    ))  # fmt: skip
+
+
+def test_rounding_of_float32_is_no_order() -> None:
+    """A and B differ by 2.4e-9, no intervals' width: level. tau is that of the six digits in the csv, 2 of the root of
+    2 x 3; what is level in print but for rounding is so, too."""
+    ours = {"A": 0.85, "B": 0.85 + 2.4e-9, "C": 0.4}
+    assert words(near(0, **ours)) == ["not comparable", "not comparable", "same order"]
+    group = column({name: (ours[name], PRINTED[name]) for name in ours})
+    assert tau_of(group) == pytest.approx(2 / math.sqrt(6))
+    printed = column({name: (PRINTED[name], ours[name]) for name in ours})
+    assert tau_of(printed) == pytest.approx(2 / math.sqrt(6))
+    assert math.isnan(tau_of([each._replace(reported=0.5 + k * 1e-9) for k, each in enumerate(group)]))
 
 
 def test_a_near_row_alone_is_not_comparable() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 NAMES = ("method", "model", "dataset", "metric", "subset", "stat")  # equal in an entry and in its result
 PATTERNS = ("variant", "reference", "protocol", "split")  # shell patterns in an entry
@@ -94,7 +94,7 @@ class Result(NamedTuple):
         """Of 95 %; of a mean of runs that of Student's t, on both sides `images` more; nan where there is none."""
         if self.runs == 1:
             return self.ci_low, self.ci_high
-        reach = float(t.ppf(0.975, self.runs - 1)) * self.sigma / math.sqrt(self.runs) + self.images
+        reach = float(stdtrit(self.runs - 1, 0.975)) * self.sigma / math.sqrt(self.runs) + self.images
         return self.value - reach, self.value + reach
 
 

@@ -52,7 +52,7 @@ def compare(first: str, second: str, results: Path) -> int:
     frame = compare(results / "store", first, second)
     print(wrapped(f"{first} - {second}, 95 % intervals"), differences(frame), sep="\n")
     if names := left_out(results / "store", first, second):
-        print(wrapped(f"not compared: {', '.join(names)} (they rank nothing)"))
+        print(wrapped(f"not compared: {'; '.join(names)}"))
     return 0
 
 

@@ -13,12 +13,14 @@ from ...store.identity import canonical
 from ..settings import named_apart
 from .attributions import attribution_rows
 from .candidates import Candidate, Known, called, known_cells
-from .detectors import detector_rows
+from .detectors import detector_rows, undefined_pairs
 from .judged import uncompared
 
 PLACE = ["model", "dataset", "split", "reference", "protocol"]
 NUMBERS = ["difference", "ci_low", "ci_high", "ci_method", "n"]
 SETTINGS = ["first", "second"]
+IDLE = "they rank nothing"
+UNDEFINED = "none of their quantities is defined there: has an image a label?"
 ORDER = ["model", "reference", "dataset", "split", "protocol", "metric", *SETTINGS]
 
 
@@ -45,6 +47,8 @@ def compare(root: Path, first: str, second: str) -> pd.DataFrame:
         rows += [about | row for row in unless_damaged(partial(_rows, a, b, known)) or ()]
     if not rows and found:
         raise Incomplete(f"{first} and {second}: what could be compared is damaged")
+    if not rows and (idle := left_out(root, first, second)):
+        raise ConfigError(f"{first} and {second} share nothing that can be compared: {'; '.join(idle)}")
     if not rows:
         raise ConfigError(f"{first} and {second} have no finished metric on the same model, data set and protocol")
     frame = pd.DataFrame(_metrics_apart(rows), columns=[*PLACE, "metric", "column", *NUMBERS, *SETTINGS])
@@ -52,11 +56,19 @@ def compare(root: Path, first: str, second: str) -> pd.DataFrame:
 
 
 def left_out(root: Path, first: str, second: str) -> list[str]:
-    """Metrics of the cells that `compare` pairs, of which it makes no difference."""
+    """Metrics of the cells that `compare` pairs, of which it makes no difference: by why, as text."""
     known = known_cells(root)
     left, right = called(known, first), called(known, second)
     pairs = [(a, b) for a in left for b in right if a.is_comparable(b)]
-    return sorted({name for a, b in pairs for name in {*uncompared(a)} & {*uncompared(b)}})
+    names = {each for a, b in pairs for each in unless_damaged(partial(_left_out, a, b, known)) or ()}
+    by_reason = {why: sorted(name for name, its in names if its == why) for why in (IDLE, UNDEFINED)}
+    return [f"{', '.join(those)} ({why})" for why, those in by_reason.items() if those]
+
+
+def _left_out(a: Candidate, b: Candidate, known: Known) -> set[tuple[str, str]]:
+    """Metrics, with the data set on which they are undefined, and why they are left out."""
+    undefined = {f"{name} on {a.labels['dataset']}" for name in undefined_pairs(a, b, known)}
+    return {(name, IDLE) for name in {*uncompared(a)} & {*uncompared(b)}} | {(name, UNDEFINED) for name in undefined}
 
 
 def _rows(a: Candidate, b: Candidate, known: Known) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Two detectors: how much better one tells failures apart, on every set of images that both have scored."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ from ...seeds import derive_seed
 from ..settings import flat
 from .candidates import Candidate, Known
 from .differences import (
+    ERROR_STATISTICS,
+    OOD_STATISTICS,
     Differences,
     Pair,
     error_differences,
@@ -26,22 +28,37 @@ TPR = 0.95  # of a metric that does not say
 
 def detector_rows(a: Candidate, b: Candidate, known: Known) -> list[dict[str, Any]]:
     """A row a quantity of each metric that judged both on the same images."""
-    pairs = [(one, two) for one in judged(a, known) for two in judged(b, known) if one.pairs_with(two)]
     rows: list[dict[str, Any]] = []
-    for pair in pairs:
+    for pair in _pairs(a, b, known):
         rows += [row for row in _rows(*pair) if row not in rows]  # another validation set changes no ranking
     return rows
 
 
+def undefined_pairs(a: Candidate, b: Candidate, known: Known) -> Iterator[str]:
+    """Metrics that judged both on the same images and of which nothing is defined for both: no image has a label."""
+    yield from (one.about["name"] for one, two in _pairs(a, b, known) if not _defined(one, two))
+
+
+def _pairs(a: Candidate, b: Candidate, known: Known) -> list[tuple[Judged, Judged]]:
+    return [(one, two) for one in judged(a, known) for two in judged(b, known) if one.pairs_with(two)]
+
+
+def _defined(one: Judged, two: Judged) -> dict[str, str]:
+    """Statistics that the rows of both have, by column."""
+    tpr = one.setting("tpr", TPR)
+    columns = {column_of(statistic, tpr): statistic for statistic in MADE[one.about["kind"]].statistics}
+    return {column: statistic for column, statistic in columns.items() if column not in one.undefined | two.undefined}
+
+
 def _rows(one: Judged, two: Judged) -> Iterator[dict[str, Any]]:
-    found = {ERROR: _on_errors, OOD: _on_sets, FAILURE: _on_sources}[one.about["kind"]](one, two)
+    if not (defined := _defined(one, two)):
+        return  # without a labelled image there is nothing to draw from
+    found = MADE[one.about["kind"]].differences(one, two)
     shared = {"split": one.split, "reference": one.about["reference"], "metric": one.about["name"]}
     settings = flat(one.about["identity"]["metric"])
     shared |= {"taken": {name: value for name, value in settings.items() if name != "known"}}  # that is the set's
-    columns = {column_of(statistic, one.setting("tpr", TPR)): difference for statistic, difference in found.items()}
-    for column, difference in columns.items():
-        if column not in one.undefined | two.undefined:
-            yield shared | {"column": column} | difference.numbers()
+    for column, statistic in defined.items():
+        yield shared | {"column": column} | found[statistic].numbers()
 
 
 def column_of(statistic: str, tpr: float) -> str:
@@ -86,3 +103,17 @@ def _paired(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
 
 def _scores(table: pd.DataFrame) -> Pair:
     return table["score_a"].to_numpy(np.float64), table["score_b"].to_numpy(np.float64)
+
+
+class Made(NamedTuple):
+    """What is made of a pair of one kind of metric: which statistics, and their differences."""
+
+    statistics: tuple[str, ...]
+    differences: Callable[[Judged, Judged], Differences]
+
+
+MADE = {
+    ERROR: Made(ERROR_STATISTICS, _on_errors),
+    OOD: Made(OOD_STATISTICS, _on_sets),
+    FAILURE: Made(ERROR_STATISTICS, _on_sources),
+}  # by kind

@@ -27,6 +27,7 @@ from assay.harness.store.identity import SCHEMA, digest
 from assay.harness.store.store import CellStore, Finished, Group, Shard
 from assay.harness.store.survey import cells
 from numpy.typing import NDArray
+from PIL import Image
 
 Array = NDArray[np.float64]
 
@@ -357,6 +358,32 @@ def test_wrong_predictions_are_told_once_and_where_there_is_a_label(tmp_path: Pa
     frame = compare(tmp_path, "energy", "msp")
     errors = frame[frame["metric"] == "error_detection"]
     assert errors[["column", "n"]].to_numpy().tolist() == [["auroc", 30], ["aurc", 30], ["augrc", 30]]
+
+
+def test_without_a_label_there_is_nothing_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images of no class: no wrong prediction and no failure among them, and a line says so; what is told from unknown
+    images is compared, and of `files` alone the error says why."""
+    files = tmp_path / "images"
+    files.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(files / f"{number}.png")
+    words = ["model=scenes_vgg", "dataset=files", f"dataset.files=[{files}]", "method=[energy,msp]"]
+    words += ["compute.device=cpu", "compute.processes=1"]
+    both = [*words, "metric=[failure,ood,error_detection]", "ood=[scenes_noise]", "ood.scenes_noise.size=20"]
+    assert launch.run(compose_config([*both, f"results={tmp_path / 'both'}"]), []) == 0
+    frame = compare(tmp_path / "both/store", "energy", "msp")
+    assert frame.groupby("metric")["dataset"].unique().map(sorted).to_dict() == {
+        "failure": ["scenes_noise", "together"],
+        "ood": ["average", "scenes_noise"],
+    }
+    assert call(["compare", "energy", "msp", "--results", str(tmp_path / "both")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not compared: error_detection on files, failure on files (none of their quantities is defined" in said
+    alone = tmp_path / "alone"
+    assert launch.run(compose_config([*words, "metric=[error_detection]", f"results={alone}"]), []) == 0
+    with pytest.raises(ConfigError, match="share nothing that can be compared: error_detection on files"):
+        compare(alone / "store", "energy", "msp")
 
 
 def test_what_ranks_nothing_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

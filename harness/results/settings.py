@@ -65,20 +65,28 @@ def metric_settings(about: Settings) -> dict[str, Any]:
 
 def method_settings(settings: str, **columns: Any) -> dict[str, Any]:
     """All that decides a row's numbers but its names: of its `settings` column, and of others (weights, seed, ...)."""
-    made = _read(settings)
-    rest = {name: made[name] for name in ("protocol", "training", "readings") if name in made}
-    return flat(made.get("method", {}) | rest) | {name: str(value) for name, value in columns.items()}
+    made = nested(settings)
+    rest = {name: made[name] for name in ("protocol", "training") if name in made}
+    readings = {place: _without_class(each) for place, each in made.get("readings", {}).items()}
+    texts = {name: str(value) for name, value in columns.items()}
+    return flat(made.get("method", {}) | rest | {"readings": readings}) | texts
 
 
 def quantity_settings(settings: str, **columns: Any) -> dict[str, Any]:
     """How a row's number was taken, and of which data."""
-    made = _read(settings)
+    made = nested(settings)
     return flat({name: made[name] for name in ("metric", "data") if name in made}) | columns
 
 
 @cache
-def _read(settings: str) -> dict[str, Any]:
+def nested(settings: str) -> dict[str, Any]:
+    """What a row's `settings` column says, as it was written."""
     return dict(json.loads(settings)) if settings else {}
+
+
+def _without_class(reading: dict[str, Any]) -> dict[str, Any]:
+    """Rows did not always say it; a method's settings decide what it reads."""
+    return {name: value for name, value in reading.items() if name != "_target_"}
 
 
 def told_apart(rows: pd.DataFrame, floors: Collection[str] = ()) -> pd.DataFrame:

@@ -81,9 +81,9 @@ def _settings(identity: dict[str, Any], metric: dict[str, Any]) -> str:
 
 
 def _read(reading: dict[str, Any]) -> dict[str, Any]:
-    """What a reading is, and what it was prepared on, if on anything."""
+    """What a reading is, its class among it, and what it was prepared on, if on anything."""
     prepared = {"prepared": _seen(reading["prepared"])} if "prepared" in reading else {}
-    return _public(reading["reading"]) | prepared
+    return reading["reading"] | prepared
 
 
 def _seen(images: dict[str, Any]) -> dict[str, Any]:

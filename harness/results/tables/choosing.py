@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from .entries import PATTERNS, Found, Result, Runs, Settings
 SEED_OF_IMAGES = re.compile(r"@seed(\d+)$")  # at the end of a split: `val[:1000]@seed3`
 SEED = re.compile(r"(.*\.)?seed")
 VERSIONS = ("version", "metric.version")
-OF_A_READING = re.compile(r"readings\..*\bversion")
+OF_A_PART = re.compile(r"readings\..*\bversion|(.*\.)?versions\..*")  # VERSION of a reading, or of a method's part
 NUMBER = "row_number"  # of a row in the tidy table, which a statistic made of it shares
 
 Row = dict[str, Any]  # of the tidy table
@@ -73,28 +73,45 @@ def _of_runs(rows: Sequence[Row], runs: Runs) -> Found:
 
 
 def _of_the_newest_version(rows: Sequence[Row]) -> list[Row]:
-    """What an older VERSION of a method, metric or reading gave is not what it gives.
+    """What an older VERSION of a method, metric, part or reading gave is not what it gives.
 
-    A reading goes by its place: its versions are compared where all other settings are equal.
+    A part or reading goes by its place: its versions are compared where all other settings are equal.
     """
-    current = _newest(rows, lambda settings: tuple(settings.get(name, 0) for name in VERSIONS))
-    alike: dict[str, list[Row]] = {}
-    for row in current:
-        rest = {name: value for name, value in settings_of(row).items() if not OF_A_READING.fullmatch(name)}
-        alike.setdefault(repr(sorted(rest.items(), key=str)), []).append(row)
-    newest = [row for each in alike.values() for row in _newest(each, _of_readings)]
-    return [row for row in current if any(row is each for each in newest)]  # in their order
+    current = _newest(rows)
+    parts = [_Parts.of(row) for row in current]
+    newer = [any(each.displaces(mine) for each in parts) for mine in parts]
+    return [row for row, displaced in zip(current, newer, strict=True) if not displaced]
 
 
-def _of_readings(settings: Settings) -> tuple[int, ...]:
-    return tuple(value for name, value in sorted(settings.items()) if OF_A_READING.fullmatch(name))
+class _Parts(NamedTuple):
+    """A row's settings: the VERSIONs of parts and readings, and all others but its method's and metric's."""
+
+    versions: dict[str, int]
+    others: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Row) -> "_Parts":
+        held = {name: value for name, value in settings_of(row).items() if name not in VERSIONS}
+        versions = {name: value for name, value in held.items() if OF_A_PART.fullmatch(name)}
+        return cls(versions, {name: value for name, value in held.items() if name not in versions})
+
+    def displaces(self, older: "_Parts") -> bool:
+        """Whether it is newer in some part, older in none, and has what the older one says of all else.
+
+        It may say more: a newer VERSION has more settings. Of a part whose VERSION is not said, it is the first.
+        """
+        names = self.versions.keys() | older.versions.keys()
+        both = [(self.versions.get(name, 1), older.versions.get(name, 1)) for name in names]
+        is_newer = any(mine > its for mine, its in both) and all(mine >= its for mine, its in both)
+        return is_newer and older.others.items() <= self.others.items()
 
 
-def _newest(rows: Sequence[Row], versions_in: Callable[[Settings], tuple[int, ...]]) -> list[Row]:
-    """The rows of which each version is the highest of all rows."""
-    versions = [versions_in(settings_of(row)) for row in rows]
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of which each of VERSIONS is the highest of all rows."""
+    settings = [settings_of(row) for row in rows]
+    versions = [[each.get(name, 0) for name in VERSIONS] for each in settings]
     newest = [max(each) for each in zip(*versions, strict=True)]
-    return [row for row, each in zip(rows, versions, strict=True) if list(each) == newest]
+    return [row for row, each in zip(rows, versions, strict=True) if each == newest]
 
 
 def _one(rows: Sequence[Row]) -> Found:

@@ -173,10 +173,12 @@ def test_processes_do_not_change_a_bit(reference: Path, tmp_path: Path) -> None:
 
 
 def test_results_say_what_a_reading_decided(reference: Path) -> None:
-    """The column `settings` holds what `about` says: here the form; and the group's description on disk."""
+    """The column `settings` holds the class and what `about` says (the form); so does what the store says."""
     frame = pd.read_csv(reference / "tidy/results.csv")
     said = {method: json.loads(part.settings.iloc[0]) for method, part in frame.groupby("method")}
-    assert said["plain"]["readings"]["0"] == {"factor": 1.0, "form": "squares", "version": 1}
+    assert said["plain"]["readings"]["0"] == {
+        **{"_target_": "reading_toys.Powers", "factor": 1.0, "form": "squares", "version": 1}
+    }
     assert "readings" not in said["msp"]
     detection = built(reference, ALL)
     title = detection.readings[Powers()].title

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from assay.harness import config as configs
+from assay.harness.build import build
 from assay.harness.commands.program import call
 from assay.harness.config import ConfigError, groups
 from assay.harness.overrides import compose_config, sweep
@@ -25,6 +26,7 @@ from assay.harness.results.tables.missing import by_runs, fill_command, missing_
 from assay.harness.results.tables.rendering import entry_text
 from assay.harness.results.tables.spec import names, read_spec, rows_of
 from assay.harness.results.tidy import COLUMNS
+from assay.harness.store.identity import named, nested_versions
 
 CELL = {"protocol": "pointing_game", "method": "gradcam", "model": "vgg16_voc07", "dataset": "voc07", "split": "test"}
 CELL |= {"reference": ""}
@@ -316,6 +318,32 @@ def test_an_older_version_of_a_reading_is_no_result(tmp_path: Path) -> None:
     assert entry.ours is not None and entry.ours.value == 0.5
     other = tidy_row(value=0.75, settings=read(1, "b"), cell_key="k3")
     assert len(first_entry(results_with(tmp_path / "two", *rows, other)).found.several) == 2
+
+
+PARTS: dict[str, Any] = {"mutants": {"_target_": "MutantPredictions"}}
+
+
+def mutants(version: int, reading: dict[str, Any] | None = None, **method: Any) -> str:
+    """The `settings` column of a row of mutants: VERSION 1 is not among its method's `versions`."""
+    versions: dict[str, Any] = {} if version == 1 else {"versions": {"mutants": version}}
+    read = {"tries": 9, "version": version} | (reading or {})
+    return json.dumps(json.loads(settings(**PARTS, **versions, **method)) | {"readings": {"0": read}})
+
+
+def test_an_older_version_of_a_part_is_no_result(tmp_path: Path) -> None:
+    """VERSION 3 of mutants is prepared, which VERSION 1 was not, and says its class; other settings are another
+    result, and so are two rows of which each is newer in one part."""
+    new = {"prepared": {"data": "d", "images": 5}, "_target_": "MutantPredictions"}
+    old = tidy_row(value=0.25, n=9000, settings=mutants(1), cell_key="o")
+    entry = first_entry(results_with(tmp_path / "one", old, tidy_row(value=0.5, settings=mutants(3, new))))
+    assert entry.ours is not None and (entry.ours.value, entry.ours.others) == (0.5, 1)
+    other = tidy_row(value=0.5, settings=mutants(3, new, steps=8))
+    assert len(
+        first_entry(results_with(tmp_path / "two", old | {"settings": mutants(1, steps=9)}, other)).found.several
+    )
+    crossed = [settings(**PARTS, versions={"a": a, "b": 3 - a}) for a in (1, 2)]
+    rows = [tidy_row(value=k / 4, settings=each, cell_key=f"k{k}") for k, each in enumerate(crossed)]
+    assert len(first_entry(results_with(tmp_path / "three", *rows)).found.several) == 2
 
 
 def test_an_older_version_is_no_result(tmp_path: Path) -> None:
@@ -731,6 +759,38 @@ def test_numbers_of_an_older_version_are_said(filled: Callable[..., Table]) -> N
     assert said == [f"numbers of {name} are those of its VERSION 0" for name in ("gradcam", "pointing_game")]
     (note,) = note_lines(filled(tidy_row(method="none", settings=old), rows=[{"label": "A", "method": "none"}]))
     assert "pointing_game" in note
+
+
+def test_numbers_that_rest_on_an_older_part_or_reading_are_said(filled: Callable[..., Table]) -> None:
+    """Mutants of VERSION 1 under a method whose own is the code's; dropout's opinions, which are no part of it."""
+    now = versions.version_of_class("MutantPredictions")
+    line = f"numbers of gradcam rest on MutantPredictions of VERSION 1, the code has {now}: compute them anew"
+    assert now and now > 1 and note_lines(filled(tidy_row(settings=mutants(1)))) == [line]
+    assert note_lines(filled(tidy_row(settings=mutants(now)))) == []
+    in_list = settings(scores=[{"_target_": "NoneOfOurs"}, PARTS["mutants"]], versions={"scores.1": 2})
+    assert note_lines(filled(tidy_row(settings=in_list))) == [line.replace("VERSION 1", "VERSION 2")]
+    read = json.dumps(json.loads(settings()) | {"readings": {"0": {"_target_": "Dropped", "version": 1}}})
+    assert [note.split(",")[0] for note in note_lines(filled(tidy_row(settings=read)))] == [
+        "numbers of gradcam rest on Dropped of VERSION 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=scenes_vgg", "dataset=scenes", "method=[lrpcam,contrastive_lrp,liftcam]", "metric=[shap_cosine]"],
+        ["experiment=errors_embedded", "method=[lcr,unified_nn]", "metric=[label_change]"],
+    ],
+    ids=str,
+)
+def test_parts_are_called_as_they_are_in_keys(words: list[str]) -> None:
+    """What the code gives today is not said to be old, whatever its parts."""
+    config = compose_config(words)
+    for group, chosen in (("method", config.method), ("metric", config.metric)):
+        for name, choice in chosen.items():
+            about = named(choice.settings) | nested_versions(build(choice))
+            rows = pd.DataFrame([{"method": name, "metric": name, "settings": json.dumps({group: about})}])
+            assert versions.older(rows) == []
 
 
 def test_kept_rows_are_those_of_their_tables() -> None:

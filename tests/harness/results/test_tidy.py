@@ -80,7 +80,9 @@ def test_settings_say_what_a_reading_was_prepared_on(tmp_path: Path) -> None:
         made.describe({"identity": identity, "labels": LABELS}, {"m1": {"name": "metric", "paired": []}})
         finish(made, "m1", [row()])
         read = json.loads(next(tidy.cell_rows(made))["settings"])["readings"]["0"]
-        assert read == {"count": 5} | ({"prepared": {"images": images, "data": data}} if images else {})
+        assert read == {"_target_": "Mutants", "count": 5} | (
+            {"prepared": {"images": images, "data": data}} if images else {}
+        )
         said.add(str(read))
     assert len(said) == 4
 

@@ -89,8 +89,8 @@ FAULTS = (
     Fault(
         "another seed of random numbers",
         "harness/seeds.py",
-        "getattr(np.random.default_rng(seed), draw)",
-        "getattr(np.random.default_rng(seed + 1), draw)",
+        "[np.random.default_rng(seed) for seed in seeds]",
+        "[np.random.default_rng(seed + 1) for seed in seeds]",
         GRADIENTS,
         "of smoothgrad",
     ),

@@ -75,6 +75,9 @@ const WHY = { best: "its best", worst: "its worst", disagreed: "least like the o
 
 const verdict = (hit) => (hit === true ? "hit" : hit === false ? "miss" : "");
 
+const overlaid = (method, drawn) =>
+  drawn ? made("img", { src: drawn.map, alt: "" }) : made("small", { textContent: `${method}: not drawn` });
+
 const open = (view, sample) => {
   const dialog = document.getElementById("sample");
   dialog.querySelector("h2").textContent = `${sample.label} (${sample.id})`;
@@ -88,7 +91,9 @@ const open = (view, sample) => {
   });
   const image = made("img", { src: sample.image, alt: sample.label });
   const first = made("figure", { className: "card" }, image, made("figcaption", { textContent: "image" }));
-  dialog.querySelector(".all").replaceChildren(first, ...cards);
+  const absent = view.methods.filter((method) => !sample.maps[method]);
+  const rest = absent.length ? [made("p", { className: "note", textContent: `not drawn: ${absent.join(", ")}` })] : [];
+  dialog.querySelector(".all").replaceChildren(first, ...cards, ...rest);
   dialog.showModal();
 };
 
@@ -97,9 +102,9 @@ const show = (view, method, place) => {
     ...Object.entries(view.picks[method]).map(([why, numbers]) => {
       const cards = numbers.map((number) => {
         const sample = view.samples[number];
-        const { map, hit } = sample.maps[method] ?? { map: sample.image };
-        const text = `${sample.label} ${verdict(hit)}`;
-        const pictures = [sample.image, map].map((src) => made("img", { src, alt: "" }));
+        const drawn = sample.maps[method];
+        const text = `${sample.label} ${verdict(drawn?.hit)}`;
+        const pictures = [made("img", { src: sample.image, alt: "" }), overlaid(method, drawn)];
         const button = made("button", { type: "button", className: "card", title: sample.id }, ...pictures);
         button.append(made("span", { textContent: text }));
         button.setAttribute("aria-label", `open ${sample.label}, ${sample.id}, ${WHY[why]}`);

@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from ...store.files import write_atomically
+from ..compare.judged import FAILURE
 from ..text import failures
 from . import charts, detected, libraries, paired, pictured, score_charts
 from .leaderboard import leaderboard
@@ -86,6 +87,7 @@ def _section(number: int, place: Place, behind: Behind) -> dict[str, Any]:
         "title": place.name,
         "board": leaderboard(place.shown, groups),
         "tests": {column: made.test for column, made in groups.items()},
+        "has_failures": bool((place.shown["kind"] == FAILURE).any()),
         "standings": charts.standings(place.shown, groups),
         "ranks": charts.rank_map(place.shown),
         "agreement": charts.agreement_map(place.shown),

@@ -4,8 +4,8 @@ The report itself makes no maps: it instantiates nothing. Pictures are data URIs
 """
 
 import base64
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,15 @@ def write(report: Path, run_id: str, samples: list[Sample]) -> Path:
 def read(report: Path) -> list[Sample]:
     """Every sample that was pictured; what is damaged is named and left out."""
     return [each for path in sorted((report / FOLDER).glob("*.json")) for each in _samples(path)]
+
+
+def united(samples: Iterable[Sample]) -> list[Sample]:
+    """Each pair once, with the maps of every run that drew it; of what two runs drew, the later file's stands."""
+    made: dict[str, Sample] = {}
+    for each in samples:
+        known = made.setdefault(each.sample_id, each)
+        made[each.sample_id] = replace(known, maps=known.maps | each.maps, hits=known.hits | each.hits)
+    return list(made.values())
 
 
 def _samples(path: Path) -> Iterator[Sample]:

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+DIGITS = 6  # of a value that are ranked: behind them float32 sums differ with the order of their terms
+
 
 def directed(shown: pd.DataFrame) -> pd.DataFrame:
     """The rows of quantities of which more, or less, is better."""
@@ -11,7 +13,7 @@ def directed(shown: pd.DataFrame) -> pd.DataFrame:
 def ranks(shown: pd.DataFrame) -> pd.DataFrame:
     """Rank of each method (rows) under each quantity (columns) whose good direction is known: 1 is the best.
 
-    Equal values share the best of their ranks, as in a race. A method without a value has none.
+    Equal values (to DIGITS digits) share the best of their ranks, as in a race. A method without a value has none.
     """
     rows = directed(shown)
     if rows.empty:
@@ -19,7 +21,11 @@ def ranks(shown: pd.DataFrame) -> pd.DataFrame:
     up = rows.drop_duplicates("column").set_index("column")["higher_is_better"].astype(bool)
     values = rows.pivot_table(index="method", columns="column", values="value", aggfunc="first", sort=False)
     losses = values.astype(float).mul(up.map({True: -1.0, False: 1.0}), axis=1)
-    return losses.rank(method="min")[list(up.index)]
+    return losses.map(_rounded).rank(method="min")[list(up.index)]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def ordered(shown: pd.DataFrame) -> list[str]:

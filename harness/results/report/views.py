@@ -8,7 +8,7 @@ from markupsafe import Markup
 from .figures import script_json
 from .paired import Paired
 from .picks import picks, standing
-from .pictured import Sample
+from .pictured import Sample, united
 from .ranks import ordered
 
 Quantities = list[tuple[str, pd.DataFrame, Paired]]
@@ -22,7 +22,7 @@ def views(shown: pd.DataFrame, quantities: Quantities, pictured: list[Sample]) -
     of samples by why they were picked.
     """
     keys = shown.drop_duplicates("cell_key").set_index("cell_key")["method"].to_dict()
-    held = [each for each in pictured if each.maps.keys() & keys.keys()]
+    held = united(each for each in pictured if each.maps.keys() & keys.keys())  # of this place: ids are its own
     scores = standing(quantities)
     known = [each for each in held if each.sample_id in scores.index]
     number = {each.sample_id: place for place, each in enumerate(known)}

@@ -52,6 +52,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(about | {"metric": "drop", "value": float(number), "higher_is_better": False, "variant": "x" * 60})
     maps = {f"c{number}": _pixel() for number in range(len(METHODS))}
     write(results / "report", "r", [Sample("i0#1", EVIL, _pixel(), maps, {"c0": True, "c1": False})])
+    write(results / "report", "s", [Sample("i3#1", "other", _pixel(), {"c0": _pixel()}, {"c0": True})])
     return write_report(table(*rows), results / "report", ["b"])
 
 
@@ -153,6 +154,16 @@ def test_a_sample_opens(opened: Opened) -> None:
     assert dialog.locator("img").evaluate_all("images => images.every((image) => image.naturalWidth > 0)")
     opened.page.keyboard.press("Escape")
     assert opened.page.locator("dialog[open]").count() == 0
+
+
+def test_a_map_that_was_not_drawn_is_no_picture(opened: Opened) -> None:
+    """Of the sample that only one method was drawn on, another one shows the image once, and says so; opened, too."""
+    opened.page.locator(".samples select").select_option("b (floor)")
+    card = opened.page.locator('.picks button[title="i3#1"]').first
+    assert card.locator("img").count() == 1 and "b (floor): not drawn" in card.inner_text()
+    card.click()
+    assert "not drawn: " in opened.page.locator("dialog[open] .all").inner_text()
+    opened.page.keyboard.press("Escape")
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

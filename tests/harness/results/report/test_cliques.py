@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from assay.harness.results.report.cliques import cliques, holm, sign_flips
-from assay.harness.results.report.detected import Drawn, p_values
+from assay.harness.results.compare.differences import error_measured
+from assay.harness.results.report.cliques import LEVEL, cliques, holm, sign_flips
+from assay.harness.results.report.detected import DRAWS, Drawn, p_values
 from assay.harness.results.report.paired import Tables, paired
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.store import CellStore, Finished, Shard
@@ -66,14 +67,26 @@ def test_groups_by_hand() -> None:
 
 
 def test_detectors_by_hand() -> None:
-    """A difference of two standard errors is .0455; none at all is 1; a certain one of .5 on 10 images 2 x .5^10."""
+    """Two standard errors of 10 images: .0766 (t with 9 degrees); no difference: 1; a certain one of .5: 2 x .5^10."""
     noise = np.tile([0.01, -0.01], 200) * np.sqrt(399 / 400)  # a standard deviation of .01 with 399 degrees of freedom
     still = np.zeros(400)
     p = p_values([Drawn(0.9, noise, 10), Drawn(0.88, still, 10)])
-    assert p[0, 1] == pytest.approx(0.0455, abs=1e-4)
+    assert p[0, 1] == pytest.approx(0.0766, abs=1e-4)
     p = p_values([Drawn(1.0, still + 1, 10), Drawn(1.0, still + 1, 10), Drawn(0.5, still + 0.5, 10)])
     assert p[0, 1] == 1
     assert p[0, 2] == pytest.approx(2 * 0.5**10)
+
+
+@pytest.mark.slow
+def test_equal_detectors_are_rarely_told_apart() -> None:
+    """200 times two detectors that find 6 wrong ones of 100 alike: at 5 % no more than 6 % are told apart (2.5 % to
+    4 %; a normal ratio's tail tells one in ten)."""
+    rng, alarms, wrong = np.random.default_rng(0), 0, np.arange(100) < 6
+    for _ in range(200):
+        common = wrong + rng.normal(0, 0.7, 100)
+        made = [error_measured(common + rng.normal(0, 0.7, 100), wrong, DRAWS) for _ in range(2)]
+        alarms += p_values([Drawn(each.values["auroc"], each.resampled["auroc"], 6) for each in made])[0, 1] < LEVEL
+    assert alarms / 200 <= 0.06
 
 
 def stored(root: Path, key: str, hit: list[float], shown: list[bool]) -> None:

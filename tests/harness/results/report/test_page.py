@@ -104,6 +104,17 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert page.stat().st_size < 4_000_000
 
 
+def test_a_page_of_which_nothing_was_tested_says_so(tmp_path: Path) -> None:
+    """Of two methods or more; of `failure` scores also what pairs them."""
+    up: dict[str, Any] = {"higher_is_better": True}
+    rows = [up, up | {"method": "rap", "value": 0.9}]
+    page = write_report(table(*rows), tmp_path).read_text()
+    assert "Not tested: pointing_game tol=2px." in page and "harness compare" not in page
+    assert "Not tested" not in write_report(table(up), tmp_path).read_text()
+    failure = [row | {"kind": "failure", "metric": "failure"} for row in rows]
+    assert "python -m harness compare" in write_report(table(*failure), tmp_path).read_text()
+
+
 EVIL = "</script><img src=x onerror=alert(1)>"
 
 
@@ -198,6 +209,15 @@ def test_ranks_by_hand() -> None:
     assert made["drop"].dropna().to_dict() == {"a": 1, "c": 2, "b": 3}
     assert list(made) == ["hit", "drop"]
     assert ordered(shown(values, {"hit": None, "drop": False, "size": None})) == ["a", "c", "b", "d"]
+
+
+def test_rounding_has_no_rank() -> None:
+    """What float32 sums leave behind the sixth digit is equal; a difference in it is not, however small the values."""
+    values = {"a": {"drop": 0.2512345603}, "b": {"drop": 0.25123456}, "c": {"drop": 0.251236}}
+    made = ranks(shown(values, {"drop": False}))
+    assert made.iloc[:, 0].to_dict() == {"a": 1, "b": 1, "c": 3}
+    small = ranks(shown({"a": {"drop": 2e-9}, "b": {"drop": 1e-9}}, {"drop": False}))
+    assert small.iloc[:, 0].to_dict() == {"a": 2, "b": 1}
 
 
 def test_agreement_by_hand() -> None:

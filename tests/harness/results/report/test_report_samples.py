@@ -64,6 +64,24 @@ def test_the_page_is_given_what_was_drawn(tmp_path: Path) -> None:
     assert views(shown, [HIT], []) is None
 
 
+def test_runs_add_up(tmp_path: Path) -> None:
+    """Two runs drew one sample under different methods: it stands once, with all maps; another place's is not mixed in.
+
+    Of a method that no run drew there is no map: the page says so.
+    """
+    write(tmp_path, "1", [Sample("i#1", "cat", "image", {"ca": "map a"}, {"ca": True})])
+    write(tmp_path, "2", [Sample("i#1", "cat", "image", {"cb": "map b"}, {"cb": False})])
+    write(tmp_path, "3", [Sample("j#1", "cat", "image", {"cb": "map b"}, {"cb": None})])
+    write(tmp_path, "4", [Sample("i#1", "dog", "other", {"elsewhere": "map"}, {"elsewhere": True})])
+    shown = pd.DataFrame({"cell_key": ["ca", "cb"], "method": ["a", "b"], "higher_is_better": None})
+    made = views(shown, [HIT], read(tmp_path))
+    assert made is not None
+    first, second = json.loads(made)["samples"]
+    assert (first["id"], first["label"], first["image"]) == ("i#1", "cat", "image")
+    assert first["maps"] == {"a": {"map": "map a", "hit": True}, "b": {"map": "map b", "hit": False}}
+    assert second["maps"] == {"b": {"map": "map b", "hit": None}}
+
+
 RUN = ["model=scenes_vgg", "dataset=scenes", "method=[gradcam,center]", "limit=6", "compute.device=cpu"]
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from assay.harness import launch
+from assay.harness.detectors import run
 from assay.harness.overrides import compose_config
 from assay.harness.results.compare import compare
+from assay.harness.results.report import detected
 from assay.harness.results.report.detected import tested as groups_of
 from assay.harness.results.report.places import Place, places
 from assay.harness.results.report.score_charts import histograms, rocs, sides
@@ -28,9 +30,11 @@ RUN = [
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two detectors, two ood sets and their average, wrong predictions."""
+    """Two detectors, two ood sets and their average, wrong predictions; without the run's own pictures."""
     made = tmp_path_factory.mktemp("detectors")
-    assert launch.run(compose_config([*RUN, f"results={made}"]), []) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_draw", lambda detection, folder: None)
+        assert launch.run(compose_config([*RUN, f"results={made}"]), []) == 0
     return made
 
 
@@ -63,6 +67,15 @@ def test_every_quantity_is_tested_as_compare_does(results: Path, by_title: dict[
                 compared += 1
                 assert (len(made[row.column].groups) == 2) is bool(low > 0 or high < 0), row.column
     assert compared > 3
+
+
+def test_few_images_are_not_tested(results: Path, by_title: dict[str, Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sets of 50 and of 30 images where 31 are asked: the smaller one, and the average of both, have no test."""
+    monkeypatch.setattr(detected, "LEAST", 31)
+    place = by_title["scenes_hard against other sets"]
+    tested = groups_of(place.shown, Detectors(results / "store"))
+    directed = place.shown[place.shown["higher_is_better"].notna()]
+    assert tested.keys() == set(directed[directed["dataset"] == "scenes_shapes"]["column"])
 
 
 def test_what_is_drawn_is_what_was_scored(results: Path, by_title: dict[str, Place]) -> None:

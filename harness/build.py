@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from hydra.utils import get_object
 
 from .config import NETWORKS, Choice, ConfigError, suggest
+from .network import Network
 from .values import check_type, shown
 
 ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", NETWORKS)
@@ -63,7 +64,12 @@ def _made(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     settings = {key: _made(each) for key, each in value.items() if key != "_target_"}
-    return get_object(value["_target_"])(**settings) if "_target_" in value else settings
+    if "_target_" not in value:
+        return settings
+    made = get_object(value["_target_"])(**settings)
+    if isinstance(made, Network):
+        made.made_of = value
+    return made
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:

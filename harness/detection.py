@@ -69,7 +69,7 @@ class Reading(Hashable, Protocol):
     def about(self, network: Network) -> dict[str, Any]:
         """All that its values depend on beside the network's weights, for JSON; what it decides by itself among it.
 
-        Shown with results.
+        Shown with results; the settings of a config's file in it (a `_target_` among them) are known by their content.
 
         Raises:
             ValueError: it cannot be read of this network.

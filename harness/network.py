@@ -64,6 +64,7 @@ class Network:
         self.fingerprint = fingerprint
         self.groups, self.input_size = groups, input_size
         self.cells = 1  # a side: more where one input is a grid of images that do not see one another
+        self.made_of: dict[str, Any] | None = None  # the settings of the config that made it
         self.notes: list[str] = []  # what the loading of weights decided by itself
         self.reads = [output, activation]  # which of the module's outputs, and as what
         self.passes = Passes()

@@ -137,6 +137,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         else:
             _check_key(key, override, known, folders)
     _check_composed(overrides, folders)
+    _check_placed(overrides, folders)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:
@@ -169,6 +170,22 @@ def _check_composed(overrides: Sequence[Override], folders: Sequence[Path]) -> N
     config = _compose([*chosen, *_search(folders[1:])])
     for key in nested:
         _check_setting_path(key, config)
+
+
+def _check_placed(overrides: Sequence[Override], folders: Sequence[Path]) -> None:
+    """Refuse a file for a place inside a method that is not chosen (model@method.NAME.larger=FILE): nobody reads it."""
+    placed = [o for o in overrides if (o.package or "").startswith("method.")]
+    if not placed:
+        return
+    chosen = [f"{o.key_or_group}={_first(o)}" for o in overrides if o.get_key_element() in ("method", "experiment")]
+    methods = selected(_compose([*chosen, *_search(folders[1:])]).method)
+    for override in placed:
+        name = str(override.package).split(".")[1]
+        if name not in methods:
+            raise ConfigError(
+                f"{override.input_line}: method {name} is not chosen: method=[{','.join([*methods, name])}], or leave "
+                f"out {override.get_key_element()}"
+            )
 
 
 def _check_choices(group: str, override: Override, choices: list[str]) -> None:

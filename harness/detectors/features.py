@@ -100,6 +100,7 @@ class FeatureCell(ImageCell):
     readings: Mapping[Reading, KeptReading]
     head: LinearHead | None
     sigmoid: bool
+    known: bool  # whether its images are of the test set's classes: labels of others say nothing
 
     @classmethod
     def of(
@@ -110,6 +111,7 @@ class FeatureCell(ImageCell):
         head: LinearHead | None,
         layers: Sequence[str],
         readings: Mapping[Reading, KeptReading] | None = None,
+        known: bool = True,
     ) -> "FeatureCell":
         """The cell below a store's root.
 
@@ -117,6 +119,7 @@ class FeatureCell(ImageCell):
             head: what the network ends in; with it the penultimate features are kept.
             layers: whose pooled activations are kept.
             readings: which are kept.
+            known: whether the images are of the test set's classes.
         """
         taps: dict[str, Tap] = {LOGITS: lambda forward, _: forward.scores}
         if head is not None:
@@ -124,7 +127,7 @@ class FeatureCell(ImageCell):
         taps |= {_group_of(layer): _layer_tap(layer) for layer in layers}
         groups = {name: name for name in (SAMPLES, *taps)}
         store, sigmoid = CellStore(root / FEATURES, key), network.activation == "sigmoid"
-        bare = cls(FEATURES, store, groups, taps, tuple(layers), {}, head, sigmoid)
+        bare = cls(FEATURES, store, groups, taps, tuple(layers), {}, head, sigmoid, known)
         return bare._with(readings or {})
 
     def _with(self, readings: Mapping[Reading, KeptReading]) -> "FeatureCell":
@@ -158,10 +161,11 @@ class FeatureCell(ImageCell):
 
         Raises:
             ValueError: values that are not finite, but logits: those of a class group without members are -inf; an
-                image with several labels, of which a reading says nothing.
+                image with several labels, of which a reading says nothing, unless it is unknown anyway.
         """
         if group in self.titled:
-            _check_labels(self.titled[group], batch)
+            if self.known:
+                _check_labels(self.titled[group], batch)
             return {"values": self.titled[group].read(forward, batch)}
         values = self.taps[group](forward, batch)
         if group != LOGITS:

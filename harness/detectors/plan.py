@@ -180,14 +180,18 @@ def plan(request: Request) -> Detection:
         images[TRAIN] = training_images(request)
     readings = kept_readings(_readings(detectors.values()), request, images)
 
-    def featured(chosen: Images, asked: Iterable[Reading]) -> ImageSet:
+    def featured(chosen: Images, asked: Iterable[Reading], known: bool = True) -> ImageSet:
         key, kept = identity.digest(chosen.identity), {each: readings[each] for each in asked}
-        return ImageSet(chosen, FeatureCell.of(request.root, key, request.network, head, layers, kept))
+        return ImageSet(chosen, FeatureCell.of(request.root, key, request.network, head, layers, kept, known))
 
     learned = chain.from_iterable(detector.needs().learned for detector in learning)
     training = featured(images[TRAIN], learned) if TRAIN in images else None
     scored = _readings(detectors.values())
-    made = {place: featured(each, scored) for place, each in images.items() if place != TRAIN}
+    made = {
+        place: featured(each, scored, is_known(config.ood.get(place)))
+        for place, each in images.items()
+        if place != TRAIN
+    }
     sets = {place: _scored(request, each, training, readings) for place, each in made.items()}
     return Detection(request, sets, training, readings)
 

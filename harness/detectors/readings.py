@@ -23,8 +23,15 @@ from ..training import PreparedReading, TrainingSet
 def described(reading: Reading, network: Network) -> dict[str, Any]:
     """Class, version and all that the reading says of itself under a network."""
     kind = type(reading)
-    settings = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **reading.about(network)}
+    about = {name: _known(value) for name, value in reading.about(network).items()}
+    settings = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **about}
     return dict(identity.named(settings)) | {"version": kind.VERSION} | identity.nested_versions(reading)
+
+
+def _known(value: Any) -> Any:
+    """What a config's settings made is known by their content, as models are: without places of files."""
+    is_made = isinstance(value, dict) and "_target_" in value
+    return identity.digest(identity.content(identity.named(identity.set_later(value)))) if is_made else value
 
 
 def title_of(about: Mapping[str, Any]) -> str:

@@ -125,10 +125,16 @@ class Scorer:
         """Keep the detector: settings and state, in a safetensors file; the network stays where it is.
 
         Raises:
-            ConfigError: the detector is an object of your own: its settings cannot be written without running code.
+            ConfigError: the detector is an object of your own: its settings cannot be written without running code; or
+                it has a network of its own (a cascade), which no file may load.
         """
         if self.chosen.made is not None:
             raise ConfigError(f"{self.chosen}: only detectors chosen by a config's name can be saved; save its `state`")
+        if (target := _stranger(self.chosen)) is not None:
+            raise ConfigError(
+                f"{self.chosen} cannot be saved: it names {target}, and no file may load networks or data, so that it "
+                "could not be read again: fit it anew from its config (assay.fit), or save a detector without it"
+            )
         about = {
             "name": self.chosen.name,
             "settings": self.chosen.settings,
@@ -229,12 +235,17 @@ def _check_same(kept: dict[str, Any], ours: dict[str, Any], what: str) -> None:
 
 
 def _check_targets(chosen: Choice, path: str | Path) -> None:
-    """A file may name methods of ours with their parts, and what --allow-target allows; neither networks to load nor
-    data to fetch."""
-    for node in nodes(chosen.settings):
-        target = str(node["_target_"])
-        if target.startswith(OURS) and not target.startswith(METHODS) and target not in PARTS:
-            raise ConfigError(f"{path}: {chosen} names {target}, which is no method: nothing of it was built")
+    """Raise ConfigError for a file that names what none may, before anything of it is built."""
+    if (target := _stranger(chosen)) is not None:
+        raise ConfigError(f"{path}: {chosen} names {target}, which is no method: nothing of it was built")
+
+
+def _stranger(chosen: Choice) -> str | None:
+    """What no file may name, if the settings do: it may name methods of ours with their parts, and what --allow-target
+    allows; neither networks to load nor data to fetch."""
+    targets = (str(node["_target_"]) for node in nodes(chosen.settings))
+    ours = (each for each in targets if each.startswith(OURS))
+    return next((each for each in ours if not each.startswith(METHODS) and each not in PARTS), None)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], State]:

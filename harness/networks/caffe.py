@@ -36,6 +36,10 @@ class SpatialLogits(nn.Module):
             raise ValueError(f"spatial={choice!r}: choose log_mean_exp or mean")
         self.choice = choice
 
+    def extra_repr(self) -> str:
+        """The choice, of which no weights say anything."""
+        return self.choice
+
     def forward(self, logits: Tensor) -> Tensor:
         flat = logits.flatten(2)  # [B,C,n]
         if self.choice == "mean":

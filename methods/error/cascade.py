@@ -1,5 +1,6 @@
 """Cascades: what a detector flags is answered by a second, larger network."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -7,6 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from assay.harness.detection import DetailedDetector, Detector, DetectorNeeds, Features, Reading, ReadingNeeds, State
 from assay.harness.forward import ForwardPass
+from assay.harness.modules import fingerprint
 from assay.harness.network import Network
 from assay.harness.seeds import SampleRng
 from assay.harness.training import FittedDetector, TrainingSet
@@ -27,19 +29,21 @@ class SecondOpinion:
         return ReadingNeeds(of_training=False, one_label=True)
 
     def about(self, network: Network) -> dict[str, Any]:
-        """The other network: its weights, its normalisation, and what of its outputs is read as which classes.
+        """The other network: its weights, its normalisation, what of its outputs is read as which classes, and what its
+        weights do not say: the settings of a config that made it; of an object, how its module prints itself.
 
         Raises:
             ValueError: there is none, it is the network itself, or it tells another number of classes apart.
         """
         other = self._other
-        if (type(other.module), other.fingerprint) == (type(network.module), network.fingerprint):
+        if (type(other.module), self._weights) == (type(network.module), _weights(network)):
             raise ValueError(f"larger is the network itself ({_name(other)} with the same weights): choose another")
         _check_classes(network, _classes(network), other, _classes(other))
         mean, std = other.statistics
-        about = {"network": _name(other), "fingerprint": other.fingerprint[:20], "mean": mean, "std": std}
+        about = {"network": _name(other), "fingerprint": self._weights[:20], "mean": mean, "std": std}
         groups = None if other.groups is None else [list(group) for group in other.groups]
-        return about | {"outputs": other.reads, "groups": groups}
+        printed = hashlib.sha256(str(other.module).encode()).hexdigest()[:20]
+        return about | {"outputs": other.reads, "groups": groups, "made_of": other.made_of or printed}
 
     def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
         """One pass of the other network, which normalises the images itself.
@@ -66,11 +70,21 @@ class SecondOpinion:
             )
         return self.larger
 
+    @cached_property
+    def _weights(self) -> str:
+        """Once, before a pass in another precision changes them."""
+        return _weights(self._other)
+
     def _beside(self, network: Network) -> Network:
         """The other network where this one is, in the same precision."""
         other, here = self._other, network.mean
         there = (other.mean.device, other.mean.dtype)
         return other if there == (here.device, here.dtype) else other.to(here.device, here.dtype)
+
+
+def _weights(network: Network) -> str:
+    """The network's fingerprint; of one that nobody has given any, of its weights."""
+    return network.fingerprint or fingerprint(network.module.state_dict())
 
 
 def _name(network: Network) -> str:

@@ -410,6 +410,17 @@ def test_an_override_that_hydra_cannot_parse_is_named_with_the_quotes_that_mend_
     )
 
 
+@pytest.mark.parametrize("experiment", ["ci_detectors", "cascade_embedded"])
+def test_an_experiment_with_a_cascade_composes_without_it(experiment: str) -> None:
+    """The second network that it chooses stands where the cascade looks for it, and is nobody's without one."""
+    alone = compose_config([f"experiment={experiment}", "method=[msp]"])
+    assert list(alone.method) == ["msp"]
+    settings = compose_config([f"experiment={experiment}", "method=[cascade]"]).method["cascade"].settings
+    assert settings["larger"]["_target_"].endswith("scenes_network") and settings["detector"] is not None
+    other = ["method=[cascade]", "model@method.cascade.larger=resnet18"]
+    assert "resnet18" in str(compose_config([f"experiment={experiment}", *other]).method["cascade"].settings)
+
+
 @pytest.mark.parametrize(("experiment", "delta"), [("ood_imagenet", 0.8), ("ood_imagenet_mobilenet", 0.6)])
 def test_lines_two_ways_have_the_same_settings(experiment: str, delta: float) -> None:
     """Table S.4 compares contributions, nothing else: with CIFAR-10's 90/90/1.0 the second row was another method."""

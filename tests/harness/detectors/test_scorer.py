@@ -202,6 +202,15 @@ def test_an_ensemble_comes_back(tmp_path: Path) -> None:
     assert torch.equal(assay.load(tmp_path / "ensemble.safetensors", TOY).score(images), scorer.score(images))
 
 
+def test_a_cascade_cannot_be_kept(tmp_path: Path) -> None:
+    """Its second network is one that no file may load: refused before there is a file that nothing reads."""
+    words = ["model@method.cascade.larger=scenes_vgg"]
+    scorer = assay.fit("cascade", "scenes_resnet", overrides=words)
+    with pytest.raises(ConfigError, match=r"method cascade cannot be saved: it names .*scenes_network, .*fit it anew"):
+        scorer.save(tmp_path / "cascade.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_detector_may_be_named() -> None:
     """All that our methods' configs consist of, and no more, passes for a file."""
     targets = {

@@ -9,18 +9,23 @@ import pytest
 import torch
 from assay.harness import launch
 from assay.harness.build import build
-from assay.harness.config import ConfigError, RunConfig
+from assay.harness.config import Choice, ConfigError, RunConfig
 from assay.harness.detection import Features
 from assay.harness.detectors.plan import TEST, TRAIN, build_detection
+from assay.harness.detectors.readings import described
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.seeds import SampleRng
+from assay.harness.types import Sample
 from assay.methods.error.cascade import Cascade, SecondOpinion
 from assay.methods.error.conductance import ErrorMLP
 from assay.methods.ood.logits import MSP
 from assay.methods.ood.odin import ODIN
 from torch import Tensor, nn
+
+import assay
+from assay.given import network_of
 
 NOBODY = SampleRng(0, "SecondOpinion", [], [])
 
@@ -45,6 +50,13 @@ def linear(classes: int, seed: int = 0) -> Network:
     """Whose last layer says how many classes it has."""
     torch.manual_seed(seed)
     return Network(nn.Sequential(nn.Flatten(), nn.Linear(12, classes)), [0.0] * 3, [1.0] * 3, fingerprint=f"{seed}")
+
+
+def unnamed(seed: int) -> Network:
+    """`linear`, given as people give objects: nobody has taken its fingerprint."""
+    made = linear(3, seed)
+    made.fingerprint = ""
+    return made
 
 
 IMAGES = torch.tensor([[0.1, 0.2, 0.9], [0.8, 0.3, 0.2], [0.6, 0.7, 0.1]])[:, :, None, None].expand(-1, -1, 2, 2)
@@ -81,9 +93,10 @@ def test_scores_are_the_detector_s_and_details_the_other_network_s() -> None:
     [
         (network(1, 1, 1), None, r"larger=null: a cascade needs a second network, model@method.cascade.larger=NAME"),
         (network(1, 1, 1), network(1, 1, 1), "larger is the network itself"),
+        (network_of(unnamed(0)), unnamed(0), "larger is the network itself"),
         (linear(3), linear(4, seed=1), "Sequential tells 4 classes apart and Sequential 3"),
     ],
-    ids=["none", "itself", "classes"],
+    ids=["none", "itself", "a copy", "classes"],
 )
 def test_what_is_no_cascade_is_refused(first: Network, second: Network | None, says: str) -> None:
     """By name, before anything is computed."""
@@ -110,6 +123,74 @@ def test_what_only_a_pass_shows_is_refused(second: Network, says: str) -> None:
 def test_a_detector_that_looks_at_images_is_refused() -> None:
     with pytest.raises(ValueError, match="detector=ODIN looks at images again"):
         Cascade(ODIN(), network(1, 1, 1))
+
+
+def test_networks_without_fingerprints_are_told_apart() -> None:
+    """By their weights: those of a key share what is kept; a pass in another precision does not make another of one."""
+    first, opinions = linear(3), [SecondOpinion(unnamed(seed)) for seed in (1, 2, 1)]
+    one, other, again = (opinion.about(first) for opinion in opinions)
+    assert one != other and one == again
+    assert opinions[0].read(ForwardPass(first.to(dtype=torch.float64), IMAGES), NOBODY, {}).shape == (3,)
+    assert opinions[0].about(linear(3)) == one
+
+
+def test_objects_of_the_same_weights_are_told_apart_by_what_they_print() -> None:
+    """The other activation has no weights."""
+
+    def about(activation: nn.Module) -> dict[str, Any]:
+        torch.manual_seed(1)
+        module = nn.Sequential(nn.Flatten(), activation, nn.Linear(12, 3))
+        return SecondOpinion(Network(module, [0.0] * 3, [1.0] * 3)).about(linear(3))
+
+    assert about(nn.ReLU()) == about(nn.ReLU()) != about(nn.GELU())
+
+
+@pytest.mark.parametrize("settings", [{"spatial": "mean"}, {"sha256": "0123"}], ids=["other", "same"])
+def test_settings_that_are_no_weights_are_in_the_key(settings: dict[str, Any]) -> None:
+    """The same weights, and another way from positions to logits: other answers, so another key. Where a file lies
+    is none of it."""
+    about: dict[str, Any] = {"_target_": "assay.harness.networks.loading.caffe_network", "architecture": "resnet50"}
+    about |= {
+        "weights": None,
+        "sha256": None,
+        "classes": 20,
+        "pixel_mean": [104.0, 117.0, 124.0],
+        "spatial": "log_mean_exp",
+    }
+    made: list[Network] = [build(Choice("model", "caffe", {**about, **each})) for each in ({}, settings)]
+    assert made[0].fingerprint == made[1].fingerprint
+    one, other = (described(SecondOpinion(each), linear(20)) for each in made)
+    assert (one == other) == ("sha256" in settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_unknown_images_may_have_several_labels() -> None:
+    """Their labels are of other classes, and say nothing of predictions; those of a known set do."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(20, 3, 2, 2, generator=generator), torch.randint(0, 3, (20,), generator=generator)
+    given = (linear(3), (images, labels), {"cascade": Cascade(MSP(), linear(3, 1)), "msp": MSP()}, ["ood"])
+    rows = assay.evaluate(*given, ood={"voc": Pairs(images)}, overrides=["metric.ood.resamples=20"])
+    values = rows[rows.stat == "auroc"].groupby("method")["value"].first()
+    assert (rows.status == "ok").all() and values["cascade"] == values["msp"]
+
+
+class Pairs:
+    """A data set of images with two labels each."""
+
+    classes, split = ("p", "q"), "test"
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(f"pair{index}", self.images[index], (0, 1), (2, 2))
+
+    def fingerprint(self) -> str:
+        """Of the images."""
+        return "pairs"
 
 
 # In a run
@@ -180,14 +261,26 @@ def test_images_of_several_labels_are_refused(tmp_path: Path) -> None:
     assert rows["value"].isna().all() and rows["status"].str.contains("has several labels").all()
 
 
+def test_labels_of_known_sets_are_checked(tmp_path: Path) -> None:
+    """Test, validation, training, and sets of the test set's classes: there a prediction is right or wrong."""
+    words = ("metric=[error_detection,ood]", "ood=[corrupted_noise,scenes_noise]")
+    every = build_detection(config(tmp_path, *words), tmp_path / "store").everywhere()
+    assert [each.images.name for each in every if not each.features.known] == ["scenes_noise"]
+    assert len(every) == 5
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["~model@method.cascade.larger"], "method cascade: larger=null: a cascade needs a second network"),
         (["model@method.cascade.larger=scenes_vgg"], "method cascade: larger is the network itself"),
         (["model@method.cascade.larger=scenes_resnot"], "'scenes_resnot' is not a model"),
+        (
+            ["model@method.cascade.larger=resnet18", "method=[msp]"],
+            r"method cascade is not chosen: method=\[msp,cascade",
+        ),
     ],
-    ids=["none", "itself", "misspelt"],
+    ids=["none", "itself", "misspelt", "not chosen"],
 )
 def test_the_command_line_is_refused_by_name(tmp_path: Path, words: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):

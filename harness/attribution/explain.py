@@ -51,7 +51,7 @@ def explanations(job: Job, failures: dict[str, str]) -> Iterator[Explained]:
     for batch, forwards in explained(job, failures):
         forward = next(iter(forwards.values()))
         probabilities = forward.probabilities[0].tolist()
-        check_names(names, len(probabilities))
+        _check_names(names, len(probabilities))
         every = [Named(i, names[i] if names else f"class {i}", value) for i, value in enumerate(probabilities)]
         best = sorted(every, key=lambda each: -each.probability)[:TOLD]
         classes = [every[label] for label in batch.samples[0].targets]
@@ -59,8 +59,7 @@ def explanations(job: Job, failures: dict[str, str]) -> Iterator[Explained]:
         yield Explained(image, frame_image(batch), best, classes, _maps(job, batch, forwards, failures))
 
 
-def check_names(names: Sequence[str], outputs: int) -> None:
-    """Raise ConfigError where class names are another network's."""
+def _check_names(names: Sequence[str], outputs: int) -> None:
     if names and len(names) != outputs:
         raise ConfigError(
             f"dataset.classes names {len(names)} classes, and the network has {outputs} outputs: give its own, "

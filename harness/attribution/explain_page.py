@@ -37,15 +37,19 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Expl
 {% endfor %}</div>
 {% endfor %}</section>
 {% endfor %}
+{% if more %}<p>And {{ more }} more images: their pictures lie beside this page.</p>{% endif %}
 {% for method, why in failures.items() %}<p><strong>{{ method }} failed:</strong> {{ why }}</p>{% endfor %}
 </body></html>
 """
 
 
-def write_page(found: Sequence[Explained], model: str, failures: dict[str, str], path: Path) -> None:
-    """Write the page of explained images, in their order, with what failed and why."""
+def write_page(found: Sequence[Explained], more: int, model: str, failures: dict[str, str], path: Path) -> None:
+    """Write the page of explained images, in their order, with what failed and why.
+
+    more: images that were explained and are not among those given.
+    """
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    page = template.render(model=model, images=[*map(_shown, found)], failures=failures)
+    page = template.render(model=model, images=[*map(_shown, found)], more=more, failures=failures)
     write_atomically(path, page.encode())
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..attribution.explain import Explained
 
 METHODS = "method=[gradcam,liftcam,rap,gradient_hedge]"  # those of `explain`, unless a word chooses others
+PAGED = 100  # images in the page, some MB each; those after them have their pictures alone
 DIGITS = 6  # of probabilities and scores in JSON
 
 as_json = click.option("--json", "as_json", is_flag=True, help="print a JSON object a line, for programs")
@@ -39,7 +40,7 @@ def explain(words: list[str], target: str | None, out: Path | None, as_json: boo
     """Your own images: why does the network say so?
 
     An IMAGE is a file, or a folder of files. Written are a picture of each, NAME-explained.png with all methods side
-    by side, and explained.html with all of them. The exit code is 1 when a method failed; the others are drawn.
+    by side, and explained.html with the first hundred. The exit code is 1 when a method failed; the others are drawn.
     """
     from ..attribution.explain import Explained, draw, explanations
     from ..attribution.explain_page import write_page
@@ -51,16 +52,18 @@ def explain(words: list[str], target: str | None, out: Path | None, as_json: boo
     for caution in job.images.cautions(job.request.network):
         print(f"caution: {caution}", file=sys.stderr)
     failures: dict[str, str] = {}
-    found: dict[Path, Explained] = {}
+    written: set[Path] = set()
+    shown: list[Explained] = []
     for each in explanations(job, failures):
-        path = _free(folder / f"{each.image.stem}-explained.png", found)
+        path = _free(folder / f"{each.image.stem}-explained.png", written)
         draw(each, path)
-        found[path] = each
+        written.add(path)
+        shown += [each] if len(shown) < PAGED else []
         print(_as_json(each, path) if as_json else _as_text(each, path), flush=True)
     page = folder / "explained.html"
-    write_page([*found.values()], job.config.model.name, failures, page)
+    write_page(shown, len(written) - len(shown), job.config.model.name, failures, page)
     if not as_json:
-        print(f"{len(found)} images: {page.absolute()}")
+        print(f"{len(written)} images: {page.absolute()}")
     return failed(failures)
 
 

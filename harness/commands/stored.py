@@ -132,7 +132,7 @@ def report(results: Path) -> int:
     """
     from ..arguments import config_folders
     from ..results.floors import floors
-    from ..results.report import write_report
+    from ..results.report.page import write_report
     from ..results.tidy import collect
 
     frame = collect(results)

@@ -59,7 +59,7 @@ Select = Callable[[Batch, ForwardPass], Batch]
 TARGETS: dict[str, Select] = {
     "labels": _annotated,
     "predicted": _annotated_and_predicted,
-    "top1": _top1,
+    "top1": _top1,  # of equal scores the first, as accuracy counts them
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from assay.datasets.scenes import CLASSES, Scenes
+from assay.harness.commands import own_images
 from assay.harness.commands.own_images import _overrides
 from assay.harness.commands.program import call
 from assay.harness.overrides import compose_config
@@ -64,6 +65,15 @@ def test_a_folder_makes_one_page_that_asks_for_nothing(photos: Path, tmp_path: P
         "<b>, c=1-explained.png",
         "explained.html",
     }
+
+
+def test_a_page_holds_so_many(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large folder; every image has its picture, and the page says how many are not in it."""
+    monkeypatch.setattr(own_images, "PAGED", 1)
+    assert explain([str(photos)], tmp_path) == 0
+    page = (tmp_path / "out/explained.html").read_text()
+    assert page.count("<section>") == 1 and "And 1 more images" in page
+    assert len([*(tmp_path / "out").glob("*-explained.png")]) == 2
 
 
 def test_nothing_of_the_users_is_written_over(photos: Path, capsys: Capture) -> None:

@@ -22,7 +22,7 @@ from assay.harness.engine.processes import Rank
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
-from assay.harness.results.report import write_report
+from assay.harness.results.report.page import write_report
 from assay.harness.results.tidy import collect
 from assay.harness.store.store import Failure, Group, Shard
 from assay.harness.types import Sample

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assay.harness.results.report import write_report
+from assay.harness.results.report.page import write_report
 from assay.harness.results.report.pictured import Sample, data_uri, write
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.store import CellStore, Finished, Shard

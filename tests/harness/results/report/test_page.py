@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from assay.harness.results.report import charts, write_report
+from assay.harness.results.report import charts
 from assay.harness.results.report.figures import embedded, figure, plain
+from assay.harness.results.report.page import write_report
 from assay.harness.results.report.places import Place, places
 from assay.harness.results.report.ranks import agreement, ordered, ranks
 from assay.harness.results.text import headlines, terminal_table

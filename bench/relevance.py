@@ -13,12 +13,12 @@ from bench.floors.relevance import RESNET50, VGG16, contests
 from bench.floors.subject import Runs, Subject
 from bench.timing import race
 
-CANONIZERS = {RESNET50: ResNetCanonizer, VGG16: VGGCanonizer}
+CANONIZERS = ((RESNET50, ResNetCanonizer), (VGG16, VGGCanonizer))
 
 
 def tasks() -> Iterator[pd.DataFrame]:
     """One race a method and network."""
-    for case, canonizer in CANONIZERS.items():
+    for case, canonizer in CANONIZERS:
         subject = Subject.of(case.architecture, case.target, BATCH)
         peers: dict[str, Runs] = {
             "lrp_alpha1beta0": {f"zennit {version('zennit')} EpsilonPlus": _zennit(subject, canonizer())}

@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint typed train tables check bench gpu-check clean
+.PHONY: help setup run test lint typed train tables check docs bench gpu-check clean
 
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 WORKERS ?= 2
@@ -20,6 +20,8 @@ stamp = .venv/.$(1)-$(shell cksum < $(2) | cut -d ' ' -f 1)
 RUNTIME := $(call stamp,runtime,requirements.txt)
 TEST := $(call stamp,test,requirements-test.txt)
 BENCH := $(call stamp,bench,requirements-bench.txt)
+DOCS := $(call stamp,docs,requirements-docs.txt)
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff docs
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +64,13 @@ check: $(RUNTIME)  ## Compare a fresh embedded run of everything with results/ba
 	OMP_NUM_THREADS=1 $(PY) run.py -m experiment=ci_resnet,ci_again,ci_csv,ci_coco,ci_voc,ci_disconnected,ci_committees > results/check/second.log & wait
 	$(PY) -m harness check $(ARGS)
 
+# The site's source is the tree as it is, by links: what a page's links mean on the forge they mean there.
+docs: $(DOCS)  ## Build the site of all pages into build/site; a broken link or anchor fails
+	@rm -rf build/pages build/site && mkdir -p build/pages/results
+	@ln -s $(addprefix ../../,$(PAGES)) build/pages && ln -s ../../../results/tables build/pages/results
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@echo 'docs: open build/site/index.html'
+
 bench: $(BENCH)  ## Time our methods and metrics against their peers
 	$(PY) -m bench
 
@@ -98,7 +107,13 @@ $(TEST): $(RUNTIME)
 	@$(PIP) -r requirements-test.txt
 	@touch $@
 
-$(BENCH): $(TEST)
+$(DOCS): $(TEST)
+	@echo 'setup: installing requirements-docs.txt into .venv (half a minute the first time)'
+	@rm -f .venv/.docs-*
+	@$(PIP) -r requirements-docs.txt
+	@touch $@
+
+$(BENCH): $(TEST) $(if $(filter docs,$(MAKECMDGOALS)),$(DOCS))
 	@echo 'setup: installing requirements-bench.txt into .venv (under a minute the first time)'
 	@rm -f .venv/.bench-*
 	@$(PIP) -r requirements-bench.txt

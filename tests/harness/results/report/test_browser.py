@@ -4,8 +4,6 @@ Needs `chromium` (or what $CHROMIUM names) and the package `playwright`; skipped
 """
 
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ from assay.harness.results.report.page import write_report
 from assay.harness.results.report.pictured import Sample, data_uri, write
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.store import CellStore, Finished, Shard
+from browsers import headless
 from PIL import Image
 from tidy_rows import curve, table
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 EVIL = "<img src=x onerror=alert(1)>"
 METHODS = {"a": [1.0, 0.0, 1.0, 1.0], "b": [0.0, 0.0, 1.0, 0.0], EVIL: [1.0, 0.0, 0.0, 1.0]}
 
@@ -29,15 +27,8 @@ METHODS = {"a": [1.0, 0.0, 1.0, 1.0], "b": [0.0, 0.0, 1.0, 0.0], EVIL: [1.0, 0.0
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium, as Playwright drives it."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
-    names = [os.environ.get("CHROMIUM", ""), *BROWSERS]
-    found = next(filter(None, map(shutil.which, filter(None, names))), None)
-    if found is None:
-        pytest.skip(f"needs a browser: {', '.join(BROWSERS)}, or its path in CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with headless() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ check: $(RUNTIME)  ## Compare a fresh embedded run of everything with results/ba
 docs: $(DOCS)  ## Build the site of all pages into build/site; a broken link or anchor fails
 	@rm -rf build/pages build/site && mkdir -p build/pages/results
 	@ln -s $(addprefix ../../,$(PAGES)) build/pages && ln -s ../../../results/tables build/pages/results
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict  # --quiet would hide warnings from --strict, too
 	@echo 'docs: open build/site/index.html'
 
 bench: $(BENCH)  ## Time our methods and metrics against their peers

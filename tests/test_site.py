@@ -62,13 +62,29 @@ class Loads(HTMLParser):
         self.found += [value for name in [LOADING.get(tag)] if name and (value := given.get(name))]
 
 
-@pytest.mark.slow
-def test_the_site_is_built() -> None:
-    """By the real command (its packages are installed where they are not): pages stand as lists, tables and blocks, and
-    every file that they load is there."""
-    done = subprocess.run(["make", "docs"], cwd=ROOT, capture_output=True, text=True)
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """`make docs`; packages are installed where they are not."""
+    return subprocess.run(["make", "docs", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Path]:
+    """Of the site, built by the real command."""
+    done = make()
     assert done.returncode == 0, done.stdout + done.stderr
-    pages = sorted(SITE.rglob("*.html"))
+    return sorted(SITE.rglob("*.html"))
+
+
+@pytest.mark.slow
+def test_a_broken_link_fails() -> None:
+    """The README without a file that it links to."""
+    done = make("PAGES=README.md CONTRIBUTING.md CHANGELOG.md docs")
+    assert done.returncode != 0 and "Doc file 'README.md' contains a link 'CITATION.cff'" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_site_is_built(pages: list[Path]) -> None:
+    """Pages stand as lists, tables and blocks, and every file that they load is there."""
     assert len(pages) > 100
     for page in pages:
         text = page.read_text()
@@ -80,22 +96,15 @@ def test_the_site_is_built() -> None:
         root = SITE if page.name == "404.html" else page.parent  # which is served at any address
         assert [each for each in inside if each and not (root / each.lstrip("/")).exists()] == [], page
         assert re.findall(r"<p>[^<]*\n(?:\| |- |\d+\. ).*", text) == [], page  # a list or table that was read as text
-
-
-@pytest.mark.slow
-def test_style_sheets_load_nothing_from_elsewhere() -> None:
-    """Of the site that the test above built."""
+    asking = re.compile(r"(?:url\(|@import\s*)[\"']?(?:https?:)?//")
     sheets = sorted(SITE.rglob("*.css"))
-    assert sheets
-    assert [
-        sheet for sheet in sheets if re.search(r"(?:url\(|@import\s*)[\"']?(?:https?:)?//", sheet.read_text())
-    ] == []
+    assert sheets and [sheet for sheet in sheets if asking.search(sheet.read_text())] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1440])
-def test_pages_in_a_browser(width: int) -> None:
-    """Of the site that was built, as files: nothing is asked of anybody, no error, nothing too wide."""
+def test_pages_in_a_browser(width: int, pages: list[Path]) -> None:
+    """As files: nothing is asked of anybody, no error, nothing too wide; and the search finds a page."""
     with headless() as browser:
         page = browser.new_page(viewport={"width": width, "height": 900})
         asked: list[str] = []

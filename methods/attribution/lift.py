@@ -14,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from .cam import ChannelWeighting
 from .multipliers import SUMS, Scope, multipliers
-from .relevance.engine import RuleTable, Tape
+from .relevance.engine import Tape
 from .relevance.operations import spelling
 from .relevance.rules import Epsilon, check_not_negative
+from .relevance.table import RuleTable
 
 SCOPE = Scope("the head", "choose a layer after it, or shapcam, which runs any head", products=True)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..gradient import check_choice
 from ..relevance import rules
-from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
+from .engine import Tape
 from .operations import Operation, UnsupportedOp
 from .rap import RESIDUAL
 from .rules import Affine, ZBox, indicator, per_sample, ratio, ratio_
+from .table import BATCH_NORM, SHIFT, BatchNorm, RuleTable, check_batch_norm
 
 Residual = Literal["positive", "proportional"]
 TERMS = ("F_x", "F_dx", "M", "A")

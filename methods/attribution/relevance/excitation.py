@@ -9,8 +9,9 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from .engine import RuleTable, Tape
+from .engine import Tape
 from .rules import Excitation, Inhibition, gradient, shift_takes_nothing
+from .table import RuleTable
 
 TABLE = RuleTable(Excitation(), shift=shift_takes_nothing, joint=gradient, method="excitation backprop", may_grow=True)
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..gradient import check_choice
 from ..relevance import rules
-from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
+from .engine import Tape
 from .rules import Affine, Map, SumRule, ZBox, flow, indicator, per_sample, ratio
+from .table import BATCH_NORM, SHIFT, BatchNorm, RuleTable, check_batch_norm
 
 Residual = Literal["main_only", "split"]
 TERMS = ("C", "A", "U", "Psi")

@@ -14,8 +14,9 @@ from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
 from ..relevance import rules
-from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, Tape, check_batch_norm, check_start
+from .engine import Tape
 from .rules import Affine, AffineRule, AlphaBeta, Excitation, Flat, ShiftRule, ZBox
+from .table import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, check_batch_norm, check_start
 
 ONE_SIGNED = (AlphaBeta, Excitation, Flat, ZBox)
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..gradient import Reduce, check_choice, reduce_channels
 from ..relevance import rules
-from .engine import RuleTable, Start, Tape, check_start
+from .engine import Tape
 from .moments import Moments
 from .rules import Affine, Map, SumRule
+from .table import RuleTable, Start, check_start
 
 Estimator = Literal["relu", "linear"]
 ESTIMATORS = ("relu", "linear")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..gradient import check_choice
 from ..relevance import rules
-from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, Tape, check_batch_norm, check_start
+from .engine import Tape
 from .rules import (
     Affine,
     AffineRule,
@@ -28,6 +28,7 @@ from .rules import (
     split_signs,
     sum_of,
 )
+from .table import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, check_batch_norm, check_start
 
 Variant = Literal["official", "paper"]
 Residual = Literal["positive", "proportional"]

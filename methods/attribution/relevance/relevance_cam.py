@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..gradient import check_choice
 from ..relevance import rules
-from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
+from .engine import Tape
 from .lrp import other_outputs
 from .rap import RESIDUAL
 from .rules import Affine, Map, of_signs, shares, split_signs
+from .table import BATCH_NORM, SHIFT, BatchNorm, RuleTable, check_batch_norm
 
 Residual = Literal["positive", "proportional"]
 

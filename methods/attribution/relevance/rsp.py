@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..gradient import check_choice
 from ..relevance import rules
-from .engine import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Tape, check_batch_norm
+from .engine import Tape
 from .lrp import other_outputs
 from .rules import Affine, Map, SumRule, ZBox, indicator, per_sample, ratio, ratio_
+from .table import BATCH_NORM, SHIFT, BatchNorm, RuleTable, check_batch_norm
 
 Start = Literal["single", "relative"]
 Residual = Literal["positive", "proportional"]

@@ -15,8 +15,9 @@ from assay.harness.types import Attributor
 from assay.methods.attribution.cam import GradCAM
 from assay.methods.attribution.cam_ablation import AblationCAM
 from assay.methods.attribution.lift import LRPCAM, LiftCAM
-from assay.methods.attribution.relevance.engine import RuleTable, Tape
+from assay.methods.attribution.relevance.engine import Tape
 from assay.methods.attribution.relevance.rules import Epsilon
+from assay.methods.attribution.relevance.table import RuleTable
 from assay.methods.attribution.shapley import ShapCAM
 from captum.attr import LRP, DeepLift, DeepLiftShap
 from captum.attr._utils.lrp_rules import EpsilonRule

@@ -18,7 +18,7 @@ from assay.methods.attribution.fullgrad import FullGrad
 from assay.methods.attribution.gradient import Gradient
 from assay.methods.attribution.relevance import rules
 from assay.methods.attribution.relevance.agf import AGF
-from assay.methods.attribution.relevance.engine import RuleTable, Tape
+from assay.methods.attribution.relevance.engine import Tape
 from assay.methods.attribution.relevance.excitation import TABLE, ContrastiveEB, ExcitationBackprop
 from assay.methods.attribution.relevance.hedge import GradientHedge
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP, other_outputs
@@ -27,6 +27,7 @@ from assay.methods.attribution.relevance.rap import RAP
 from assay.methods.attribution.relevance.relevance_cam import RelevanceCAM
 from assay.methods.attribution.relevance.rsp import RSP
 from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon, Excitation, Flat, Gamma, ZBox
+from assay.methods.attribution.relevance.table import RuleTable
 from conftest import (
     FEW_TARGETS,
     Known,

@@ -15,13 +15,14 @@ import torch
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.types import Attributor
-from assay.methods.attribution.relevance.engine import RuleTable, Tape
+from assay.methods.attribution.relevance.engine import Tape
 from assay.methods.attribution.relevance.excitation import TABLE, ContrastiveEB, ExcitationBackprop
 from assay.methods.attribution.relevance.hedge import GradientHedge, balanced, normalised
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
 from assay.methods.attribution.relevance.rap import RAP, Variant
 from assay.methods.attribution.relevance.rsp import RSP, over_largest
 from assay.methods.attribution.relevance.rules import Affine, AffineRule, AlphaBeta, Epsilon, Flat, ZBox
+from assay.methods.attribution.relevance.table import RuleTable
 from conftest import attribute, forward_pass, random_images, torchvision_module
 from torch import Tensor, nn
 

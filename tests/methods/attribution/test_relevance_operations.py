@@ -10,10 +10,11 @@ from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.methods.attribution.gradient import InputXGradient
-from assay.methods.attribution.relevance.engine import RuleTable, Tape
+from assay.methods.attribution.relevance.engine import Tape
 from assay.methods.attribution.relevance.lrp import LRP
 from assay.methods.attribution.relevance.operations import UnsupportedOp, pure, spelling
 from assay.methods.attribution.relevance.rules import AffineRule, AlphaBeta, Epsilon, Gamma, ZBox
+from assay.methods.attribution.relevance.table import RuleTable
 from conftest import assert_close, attribute, random_images
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from .config import CONF, ConfigError
+from .config import ConfigError
+from .sources import standing
 
 ONLY_CONFIG = "a run's config is conf/config.yaml; --config-dir FOLDER adds choices, which experiment=NAME composes"
 REFUSED = {  # of Hydra's options
@@ -51,9 +52,9 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """conf/, and the folder that `--config-dir FOLDER` adds to it."""
+    """conf/, those of plug-ins, and the folder that `--config-dir FOLDER` adds to them."""
     added = parsed_options(arguments).config_dir
-    return [CONF, *([Path(added)] if added else [])]
+    return [*standing(), *([Path(added)] if added else [])]
 
 
 def take_allow_flag(arguments: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from hydra.utils import get_object
 
 from .config import NETWORKS, Choice, ConfigError, suggest
 from .network import Network
+from .plugins import installed
 from .values import check_type, shown
 
 ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", NETWORKS)
@@ -94,7 +95,9 @@ def _placed(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _allowed_by_user() -> tuple[str, ...]:
-    return tuple(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
+    """By the command line or the environment, or by installing a plug-in."""
+    named = filter(None, os.environ.get(ALLOW_VARIABLE, "").split(","))
+    return (*named, *(each.prefix for each in installed()))
 
 
 def _check_allowed(target: Any, what: str) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from .arguments import options_first, parsed_options, take_allow_flag
 from .config import CONF, ConfigError, register_schema
 from .overrides import check_jobs, check_overrides
+from .plugins import register_search
 from .reading import read_config
 from .store.damage import Incomplete
 
@@ -47,6 +48,7 @@ def evaluate() -> None:
         if _computes(sys.argv[1:]):
             check_jobs(sys.argv[1:])
         register_schema()
+        register_search()
         _job()
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

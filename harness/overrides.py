@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -32,7 +33,9 @@ from .config import (
     selected,
     suggest,
 )
+from .plugins import left_out, register_search
 from .reading import one_line, read_config
+from .sources import check_one, clashes, standing
 from .untrusted import check_hydra
 
 # Composing
@@ -45,13 +48,7 @@ def compose_config(overrides: Sequence[str], unchecked: Sequence[str] = ()) -> R
     no file has, and faster, as what the files compose to is not looked at.
     """
     check_overrides(overrides)
-    return read_config(_compose([*_search(config_folders(overrides)[1:]), *unchecked, *_words(overrides)]))
-
-
-def _search(folders: Sequence[Path]) -> list[str]:
-    """The override that lets Hydra find configs in further folders."""
-    found = ",".join(f"file://{folder.absolute()}" for folder in folders)
-    return [f"hydra.searchpath=[{found}]"] if found else []
+    return read_config(_compose([*unchecked, *_words(overrides)], config_folders(overrides)))
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -71,7 +68,7 @@ def _own_sweep(config: DictConfig) -> dict[str, Any]:
 def _unswept(overrides: Sequence[str]) -> DictConfig:
     """What the overrides that are not swept compose to, with Hydra's node."""
     chosen = [str(o.input_line) for o in _parsed(overrides) if not o.is_sweep_override()]
-    return _compose([*_search(config_folders(overrides)[1:]), *chosen], return_hydra_config=True)
+    return _compose(chosen, config_folders(overrides), return_hydra_config=True)
 
 
 def check_jobs(arguments: Sequence[str]) -> None:
@@ -80,12 +77,12 @@ def check_jobs(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: some job's config cannot be run, or would have Hydra run code.
     """
-    words, searched, first = _words(arguments), _search(config_folders(arguments)[1:]), _unswept(arguments)
+    words, folders, first = _words(arguments), config_folders(arguments), _unswept(arguments)
     if parsed_options(arguments).multirun or first.hydra.mode == RunMode.MULTIRUN:
         for job in sweep(arguments):
-            read_config(_compose([*searched, *job]))
+            read_config(_compose(job, folders))
     elif any(override.is_sweep_override() for override in _parsed(arguments)):
-        _compose([*searched, *words])  # Hydra says how to sweep
+        _compose(words, folders)  # Hydra says how to sweep
     else:
         read_config(_without_hydra(first))
 
@@ -96,12 +93,15 @@ def _without_hydra(config: DictConfig) -> DictConfig:
     return config
 
 
-def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+def _compose(words: Sequence[str], folders: Sequence[Path], return_hydra_config: bool = False) -> DictConfig:
     """What the files compose to, in one piece or not at all, after a look at what Hydra would run of it."""
     register_schema()
+    register_search()
+    overrides = [*_search(folders), *words]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = compose("config", overrides=list(overrides), return_hydra_config=True)
+            _check_sources(overrides, folders)
+            config = compose("config", overrides=overrides, return_hydra_config=True)
             check_hydra(config.hydra, overrides)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, TypeError, OSError) as error:
             needs = " (more: pip install '.[launchers]')" if "'hydra/launcher'" in str(error) else ""
@@ -109,6 +109,24 @@ def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dic
         except ValueError as error:
             raise error if isinstance(error, ConfigError) else ConfigError(one_line(error)) from error
     return config if return_hydra_config else _without_hydra(config)
+
+
+def _search(folders: Sequence[Path]) -> list[str]:
+    """The override that lets Hydra find configs in folders that it does not know already."""
+    known = standing()
+    found = ",".join(f"file://{folder.absolute()}" for folder in folders if folder not in known)
+    return [f"hydra.searchpath=[{found}]"] if found else []
+
+
+def _check_sources(overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """Refuse a file, whoever chooses it, that two folders have and not alike."""
+    if not (twice := clashes(folders)):
+        return
+    listed = GlobalHydra.instance().config_loader().compute_defaults_list("config", list(overrides), RunMode.RUN)
+    for each in listed.defaults:
+        group, _, choice = str(each.config_path).rpartition("/")
+        if (group, choice) in twice:
+            check_one(group, choice, folders)
 
 
 def quoted(text: str) -> str:
@@ -133,7 +151,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     for override in overrides:
         key = (override.key_or_group or "").split("@")[0]
         if key in known:
-            _check_choices(key, override, known[key])
+            _check_choices(key, override, known[key], folders)
         else:
             _check_key(key, override, known, folders)
     _check_composed(overrides, folders)
@@ -167,7 +185,7 @@ def _check_composed(overrides: Sequence[Override], folders: Sequence[Path]) -> N
         return
     selecting = ("model", "dataset", "dataset@train", "dataset@validation", "ood", "experiment")
     chosen = [f"{place}={_first(o)}" for o in overrides if (place := o.get_key_element()) in selecting]
-    config = _compose([*chosen, *_search(folders[1:])])
+    config = _compose(chosen, folders)
     for key in nested:
         _check_setting_path(key, config)
 
@@ -178,7 +196,7 @@ def _check_placed(overrides: Sequence[Override], folders: Sequence[Path]) -> Non
     if not placed:
         return
     chosen = [f"{o.key_or_group}={_first(o)}" for o in overrides if o.get_key_element() in ("method", "experiment")]
-    methods = selected(_compose([*chosen, *_search(folders[1:])]).method)
+    methods = selected(_compose(chosen, folders).method)
     for override in placed:
         name = str(override.package).split(".")[1]
         if name not in methods:
@@ -188,7 +206,7 @@ def _check_placed(overrides: Sequence[Override], folders: Sequence[Path]) -> Non
             )
 
 
-def _check_choices(group: str, override: Override, choices: list[str]) -> None:
+def _check_choices(group: str, override: Override, choices: list[str], folders: Sequence[Path]) -> None:
     value = override.value()
     if override.is_sweep_override():
         chosen = [element for v in _sweep_values(override) for element in (v if isinstance(v, list) else [v])]
@@ -201,7 +219,8 @@ def _check_choices(group: str, override: Override, choices: list[str]) -> None:
             leave = f"~{override.get_key_element()} leaves it out; " if choice is None else ""
             raise ConfigError(f"{override.input_line}: {leave}name a choice of {group}: {', '.join(choices)}")
         if str(choice) not in choices:
-            raise ConfigError(suggest(str(choice), choices, group))
+            raise ConfigError("; ".join([suggest(str(choice), choices, group), *left_out()]))
+        check_one(group, str(choice), folders)
         if isinstance(value, list) and group not in LIST_GROUPS and not override.is_sweep_override():
             raise ConfigError(f"{group}=[...]: only {', '.join(LIST_GROUPS)} take a list; sweep with -m {group}=a,b")
 
@@ -220,6 +239,7 @@ def _check_key(key: str, override: Override, known: dict[str, list[str]], folder
     if top in LIST_GROUPS and rest:
         if rest[0] not in known[top]:
             raise ConfigError(suggest(rest[0], known[top], top))
+        check_one(top, rest[0], folders)
         if len(rest) == 1 and not override.is_delete():
             raise ConfigError(f"{override.input_line}: name one of its settings, for example {key}.SETTING=VALUE")
     if top in LIST_GROUPS and top not in NESTED and len(rest) > 1:

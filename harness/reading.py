@@ -28,6 +28,7 @@ from .config import (
     selected,
     suggest,
 )
+from .sources import standing
 from .values import check_finite, check_name, shown
 
 TARGETS = re.compile(r"labels|predicted|top[1-9]\d{0,5}")
@@ -163,7 +164,7 @@ def _check_compute(config: RunConfig) -> None:
 
 
 def _check_smoothing(config: RunConfig) -> None:
-    methods = {*groups()["method"], *config.method}
+    methods = {*groups(standing())["method"], *config.method}
     for name, share in config.protocol.smooth.items():
         if name not in methods:
             raise ConfigError(f"protocol.smooth.{name}: " + suggest(name, methods, "method"))

@@ -27,6 +27,8 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.config",
             "harness.arguments",
             "harness.overrides",
+            "harness.plugins",
+            "harness.sources",
             "harness.untrusted",
             "harness.reading",
             "harness.values",

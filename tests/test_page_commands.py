@@ -20,6 +20,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from plugin_site import install_example
 from safetensors.torch import save_file
 
 ROOT = forks.ROOT
@@ -203,6 +204,10 @@ def lay_out(command: Command, place: Path) -> None:
     for name, text in own.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
+    if "docs/examples/" in command.text:
+        (place / "docs").symlink_to(ROOT / "docs")
+    elif "example_" in command.text:
+        install_example(place / "site")
     for name in mentioned(command, "".join(own.values())):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         if name in MADE:
@@ -237,7 +242,8 @@ def test_it_runs(command: Command, tmp_path: Path) -> None:
     """Exit code 0, and a table with numbers, or none where only a plan or help is asked for."""
     lay_out(command, tmp_path)
     assert command.run_words is not None
-    forked = forks.start(*small(command.run_words), environment=command.environment, place=tmp_path)
+    environment = {"PYTHONPATH": "site", **command.environment}  # where `lay_out` puts what a page has had installed
+    forked = forks.start(*small(command.run_words), environment=environment, place=tmp_path)
     assert forked.wait() == 0, forked.output() + forked.errors()
     only_says = {"dry_run=true", "--help"} & set(command.run_words)
     assert (tmp_path / "results/tidy/results.csv").exists() != bool(only_says)
@@ -271,5 +277,6 @@ def test_commands_were_found() -> None:
     """On every page that has some, of every kind."""
     pages = {command.page.name for command in TO_RUN}
     assert pages >= {"README.md", "config.yaml", "own-model.md", "own-method.md", "own-dataset.md", "detectors.md"}
+    assert pages >= {"own-metric.md", "plugins.md"}
     assert len(TO_RUN) >= 20
     assert not [command.text for command in EVERY if "..." in command.text]

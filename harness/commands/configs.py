@@ -11,6 +11,7 @@ from ..arguments import config_folders
 from ..config import ConfigError, groups, suggest
 from ..overrides import compose_config
 from ..results.terminal import wrapped
+from ..sources import about, owner
 from .options import composed, overrides_only, results, searched
 from .planning import composed_run
 
@@ -20,12 +21,15 @@ SHORTEST_KEY = 4  # letters of a cell key that are not taken for a misspelt conf
 @click.command("ls")
 @click.argument("group", required=False)
 def list_groups(group: str | None) -> int:
-    """The groups of configs and their choices."""
-    known = groups(config_folders(searched()))
+    """The groups of configs and their choices; whose they are, where they are not ours."""
+    folders = config_folders(searched())
+    known = groups(folders)
     if group is not None and group not in known:
         raise ConfigError(suggest(group, known, "group"))
     for name in known if group is None else [group]:
         print(wrapped(f"{name}: {', '.join(known[name])}"))
+    for line in about(folders, group):
+        print(wrapped(line))
     return 0
 
 
@@ -43,11 +47,17 @@ def describe(name: str, results: Path) -> int:
     found = [path for path in files if name in known.get(path.parent.name, [])]
     for path in found:
         text = path.read_text()
-        print(f"# {path.relative_to(configs.ROOT) if path.is_relative_to(configs.ROOT) else path}\n{text}")
+        print(f"# {_place(path)}\n{text}")
         print(_documentation(text))
     if not found:
         _describe_cell(name, results / "store", folders)
     return 0
+
+
+def _place(file: Path) -> str:
+    """Where a config's file is, and whose, if not ours."""
+    folder = file.parent.parent
+    return str(file.relative_to(configs.ROOT)) if folder == configs.CONF else f"{file} of {owner(folder)}"
 
 
 def _documentation(text: str) -> str:

@@ -11,6 +11,7 @@ from ..arguments import config_folders
 from ..config import Choice, ConfigError, RunConfig, suggest
 from ..overrides import compose_config
 from ..results.terminal import wrapped
+from ..sources import check_one
 from .options import searched
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def train(names: tuple[str, ...], networks: tuple[str, ...], out: str | None, re
     from ..networks.recipe import recipes
     from ..networks.train import RECIPES
 
-    known = recipes(config_folders(searched()))
+    folders = config_folders(searched())
+    known = recipes(folders)
     chosen = [*networks, *(name for name in names if "=" not in name)] or BOTH
     words = [name for name in names if "=" in name]
     for name in chosen:
@@ -51,6 +53,7 @@ def train(names: tuple[str, ...], networks: tuple[str, ...], out: str | None, re
             raise ConfigError(f"{(*words, '--restart')[0]}: {', '.join(embedded)} is trained in one way; for recipes")
         _train_embedded(embedded, Path(out or EMBEDDED))
     for name in [name for name in chosen if name in known]:
+        check_one("recipe", name, folders)
         _train_by_recipe(known[name], words, Path(out or OWN), restart)
     return 0
 

@@ -12,6 +12,7 @@ import torch
 from assay.version import __version__
 
 from ..config import ROOT
+from ..plugins import installed
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "hydra-core")
 
@@ -44,7 +45,14 @@ def environment(device: torch.device) -> dict[str, str]:
         "assay": __version__,
         **{name.replace("-", "_"): metadata.version(name) for name in packages},
         **_code(),
+        **_plugins(),
     }
+
+
+def _plugins() -> dict[str, str]:
+    """Releases of installed plug-ins, where there are some: the code of what they name is theirs."""
+    releases = sorted({each.release for each in installed()})
+    return {"plugins": ", ".join(releases)} if releases else {}
 
 
 def _processor() -> str:

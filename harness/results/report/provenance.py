@@ -9,7 +9,7 @@ import pandas as pd
 from ..tidy import runs_table
 
 ABOUT = ("started", "model", "dataset", "split", "overrides", "host", "device", "wall_s", "peak_memory_mb", "threads")
-CODE = ("assay", "git_sha", "git_dirty")
+CODE = ("assay", "git_sha", "git_dirty", "plugins")
 LIBRARIES = ("python", "torch", "torchvision", "numpy", "pandas", "hydra_core", "captum", "zennit", "timm")
 
 

@@ -9,6 +9,7 @@ from assay.harness import launch
 from assay.harness.commands.program import call, program
 from assay.harness.overrides import compose_config
 from PIL import Image
+from plugin_site import forget_example, install_example
 
 ROOT = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]
@@ -62,6 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for name in ("photo.jpg", "photos/a.jpg"):
         Image.new("RGB", (80, 60), "teal").save(folder / name)
+    install_example(folder / "site")
     return folder
 
 
@@ -98,6 +100,9 @@ def test_it_runs(
     words = shlex.split(example)
     if "resnet50" in example:
         lay_out_shared(place)
+    if "example_" in example:  # as the page has had it installed
+        monkeypatch.syspath_prepend(str(place / "site"))
+        forget_example()
     if example.startswith("train "):
         if not (SHARED / "data/cifar10").is_dir():
             pytest.skip(f"no images of CIFAR-10 here: {SHARED / 'data/cifar10'}")

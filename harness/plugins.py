@@ -84,7 +84,7 @@ def _chosen() -> list[Plugin]:
 @cache
 def _found(_path: tuple[str, ...]) -> tuple[Plugin, ...]:
     """Every entry point of the group; _path: sys.path, on which they depend."""
-    return tuple(sorted(map(_read, entry_points(group=GROUP))))
+    return tuple(sorted(map(_read, entry_points(group=GROUP)), key=str))
 
 
 def _read(point: EntryPoint) -> Plugin:

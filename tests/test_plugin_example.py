@@ -16,6 +16,7 @@ import torch
 from assay.harness import launch
 from assay.harness.build import ALLOW_VARIABLE
 from assay.harness.commands.program import call
+from assay.harness.config import ConfigError
 from assay.harness.overrides import compose_config
 from assay.harness.plugins import CHOOSE
 from assay.harness.types import Dataset
@@ -30,7 +31,7 @@ METRICS = "metric=[example_mass_centre,pointing_game]"
 MAPS = [*ON_DISCS, "method=[example_occlusion,gradcam,center]", METRICS, *FEW]
 TRAINED = ["dataset@train=example_discs", "train.seed=1", "train.limit=40", "ood=[scenes_noise]"]
 SCORES = [*ON_DISCS, *TRAINED, "method=[example_class_means,msp]", "metric=[ood]", *FEW]
-FOLDER = ["--config-dir", str(EXAMPLE / "assay_example/conf"), "--allow-target", "assay_example."]
+CONFIGS = EXAMPLE / "assay_example/conf"
 Capture = pytest.CaptureFixture[str]
 
 
@@ -111,7 +112,7 @@ def test_its_detector_tells_noise_from_discs(results: Path) -> None:
     """Grey noise has no colour: its features are far from all three classes' means, each time."""
     rows = pd.read_csv(results / "tidy/results.csv")
     auroc = rows[(rows.method == "example_class_means") & (rows.stat == "auroc") & (rows.dataset == "scenes_noise")]
-    assert auroc.value.tolist() == [1.0] and auroc.n.tolist() == [16]
+    assert auroc.value.tolist() == [1.0] and auroc.n.tolist() == [8]
 
 
 def test_what_happened_names_the_release(results: Path) -> None:
@@ -122,14 +123,23 @@ def test_what_happened_names_the_release(results: Path) -> None:
 # What comes after a run
 
 
-@pytest.mark.parametrize(("words", "cells"), [(MAPS, "example_occlusion"), (SCORES, "example_class_means")])
-def test_a_plan_finds_it_done(words: list[str], cells: str, results: Path, capsys: Capture) -> None:
-    """Every cell is there; with another setting none of this method's is."""
-    words = ["plan", *words, f"results={results}"]
-    done = [line for line in said(words, capsys).splitlines() if cells in line]
-    setting = "side=16" if cells == "example_occlusion" else "layer=blur"
-    anew = [line for line in said([*words, f"method.{cells}.{setting}"], capsys).splitlines() if cells in line]
-    assert done and anew and done != anew
+@pytest.mark.parametrize(
+    ("words", "sweep", "before", "anew"),
+    [
+        (MAPS, "method.example_occlusion.side=8,16", "1/1 shards", "0/1 shards"),
+        (SCORES, "method.example_class_means.layer=null,blur", "done", "to do"),
+    ],
+    ids=["maps", "scores"],
+)
+def test_a_plan_finds_what_is_done(
+    words: list[str], sweep: str, before: str, anew: str, results: Path, capsys: Capture
+) -> None:
+    """Of a sweep over the plug-in's setting the first job is the finished run, and the second has this method to do."""
+    lines = said(["plan", *words, sweep, f"results={results}"], capsys).splitlines()
+    ours = [line for line in lines if sweep.split(".")[1] in line.split()[1:2]]
+    assert [state for line in ours for state in (before, anew) if state in line] == (
+        [before, anew] if words == MAPS else [before, before, anew, anew]
+    )
 
 
 def test_gallery(results: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -168,13 +178,18 @@ def test_from_python(site: Path) -> None:
 # The same as a folder
 
 
-def test_as_a_folder_it_has_the_same_keys(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_a_folder_it_has_the_same_keys(results: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not installed, but named by two options: everything is found in the store of the package's runs."""
+    monkeypatch.setattr(sys, "path", [str(EXAMPLE), *(place for place in sys.path if place != str(site))])
+    monkeypatch.setenv(ALLOW_VARIABLE, "assay_example.")
+    forget_example()
     for words in (MAPS, SCORES):
-        more = [f"results={results}", "cache=only"]
-        done = forks.start(*FOLDER, *words, *more, environment={"PYTHONPATH": str(EXAMPLE), ALLOW_VARIABLE: ""})
-        assert done.wait() == 0, done.errors()
-        assert "0 shards computed" in done.output()
+        with pytest.raises(ConfigError, match="'example_"):
+            compose_config(words)
+        config = compose_config([f"--config-dir={CONFIGS}", *words, f"results={results}", "cache=only"])
+        assert launch.run(config, []) == 0
+    assert sys.modules["assay_example"].__file__ == str(EXAMPLE / "assay_example/__init__.py")
+    forget_example()
 
 
 @pytest.mark.slow

@@ -21,7 +21,10 @@ SHORTEST_KEY = 4  # letters of a cell key that are not taken for a misspelt conf
 @click.command("ls")
 @click.argument("group", required=False)
 def list_groups(group: str | None) -> int:
-    """The groups of configs and their choices; whose they are, where they are not ours."""
+    """The groups of configs and their choices.
+
+    Then whose they are that are not ours: of a plug-in, or of --config-dir.
+    """
     folders = config_folders(searched())
     known = groups(folders)
     if group is not None and group not in known:

@@ -110,11 +110,12 @@ def test_it_is_not_run_before_it_is_chosen(site: Site, capsys: Capture) -> None:
     assert "method fails_map: _target_ 'fails.methods.Mine' cannot be imported: " in error and "imported" in error
 
 
-def test_its_release_is_recorded(site: Site) -> None:
+def test_its_release_is_recorded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every run, also of one that uses nothing of it; without plug-ins there is no such field."""
-    assert "plugins" not in environment(torch.device("cpu"))
     site.install("theirs", "", "theirs_map")
     assert environment(torch.device("cpu"))["plugins"] == "theirs 1.5"
+    monkeypatch.setenv(CHOOSE, "none")
+    assert "plugins" not in environment(torch.device("cpu"))
 
 
 def test_a_part_of_a_package(site: Site) -> None:

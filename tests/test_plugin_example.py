@@ -197,7 +197,7 @@ def test_installed_by_pip_in_several_processes(tmp_path: Path) -> None:
     """pip's own work in a folder of its own; helper processes and torchrun's ranks see what it has left there."""
     options = ["-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--no-index"]
     shutil.copytree(EXAMPLE, tmp_path / "source")
-    pip = [sys.executable, "-m", "pip", "install", *options, "--target", tmp_path / "site", tmp_path / "source"]
+    pip = [sys.executable, "-m", "pip", "install", *options, "--target", f"{tmp_path}/site", f"{tmp_path}/source"]
     subprocess.run(pip, check=True)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     asked = [*MAPS[:-1], "compute.shard_size=2"]
@@ -209,6 +209,6 @@ def test_installed_by_pip_in_several_processes(tmp_path: Path) -> None:
     }.items():
         words = [*command, *asked, f"results={tmp_path / name}"]
         done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr  # others do what a dead one leaves
         tables.append((tmp_path / name / "tidy/results.csv").read_bytes())
     assert tables[1:] == tables[:1] * 2

@@ -26,6 +26,7 @@ READ = {  # such keys: the argument that sets each, and how to ask for it
 REFUSED = {  # settings of the command line that mean nothing here
     "limit": "train.limit=N limits what a detector is fitted on",  # but where there is a data set
     "results": "give results=FOLDER as an argument",
+    "sink": "nothing is sent from Python; `assay run` and `assay publish` do so",
     "dry_run": "leave it out; `assay plan` says what a run would compute",
     "compute.processes": "one process computes here; compute.threads=N uses more cores, and so does `assay run`",
 }

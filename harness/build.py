@@ -7,12 +7,12 @@ from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 
-from .config import NETWORKS, Choice, ConfigError, suggest
+from .config import NETWORKS, SINKS, Choice, ConfigError, suggest
 from .network import Network
 from .plugins import installed
 from .values import check_type, shown
 
-ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", NETWORKS)
+ALLOWED_PREFIXES = ("assay.methods.", "assay.metrics.", "assay.datasets.", NETWORKS, SINKS)
 ALLOW_VARIABLE = "ASSAY_ALLOW_TARGET"
 
 

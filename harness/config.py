@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 ROOT = Path(__file__).resolve().parent.parent  # the checkout; installed, the package
 CONF = ROOT / "conf"
 OTHER_FOLDERS = ("table", "recipe")  # of conf/: read by `python -m harness table` and `train`, no part of a run
-LIST_GROUPS = ("method", "metric", "ood")  # selectable as a list; each file is packaged as <group>.<name>
+LIST_GROUPS = ("method", "metric", "ood", "sink")  # selectable as a list; each file is packaged as <group>.<name>
 REQUIRED_GROUPS = ("method", "metric")  # of which a run needs at least one choice
 NESTED = ("model", "dataset", "train", "validation", "ood")  # checked against what the chosen files compose to
 
@@ -77,6 +77,7 @@ class Schema(Settings):
     ood: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     metric: dict[str, Any] = field(default_factory=dict)
+    sink: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class RunConfig(Settings):
     """One run, as everything behind the door reads it: model x dataset x methods x metrics under a protocol.
 
     Detectors read further data sets. train: what they are fitted on; validation: what thresholds are chosen on
-    (`dataset@train=NAME`, `dataset@validation=NAME`). ood: the sets to tell from `dataset`, by name.
+    (`dataset@train=NAME`, `dataset@validation=NAME`). ood: the sets to tell from `dataset`, by name. sink: where
+    results are sent to, too; no part of any key.
     """
 
     model: Choice
@@ -118,6 +120,7 @@ class RunConfig(Settings):
     ood: Choices = field(default_factory=dict)
     method: Choices = field(default_factory=dict)
     metric: Choices = field(default_factory=dict)
+    sink: Choices = field(default_factory=dict)
 
 
 # Keys of a group's YAML that other configs, tables or the harness read, and that are no constructor arguments.
@@ -128,7 +131,9 @@ ANNOTATIONS: dict[str, frozenset[str]] = {
     "dataset": frozenset({"name", "tolerance_px", "limit", "known"}),
     "method": frozenset({"floor"}),
     "metric": frozenset(),
+    "sink": frozenset(),
 }
+SINKS = "assay.harness.results.sinks."  # what results are sent with
 NETWORKS = "assay.harness.networks."  # what makes networks, wherever a config names it
 NOTES_OF_NETWORKS = ANNOTATIONS["model"] - {"output"}  # of one inside a method; its output would have to be read
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from .engine.probe import Say, say
 from .engine.processes import Rank
 from .engine.request import Request, build_all
 from .results.record import finish
+from .results.sinks.sending import command, send
 from .store.damage import mended
 
 
@@ -83,6 +85,7 @@ def run(config: RunConfig, overrides: list[str]) -> int:
     started, rank = time.time(), Rank.from_environment()
     _check_shared(config, rank)
     make_deterministic(config.compute.threads)
+    sinks = build_all(config.sink if rank.number == 0 else {})
     with _store(config) as root:
         made = build_run(config, root)
         if rank.number == 0:
@@ -100,7 +103,8 @@ def run(config: RunConfig, overrides: list[str]) -> int:
         with watched() as unstable:
             outcome, summary = complete(made, rank)
         outcome.unstable |= unstable
-        finish(made.request, made.run_id, summary, outcome, overrides, started)
+        left = finish(made.request, made.run_id, summary, outcome, overrides, started)
+    send(sinks, left, partial(command, config.results, left.name, overrides=overrides))
     for name, why in summary.failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return int(bool(summary.failures))

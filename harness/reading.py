@@ -59,6 +59,7 @@ def read_config(composed: DictConfig) -> RunConfig:
         ood={name: _data(f"ood.{name}", read.ood[name], read.limit) for name in selected(read.ood)},
         method=_choices("method", read.method),
         metric=_choices("metric", read.metric),
+        sink=_choices("sink", read.sink),
     )
     _check(config, {"train.limit": read.train.get("limit"), "validation.limit": read.validation.get("limit")})
     return config
@@ -186,7 +187,7 @@ def check_names(config: RunConfig) -> None:
 def _every(config: RunConfig) -> Iterator[Choice]:
     alone = (config.model, config.dataset, config.train, config.validation)
     yield from (each for each in alone if each is not None)
-    for group in ("ood", "method", "metric"):
+    for group in ("ood", "method", "metric", "sink"):
         yield from getattr(config, group).values()
 
 

@@ -13,6 +13,12 @@ LONGEST_NAME = 100  # bytes: two names and an ending are one file's name, of whi
 IN_PATHS = "/\\:"
 NO_BEGINNING = ".=+-@"  # of hidden files, and of what a spreadsheet takes for a formula when it opens a table
 
+# What readers of tables (pandas, R) take for a missing value where no one tells them otherwise.
+MISSING = frozenset(
+    {"", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+    | {"-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
+)
+
 # Names
 
 
@@ -34,6 +40,8 @@ def _unfit(name: Any, allowed: str) -> str:
         return "is no text"
     if not name.strip():
         return "is empty"
+    if name in MISSING:
+        return "is what readers of tables take for no value"
     if not name.isprintable():
         return "holds a character that cannot be printed"
     if not allowed and len(name.encode()) > LONGEST_NAME:

@@ -288,7 +288,7 @@ def test_no_two_test_files_share_a_name() -> None:
 
 # The disk format
 
-DISK = re.compile(r"DONE-|FAILED\.json|cell\.json|group\.json|\.parquet\b")
+DISK = re.compile(r"DONE-|FAILED\.json|cell\.json|group\.json|(?<!results)\.parquet\b")  # results.parquet is people's
 
 
 def _strings(tree: ast.AST) -> Iterator[tuple[int, str]]:

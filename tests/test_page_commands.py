@@ -240,6 +240,8 @@ def marked(command: Command) -> object:
 @pytest.mark.parametrize("command", [marked(each) for each in TO_RUN])
 def test_it_runs(command: Command, tmp_path: Path) -> None:
     """Exit code 0, and a table with numbers, or none where only a plan or help is asked for."""
+    if sink := re.search(r"sink=\[(\w+)\]", command.text):
+        pytest.importorskip(sink[1], reason="needs: pip install 'assay-harness[sinks]'")
     lay_out(command, tmp_path)
     assert command.run_words is not None
     environment = {"PYTHONPATH": "site", **command.environment}  # where `lay_out` puts what a page has had installed

@@ -11,6 +11,7 @@ from ..console import FAILED, INTERRUPTED, WRONG_REQUEST, exit_code
 from ..store import damage
 from .configs import describe, list_groups, validate
 from .images import gallery, maps, samples
+from .keeping import export, publish
 from .options import everywhere
 from .own_images import detect, explain
 from .planning import plan
@@ -32,6 +33,7 @@ examples:
   {program} maps method=[gradcam] --images 10 --out maps
   {program} explain photo.jpg model=scenes_resnet target=top3
   {program} detect experiment=ood_embedded method=[knn] photo.jpg
+  {program} export supplement.zip --anonymous
 
 Computing is done by the other command: {other}
 """
@@ -83,6 +85,7 @@ for _command in (
     *(list_groups, describe, validate, plan),
     *(status, collect, compare, table, check, report, gc),
     *(gallery, maps, samples, explain, detect, train),
+    *(publish, export),
 ):
     program.add_command(_command)
 

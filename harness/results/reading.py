@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import ConfigError
+from .formulas import plain_cells
 
 
 def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
@@ -13,6 +14,7 @@ def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
     kinds = dict.fromkeys(texts, str)
     try:
         others = [name for name in pd.read_csv(path, nrows=0) if name not in kinds]
-        return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={name: [""] for name in others})
+        read = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={name: [""] for name in others})
+        return plain_cells(read)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ConfigError(f"{path} is no table in UTF-8: {error}") from error

@@ -14,7 +14,9 @@ from ..engine.costs import SHARED, Cost, Outcome, Summary
 from ..engine.processes import peak_memory_mb
 from ..engine.request import Request
 from ..heads import Passes
+from .composed import put_config
 from .environment import environment
+from .sinks.contract import Left
 from .text import terminal_table
 from .tidy import own_rows, put_record, update, write_csv
 
@@ -23,18 +25,19 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 def finish(
     request: Request, run_id: str, summary: Summary, outcome: Outcome, overrides: list[str], started: float
-) -> None:
+) -> Left:
     """Write a run's rows and record, bring the tidy tables up to date, print a small table and where it all is.
 
-    The cells of the summary's groups may hold other runs' rows beside this run's.
+    The cells of the summary's groups may hold other runs' rows beside this run's. Returns what can be sent elsewhere.
     """
     results = Path(request.config.results)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     folder = results / "runs" / run_id
-    about = _record(request, outcome, summary, overrides, started)
+    about = {"split": " ".join(sorted(summary.splits)), **_record(request, outcome, summary, overrides, started)}
     rows = own_rows(summary)
     with _written_if_it_can_be(results, request.config.cache):
-        put_record(results, run_id, moment, {"split": " ".join(sorted(summary.splits)), **about})
+        put_record(results, run_id, moment, about)
+        put_config(request.config, overrides, folder / f"{moment}.yaml")
         if outcome.costs and summary.draw is not None:
             summary.draw(folder)
         write_csv(rows, folder / "results.csv")
@@ -48,6 +51,7 @@ def finish(
     seconds = time.time() - started
     print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / 'results.csv').absolute()}")
     print(f"all results: {(results / 'tidy' / 'results.csv').absolute()}")
+    return Left(f"{run_id}.{moment}", {"run_id": run_id, **about}, rows)
 
 
 @contextmanager

@@ -1,12 +1,13 @@
-"""From the store to tidy tables: `results.csv` (every number) and `runs.csv` (everything that happened)."""
+"""From the store to tidy tables: `results.csv` and `results.parquet` (every number), `runs.csv` (all that happened)."""
 
+import csv
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from ..store.sealed import checksum_of, read_json, read_unsealed, write_json
 from ..store.store import CellStore
 from ..store.survey import cells
 from ..types import ResultRow
+from .formulas import plain_cells, quoted_cells
+from .typed import packed
 
 COLUMNS = [
     *("schema", "run_id", "cell_key", "metric_key", "model", "weights", "dataset", "reference", "split", "subset"),
@@ -30,7 +33,7 @@ ORDER = [
     *("model", "dataset", "split", "protocol", "method", "metric", "variant", "subset", "stat", "x"),
     *("seed", "precision", "weights", "cell_key", "reference", "metric_key"),
 ]
-TABLES, SUMS = ("results.csv", "runs.csv"), ".checksums.json"
+RESULTS, TYPED, RUNS, SUMS = "results.csv", "results.parquet", "runs.csv", ".checksums.json"
 LOST = "what it says of a run is lost (its results are not): delete it"  # of a damaged record
 FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=False))
 FLOATS = ["x", "value", "stderr", "ci_low", "ci_high"]
@@ -145,8 +148,15 @@ def _run_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Atomic CSV."""
-    write_atomically(path, frame.to_csv(index=False).encode())
+    """Atomic CSV; what a spreadsheet would compute is quoted (`formulas`)."""
+    write_atomically(path, csv_of(frame))
+
+
+def csv_of(frame: pd.DataFrame) -> bytes:
+    """The bytes of `write_csv`. Every text is in quotes where one holds a carriage return, which may end a line."""
+    shown = quoted_cells(frame)
+    made = str(shown.to_csv(index=False))
+    return (made if "\r" not in made else str(shown.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))).encode()
 
 
 @contextmanager
@@ -160,13 +170,13 @@ def _tables_in_hand(results: Path) -> Iterator[None]:
 
 
 def collect(results: Path) -> pd.DataFrame:
-    """Rebuild `tidy/results.csv` and `tidy/runs.csv` below `results` from all that is stored; returns the former."""
+    """Rebuild the tidy tables below `results` from all that is stored; returns the rows of results.csv."""
     with _tables_in_hand(results):
         journals = [Journal(results / name) for name in ("store", "runs")]
         noted = [journal.take() for journal in journals]
         frame = results_table(cells(results / "store"))
-        write_csv(frame, results / "tidy" / "results.csv")
-        write_csv(runs_table(results / "runs"), results / "tidy" / "runs.csv")
+        put_tables(frame, results / "tidy")
+        write_csv(_through_text(runs_table(results / "runs")), results / "tidy" / RUNS)
         _remember(results / "tidy")
         for journal, names in zip(journals, noted, strict=True):
             journal.settle(names)
@@ -179,61 +189,83 @@ def update(results: Path) -> None:
     The same bytes as `collect` leaves, at a cost that does not grow with the store.
     """
     with _tables_in_hand(results):
-        if is_known := _are_as_written(results / "tidy") and _are_ours(results / "tidy"):
-            _update_results(results)
-            _update_runs(results)
+        if known := _known(results / "tidy"):
+            _update_results(results, known.results)
+            _update_runs(results, known.runs)
             _remember(results / "tidy")
-    if not is_known:
+    if known is None:
         collect(results)
+
+
+class _Known(NamedTuple):
+    """The tables as we have left them, every field as it stands there."""
+
+    results: pd.DataFrame
+    runs: pd.DataFrame
+
+
+def _known(tidy: Path) -> _Known | None:
+    """None where a kill, a hand or a disk has changed one, and where they have not this version's columns."""
+    kept = unless_damaged(partial(read_json, tidy / SUMS)) if (tidy / SUMS).is_file() else None
+    if kept != _sums(tidy):
+        return None
+    results, runs = _as_text(tidy / RESULTS), _as_text(tidy / RUNS)
+    if results is None or runs is None or list(results) != COLUMNS or "record" not in runs:
+        return None
+    return _Known(results, runs)
 
 
 def _remember(tidy: Path) -> None:
     """What the tables are now: a byte that changes without us would stay for ever."""
-    write_json(tidy / SUMS, {name: checksum_of(tidy / name) for name in TABLES})
+    write_json(tidy / SUMS, _sums(tidy))
 
 
-def _are_as_written(tidy: Path) -> bool:
-    """Whether the tables are what we have left, and no kill, hand or disk has changed one."""
-    kept = unless_damaged(partial(read_json, tidy / SUMS)) if (tidy / SUMS).is_file() else None
-    return kept == {name: checksum_of(tidy / name) for name in TABLES}
+def _sums(tidy: Path) -> dict[str, str]:
+    return {name: checksum_of(tidy / name) for name in (RESULTS, TYPED, RUNS)}
 
 
-def _are_ours(tidy: Path) -> bool:
-    """Whether the tables have this version's columns."""
-    known, runs = (_as_text(tidy / name) for name in TABLES)
-    return known is not None and runs is not None and list(known) == COLUMNS and "record" in runs
+def table_files(rows: pd.DataFrame) -> dict[str, bytes]:
+    """results.csv and results.parquet of tidy rows; equal rows give equal bytes."""
+    text = _through_text(rows)
+    return {RESULTS: csv_of(text), TYPED: packed(text, COLUMNS)}
 
 
-def _update_results(results: Path) -> None:
-    path, store = results / "tidy" / "results.csv", results / "store"
+def put_tables(rows: pd.DataFrame, folder: Path) -> None:
+    """Write them."""
+    for name, data in table_files(rows).items():
+        write_atomically(folder / name, data)
+
+
+def _update_results(results: Path, known: pd.DataFrame) -> None:
+    store = results / "store"
     journal = Journal(store)
     noted = journal.take()
-    known, present = _as_text(path), [cell for key in sorted(noted) if (cell := CellStore(store, key)).exists()]
-    assert known is not None
+    present = [cell for key in sorted(noted) if (cell := CellStore(store, key)).exists()]
     made = _through_text(results_table(present))
-    write_csv(_ordered(pd.concat([known[~known["cell_key"].isin(noted)], made])), path)
+    text = _ordered(pd.concat([known[~known["cell_key"].isin(noted)], made]))
+    write_csv(text, results / "tidy" / RESULTS)
+    write_atomically(results / "tidy" / TYPED, packed(text, COLUMNS))
     journal.settle(noted)
 
 
-def _update_runs(results: Path) -> None:
-    path = results / "tidy" / "runs.csv"
+def _update_runs(results: Path, known: pd.DataFrame) -> None:
     journal = Journal(results / "runs")
     noted = journal.take()
-    known = _as_text(path)
-    assert known is not None
     rows = [row for name in noted if (record := _record_path(results, name)).exists() for row in _run_rows(record)]
     if rows:
-        others = known[~known["record"].isin(noted)]
-        write_csv(pd.concat([others, _through_text(pd.DataFrame(rows))]).sort_values("record", kind="stable"), path)
+        frame = pd.concat([known[~known["record"].isin(noted)], _through_text(pd.DataFrame(rows))])
+        write_csv(frame.sort_values("record", kind="stable"), results / "tidy" / RUNS)
     journal.settle(noted)
 
 
 def _as_text(path: Path) -> pd.DataFrame | None:
-    """A CSV with every field as it stands there: what is written back is what was read."""
-    if not path.is_file() or not path.stat().st_size > 1:
-        return None
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    """A CSV with every field as it was before it was written: what is written back is what was read."""
+    return _fields(path) if path.is_file() and path.stat().st_size > 1 else None
 
 
 def _through_text(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(frame.to_csv(index=False)), dtype=str, keep_default_na=False)
+    return _fields(io.BytesIO(csv_of(frame)))
+
+
+def _fields(source: Path | io.BytesIO) -> pd.DataFrame:
+    return plain_cells(pd.read_csv(source, dtype=str, keep_default_na=False))

@@ -34,7 +34,8 @@ GOOD = CONF.parent / "harness/networks/embedded/scenes_vgg.safetensors"
 RUN = ["limit=4", "method=[center]", "metric=[pointing_game]", "compute.processes=1", "compute.device=cpu"]
 OWNED = "owned"  # what code of a config or a file would make
 NO_CODE = "a config may not name any code"
-OUTSIDE = f"is outside assay.methods. assay.metrics. assay.datasets. assay.harness.networks.: {NO_CODE}"
+INSIDE = "assay.methods. assay.metrics. assay.datasets. assay.harness.networks. assay.harness.results.sinks."
+OUTSIDE = f"is outside {INSIDE}: {NO_CODE}"
 TO_FILES = "files are called by names, so give a text of 1 to 100 printable characters"
 
 

@@ -14,6 +14,8 @@ import pandas as pd
 from ...config import ConfigError
 from ...store import damage
 from ...store.files import write_atomically
+from ..formulas import quoted
+from ..reading import read_table
 from .comparing import compare_sides
 from .sides import PART, Side, beside, current, failed, part_name, read_side, write_side
 
@@ -46,7 +48,7 @@ def update(baseline: Path, results: Path, reason: str) -> str:
 def _commit(results: Path) -> str:
     """The commit of the code that computed the results, `+` where it was edited; empty where that is not known."""
     path = results / "tidy" / "runs.csv"
-    runs = pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else pd.DataFrame()
+    runs = read_table(path, ["git_sha", "git_dirty", "started"]) if path.is_file() else pd.DataFrame()
     if runs.empty or "git_sha" not in runs:
         return ""
     last = runs.sort_values("started").iloc[-1] if "started" in runs else runs.iloc[-1]
@@ -69,5 +71,6 @@ def _noted(path: Path, line: list[str]) -> bytes:
     buffer = io.StringIO(path.read_text() if path.is_file() else "", newline="")
     is_new = not buffer.getvalue()
     buffer.seek(0, io.SEEK_END)
-    csv.writer(buffer, lineterminator="\n").writerows([HEADER, line] if is_new else [line])
+    noted = [quoted(text) for text in line]
+    csv.writer(buffer, lineterminator="\n").writerows([HEADER, noted] if is_new else [noted])
     return buffer.getvalue().encode()

@@ -13,6 +13,7 @@ from ...config import ConfigError
 from ...store.damage import unless_damaged
 from ...store.files import write_atomically
 from ...store.store import SCORE, CellStore, Finished
+from ..formulas import quoted_cells
 from ..reading import read_table
 from ..tables import read_tidy
 
@@ -166,5 +167,5 @@ def write_side(side: Side, baseline: Path) -> str:
 
 def _csv(frame: pd.DataFrame, order: list[str]) -> bytes:
     buffer = io.StringIO()
-    frame.sort_values(order).to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
+    quoted_cells(frame.sort_values(order)).to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n")
     return buffer.getvalue().encode()

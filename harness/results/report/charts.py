@@ -8,7 +8,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from .cliques import Cliques
-from .figures import COLOURS, FLOOR, RANKS, SIGNED, axis, embedded, figure, hover, looks, plain
+from .figures import COLOURS, FLOOR, RANKS, SIGNED, axis, embedded, figure, hover, looks, marks, plain
+from .heat import heat_map
 from .leaderboard import ARROWS, direction
 from .ranks import agreement, ordered, ranks
 
@@ -75,23 +76,17 @@ def rank_map(shown: pd.DataFrame) -> Markup | None:
     if made.empty or len(made) < 2:
         return None
     best_first = [name for name in ordered(shown) if name in made.index]
-    made = made.loc[best_first[::-1]]  # from below: Plotly colours the text of cells by their place in the table
-    cells = {
-        "type": "heatmap",
-        "z": made.to_numpy(float),
-        "x": [*map(plain, made.columns)],
-        "y": [*map(plain, made.index)],
-        "colorscale": RANKS,
-        "reversescale": True,  # dark is behind, bright is ahead
-        "text": [["" if np.isnan(v) else f"{v:.0f}" for v in row] for row in made.to_numpy(float)],
-        "texttemplate": "%{text}",
-        "hovertemplate": hover({"%{y}": "rank %{z} under %{x}"}),
-        "colorbar": {"title": {"text": "rank"}, "thickness": 10},
-        "xgap": 1,
-        "ygap": 1,
+    made = made.loc[best_first[::-1]]  # from below, as Plotly takes them
+    style = {
+        "scale": RANKS,
+        "reversed": True,  # dark is behind, bright is ahead
+        "range": (1, max(2.0, float(np.nanmax(made.to_numpy(float))))),
+        "format": "{:.0f}",
+        "hover": hover({"%{y}": "rank %{z} under %{x}"}),
+        "title": "rank",
     }
-    across = {"xaxis": axis(tickangle=-40), "yaxis": _methods(best_first)}
-    return embedded(figure([cells], 230 + LINE * len(made), **across))
+    names = [*made.columns], [*made.index]
+    return embedded(heat_map(made.to_numpy(float), names, style, 230 + LINE * len(made)))
 
 
 def agreement_map(shown: pd.DataFrame) -> Markup | None:
@@ -99,23 +94,16 @@ def agreement_map(shown: pd.DataFrame) -> Markup | None:
     made = agreement(ranks(shown)) if len(shown) else pd.DataFrame()
     if len(made) < 2 or made.isna().all(axis=None):
         return None
-    names, values = [*map(plain, made.columns)], made.to_numpy(float)[::-1]
-    cells = {
-        "type": "heatmap",
-        "z": values,
-        "x": names,
-        "y": names[::-1],
-        "colorscale": SIGNED,
-        "zmin": -1,
-        "zmax": 1,
-        "text": [["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values],
-        "texttemplate": "%{text}",
-        "textfont": {"size": 9},
-        "hovertemplate": hover({"%{y}": "%{z:.3f} with %{x}"}),
-        "colorbar": {"title": {"text": "tau"}, "thickness": 10},
+    style = {
+        "scale": SIGNED,
+        "reversed": False,
+        "range": (-1, 1),
+        "format": "{:.2f}",
+        "hover": hover({"%{y}": "%{z:.3f} with %{x}"}),
+        "title": "tau",
     }
-    across = {"xaxis": axis(tickangle=-40), "yaxis": _methods([*made.columns])}
-    return embedded(figure([cells], 230 + LINE * len(made), **across))
+    names = [*made.columns], [*made.columns][::-1]
+    return embedded(heat_map(made.to_numpy(float)[::-1], names, style, 230 + LINE * len(made)))
 
 
 def curves(points: pd.DataFrame) -> Charts:
@@ -179,17 +167,40 @@ def costs(shown: pd.DataFrame, seconds: Mapping[tuple[str, str], float]) -> Char
 
 
 def _cost(column: str, rows: pd.DataFrame) -> Any:
-    points = {
-        "type": "scatter",
-        "mode": "markers+text",
-        "x": rows["seconds"].to_numpy(float),
-        "y": rows["value"].to_numpy(float),
-        "text": [*map(plain, rows["method"])],
-        "textposition": "top center",
-        "textfont": {"size": 10},
-        "marker": {"color": [FLOOR if floor else COLOURS[0] for floor in rows["floor"]], "size": 8},
-        "hovertemplate": hover({"%{text}": "%{y:.4f} at %{x:.4g} s an image"}),
-        "cliponaxis": False,
-    }
+    """A mark a method, named in the legend (names in the chart would lie over each other), and the front."""
+    rows = rows.set_index("method").loc[ordered(rows)].reset_index()
+    look = marks(sorted(rows["method"]), rows[rows["floor"]]["method"])
+    points = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": plain(row.method),
+            "x": [float(row.seconds)],
+            "y": [float(row.value)],
+            "marker": {**look[row.method], "size": 9},
+            "hovertemplate": hover({plain(row.method): "%{y:.4f} at %{x:.4g} s an image"}),
+            "cliponaxis": False,
+        }
+        for row in rows.itertuples()
+    ]
     across = {"xaxis": axis("seconds an image, of the method alone", type="log"), "yaxis": axis(column)}
-    return figure([points], 420, showlegend=False, **across)
+    legend = {"orientation": "h", "y": -0.22, "yanchor": "top"}
+    return figure([_front(rows), *points], 430 + 8 * len(points), legend=legend, **across)
+
+
+def _front(rows: pd.DataFrame) -> dict[str, Any]:
+    """A line through the methods that none beats which takes no longer."""
+    up = bool(rows["higher_is_better"].iloc[0])
+    by_time = rows.sort_values(["seconds", "value"], ascending=[True, not up], kind="stable")
+    values = by_time["value"].astype(float)
+    best = values.cummax() if up else values.cummin()
+    ahead = by_time[best != best.shift()]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "best for its time",
+        "x": ahead["seconds"].to_numpy(float),
+        "y": ahead["value"].to_numpy(float),
+        "line": {"color": FLOOR, "width": 1, "dash": "dot", "shape": "hv"},
+        "hoverinfo": "skip",
+    }

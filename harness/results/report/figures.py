@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D31")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")  # as many as DASHES
 FLOOR = "#888888"
 RANKS = "Viridis"
 SIGNED = "RdBu"
@@ -32,6 +33,14 @@ def looks(methods: Iterable[str], floors: Iterable[str] = ()) -> dict[str, Look]
     for number, name in enumerate(name for name in every if name in grey):
         made[name] = {"color": FLOOR, "dash": DASHES[number % len(DASHES)]}
     return made
+
+
+def marks(methods: Iterable[str], floors: Iterable[str] = ()) -> dict[str, Look]:
+    """Colour and symbol of each method: those of `looks`, with a symbol for a dash."""
+    return {
+        name: {"color": look["color"], "symbol": SYMBOLS[DASHES.index(look["dash"])]}
+        for name, look in looks(methods, floors).items()
+    }
 
 
 def figure(traces: Iterable[Any], height: int, **layout: Any) -> "go.Figure":

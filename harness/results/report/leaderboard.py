@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .cliques import Cliques
-from .ranks import ordered, ranks
+from .ranks import ordered, ranks, rounded
 
 ARROWS = {True: "↑", False: "↓", None: ""}
 
@@ -20,7 +20,10 @@ class Head(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A value as it is shown; `order` sorts it. is_best: no test tells it from the best one of its column."""
+    """A value as it is shown; `order`, with the digits that are ranked, sorts it.
+
+    is_best: no test tells it from the best one of its column.
+    """
 
     text: str
     interval: str
@@ -74,4 +77,4 @@ def _cell(row: Any, made: pd.DataFrame, cliques: Cliques | None) -> Cell | None:
         return None
     rank = made.at[row.method, row.column] if row.column in made else float("nan")
     is_best = cliques is not None and row.method in cliques.best
-    return Cell(f"{row.value:.3f}", row.interval, float(row.value), "" if pd.isna(rank) else f"{rank:.0f}", is_best)
+    return Cell(f"{row.value:.3f}", row.interval, rounded(row.value), "" if pd.isna(rank) else f"{rank:.0f}", is_best)

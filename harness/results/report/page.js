@@ -14,8 +14,14 @@ follow();
 
 // Tables
 
+// Of two cells' orders: numbers as they are, what is missing last, whichever way the column is sorted.
+const missingLast = (sign) => (one, other) =>
+  one === "" || other === "" ? (one === "") - (other === "") : sign * (one - other);
+
 const sortable = async () => {
   const { jQuery } = await import(address(await unpacked("library-tables")));
+  const orders = jQuery.fn.dataTable.ext.type.order;
+  Object.assign(orders, { "quantity-asc": missingLast(1), "quantity-desc": missingLast(-1) });
   for (const table of document.querySelectorAll("table.board")) {
     const heads = [...table.tHead.rows[0].cells];
     jQuery(table).DataTable({
@@ -27,6 +33,7 @@ const sortable = async () => {
       language: { search: "filter methods:" },
       columnDefs: heads.map((head, number) => ({
         targets: number,
+        ...(number && { type: "quantity" }),
         orderSequence: head.dataset.first === "asc" ? ["asc", "desc"] : ["desc", "asc"],
         searchable: number === 0,
       })),

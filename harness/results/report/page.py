@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from ...store.files import write_atomically
 from ..compare.judged import FAILURE
 from ..text import failures
+from ..tidy import runs_table
 from . import charts, detected, libraries, paired, pictured, score_charts
 from .leaderboard import leaderboard
 from .places import Place, places
@@ -46,19 +47,25 @@ def write_report(results: pd.DataFrame, folder: Path, floors: Collection[str] = 
         folder: `<results>/report`; the store and the records of runs lie beside it.
         floors: methods that every other one has to beat; they are marked.
     """
+    moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    page = rendered(results, folder, runs_table(folder.parent / "runs"), moment, floors)
+    write_atomically(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def rendered(results: pd.DataFrame, folder: Path, runs: pd.DataFrame, moment: str, floors: Collection[str] = ()) -> str:
+    """The page as text; as `write_report`, with the records of runs as a table, and when it is made."""
     behind = Behind.of(folder.parent)
-    page = _template().render(
+    return _template().render(
         sections=[_section(number, place, behind) for number, place in enumerate(places(results, floors))],
         failures=_failures(results),
-        runs=provenance(folder.parent / "runs"),
+        runs=provenance(runs),
         rows=len(results),
-        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        made=moment,
         libraries=libraries,
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
     )
-    write_atomically(folder / "index.html", page.encode())
-    return folder / "index.html"
 
 
 def _template() -> jinja2.Template:

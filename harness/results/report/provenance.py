@@ -20,9 +20,8 @@ class Runs(NamedTuple):
     lines: list[list[str]]
 
 
-def provenance(runs: Path) -> Runs:
-    """Of every invocation that has left a record below a folder of runs."""
-    table = runs_table(runs)
+def provenance(table: pd.DataFrame) -> Runs:
+    """Of every invocation that has left a record (`runs_table`)."""
     if table.empty:
         return Runs([], [])
     each = table.drop_duplicates("record").sort_values("started", ascending=False, kind="stable")

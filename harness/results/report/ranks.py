@@ -21,10 +21,11 @@ def ranks(shown: pd.DataFrame) -> pd.DataFrame:
     up = rows.drop_duplicates("column").set_index("column")["higher_is_better"].astype(bool)
     values = rows.pivot_table(index="method", columns="column", values="value", aggfunc="first", sort=False)
     losses = values.astype(float).mul(up.map({True: -1.0, False: 1.0}), axis=1)
-    return losses.map(_rounded).rank(method="min")[list(up.index)]
+    return losses.map(rounded).rank(method="min")[list(up.index)]
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """To DIGITS significant digits."""
     return float(f"{value:.{DIGITS}g}")
 
 

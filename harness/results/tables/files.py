@@ -32,10 +32,7 @@ def regenerate(chosen: Iterable[str], results: Path) -> list[Table]:
 
 
 def _regenerate(name: str, tidy: pd.DataFrame, results: Path) -> Table:
-    rows = united(name, tidy, results)
-    table = fill_table(name, by_samples(rows))
-    kept = sum(entry.is_computed and min(entry.found.rows) >= len(tidy) for entry in table.entries)
-    table = replace(table, notes=[*table.notes, *older(shown(table, rows))], kept=kept)
+    table, rows = _filled(name, tidy, results)
     for kind in ("md", "csv"):
         write_atomically(results / "tables" / f"{name}.{kind}", render(table, kind).encode())
     picture = results / "tables" / f"{name}.png"
@@ -45,6 +42,30 @@ def _regenerate(name: str, tidy: pd.DataFrame, results: Path) -> Table:
         picture.unlink(missing_ok=True)
     keep(table, rows, results)
     return table
+
+
+def _filled(name: str, tidy: pd.DataFrame, results: Path) -> tuple[Table, pd.DataFrame]:
+    """A table, and the rows that it was filled from: the tidy ones, and behind them those kept."""
+    rows = united(name, tidy, results)
+    table = fill_table(name, by_samples(rows))
+    kept = sum(entry.is_computed and min(entry.found.rows) >= len(tidy) for entry in table.entries)
+    return replace(table, notes=[*table.notes, *older(shown(table, rows))], kept=kept), rows
+
+
+def own_tables(results: Path) -> Iterator[tuple[str, bytes]]:
+    """Files (name, bytes) of the tables that have a number of these results, and not only of those kept."""
+    tidy = read_tidy(results / "tidy" / "results.csv")
+    fresh = by_samples(tidy)
+    for name in names():
+        if any(entry.is_computed for entry in fill_table(name, fresh).entries):
+            yield from _own_files(_filled(name, tidy, results)[0])
+
+
+def _own_files(table: Table) -> Iterator[tuple[str, bytes]]:
+    if sum(entry.is_computed for entry in table.entries) > table.kept:
+        yield from ((f"{table.name}.{kind}", render(table, kind).encode()) for kind in ("md", "csv", "tex"))
+        if drawn := draw(table):
+            yield f"{table.name}.png", drawn
 
 
 def summary(table: Table, results: Path) -> str:

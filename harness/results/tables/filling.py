@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ... import config as configs
+from ..reading import read_table
 from .choosing import NUMBER, choose, fits, refusals
 from .entries import NAMES, PATTERNS, Column, Entry, Found, Result, Runs, Table
 from .spec import PRINTED, Names, columns_of, plot_of, read_spec, rows_of, runs_of
@@ -54,7 +55,7 @@ def fill_table(name: str, tidy: pd.DataFrame) -> Table:
 def _published(file: str | None) -> Published:
     if file is None:
         return {}
-    frame = pd.read_csv(PUBLISHED / file, dtype={"note": str, "x": str}).fillna({"note": "", "x": ""})
+    frame = read_table(PUBLISHED / file, ["row", *PRINTED, "note", "x"])
     points = frame["x"].map(point) if "x" in frame else ""
     keys = frame.assign(x=points)[["row", *PRINTED, "x"]].itertuples(index=False, name=None)
     return dict(zip(keys, zip(frame["value"].astype(float), frame["note"], strict=True), strict=True))

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ... import config as configs
 from ...store.files import write_atomically
+from ..formulas import quoted_cells
 from ..reading import read_table
 from .entries import NAMES, PATTERNS, Table
 
@@ -49,7 +50,7 @@ def keep(table: Table, rows: pd.DataFrame, results: Path) -> None:
         path.unlink(missing_ok=True)
         return
     ordered = taken.sort_values([name for name in TEXTS if name in taken], kind="stable")
-    write_atomically(path, ordered.to_csv(index=False, lineterminator="\n").encode())
+    write_atomically(path, quoted_cells(ordered).to_csv(index=False, lineterminator="\n").encode())
 
 
 def shown(table: Table, rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .. import markdown as md
+from ..formulas import quoted_cells
 from .entries import NAMES, PATTERNS, Column, Entry, Runs, Table, in_override
 from .missing import missing_lines, note_lines
 from .order import DIGITS, agreement, compared, tau_of
@@ -147,7 +148,7 @@ def comma_separated(table: Table) -> str:
     )
     frame = lines.reindex(columns=order).astype({"n": "Int64"})
     buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+    quoted_cells(frame).to_csv(buffer, index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ Capture = pytest.CaptureFixture[str]
 PROGRAM = "python -m harness "
 FEW = ["limit=4", "compute.device=cpu", "compute.processes=1"]
 FEW_OF_EACH = [*FEW, "train.limit=60"]  # of experiments with a training set
-SLOW = re.compile(r"train\b|.*resnet50")
+SLOW = re.compile(r"train\b|.*resnet50|export \S+ --")
 SHARED = ROOT.parent / "shared"
 SETS = ("dataset=cifar10_jpeg_test5k", "dataset@train=cifar10_jpeg_train", "dataset@validation=cifar10_jpeg_val")
 SHORT = [*SETS, "recipe.epochs=1", "train.limit=64", "validation.limit=20", "limit=20", "compute.device=cpu"]
@@ -103,6 +103,8 @@ def test_it_runs(
     if "example_" in example:  # as the page has had it installed
         monkeypatch.syspath_prepend(str(place / "site"))
         forget_example()
+    if sink := re.search(r"sink=\[(\w+)\]", example):
+        pytest.importorskip(sink[1], reason="needs: pip install 'assay-harness[sinks]'")
     if example.startswith("train "):
         if not (SHARED / "data/cifar10").is_dir():
             pytest.skip(f"no images of CIFAR-10 here: {SHARED / 'data/cifar10'}")

@@ -172,7 +172,12 @@ def test_collect_writes_both_tables(tmp_path: Path) -> None:
     write_json(tmp_path / "runs" / "run4" / "t2.json", shared | {"methods": {}})
     frame = collect(tmp_path)
     tidy = tmp_path / "tidy"
-    assert sorted(path.name for path in tidy.iterdir()) == [".checksums.json", "results.csv", "runs.csv"]
+    assert sorted(path.name for path in tidy.iterdir()) == [
+        ".checksums.json",
+        "results.csv",
+        "results.parquet",
+        "runs.csv",
+    ]
     again = pd.read_csv(tidy / "results.csv", keep_default_na=False, na_values={"value": [""]})
     assert list(again.columns) == COLUMNS
     assert again["value"].tolist()[0] == 1 / 3  # 17 digits: exact
@@ -182,6 +187,27 @@ def test_collect_writes_both_tables(tmp_path: Path) -> None:
         ["run4", "h", "center", 0.2],
         ["run4", "h", "gradcam", 0.1],
     ]
+
+
+def test_the_parquet_has_the_rows_of_the_csv_with_types(tmp_path: Path) -> None:
+    """Any reader, untold: `NA` and a formula are texts, numbers exact, what is missing is null, truths are bools."""
+    values = [1 / 3, None, -1e-300, float("inf")]
+    for number, name in enumerate(["NA", "=1+1", "-0.5", "nan"]):
+        made = cell(tmp_path / "store", f"cell{number}", {"key1": "m"}, method=name, seed=2**62 + number)
+        finish(made, "key1", [row(name, values[number], x=number or None, higher_is_better=bool(number) or None)])
+    frame = collect(tmp_path)
+    again = pd.read_parquet(tmp_path / "tidy" / "results.parquet")
+    assert list(again) == COLUMNS
+    for name in ("method", "stat", "value", "x", "ci_low", "seed", "n", "headline", "settings", "reference"):
+        assert [*again[name].astype(object).where(again[name].notna(), None)] == [
+            *frame[name].astype(object).where(frame[name].notna(), None)
+        ], name
+    kinds = {name: str(again[name].dtype) for name in ("seed", "n", "value", "headline")}
+    assert kinds == {"seed": "int64", "n": "int64", "value": "float64", "headline": "bool"}
+    better = dict(zip(again["method"], again["higher_is_better"], strict=True))
+    assert better == {"NA": None, "=1+1": True, "-0.5": True, "nan": True}
+    assert read_tidy(tmp_path / "tidy" / "results.csv")["method"].tolist() == again["method"].tolist()
+    assert "'=1+1" in (tmp_path / "tidy" / "results.csv").read_text()
 
 
 def test_headlines_read_back_as_bools(tmp_path: Path) -> None:
@@ -207,7 +233,7 @@ def test_an_update_leaves_the_bytes_of_a_rebuild_and_reads_what_changed_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cells added, changed, failed and removed one by one, with whole and broken numbers, x and none, seeds of any
-    length: after each step results.csv is, byte for byte, what a rebuild gives; and one cell is read."""
+    length: after each step results.csv and .parquet are, byte for byte, what a rebuild gives; and one cell is read."""
     read: list[str] = []
     rows_of = tidy.cell_rows
 
@@ -224,15 +250,15 @@ def test_an_update_leaves_the_bytes_of_a_rebuild_and_reads_what_changed_alone(
     first = CellStore(store, "cell0")
     steps += [partial(finish, first, "k", [row("a", 0.25)]), lambda: first.group("k").fail(Failure("no"))]
     steps += [first.group("k").forgive, Garbage(first.path, "m").remove]
-    written = b""
+    written, tables = b"", [tmp_path / "tidy" / name for name in ("results.csv", "results.parquet")]
     for number, step in enumerate(steps):
         step()
         read.clear()
         update(tmp_path)
         assert len(read) <= 1 or not number
-        written = (tmp_path / "tidy" / "results.csv").read_bytes()
+        written, typed = (path.read_bytes() for path in tables)
         collect(tmp_path)
-        assert (tmp_path / "tidy" / "results.csv").read_bytes() == written
+        assert [path.read_bytes() for path in tables] == [written, typed]
     assert b"cell0" not in written and b"cell3" in written
 
 
@@ -266,6 +292,9 @@ def test_a_table_that_is_not_as_it_was_written_is_made_anew(tmp_path: Path) -> N
         path.write_bytes(broken)
         update(tmp_path)
         assert path.read_bytes() == whole
+    (tmp_path / "tidy" / "results.parquet").unlink()
+    update(tmp_path)
+    assert len(pd.read_parquet(tmp_path / "tidy" / "results.parquet")) == 1
     (tmp_path / "tidy" / ".checksums.json").write_text("{}")
     update(tmp_path)
     assert path.read_bytes() == whole

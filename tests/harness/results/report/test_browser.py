@@ -41,6 +41,8 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = {"method": method, "cell_key": f"c{number}", "metric_key": "m", "higher_is_better": True}
         rows += [about | {"value": float(np.mean(hit))}, *curve(method, [0.1, 0.2])]
         rows.append(about | {"metric": "drop", "value": float(number), "higher_is_better": False, "variant": "x" * 60})
+    late = {"metric": "late", "higher_is_better": True}
+    rows += [late | {"method": "a", "value": 0.5}, late | {"method": EVIL, "value": 1e-05}]
     maps = {f"c{number}": _pixel() for number in range(len(METHODS))}
     write(results / "report", "r", [Sample("i0#1", EVIL, _pixel(), maps, {"c0": True, "c1": False})])
     write(results / "report", "s", [Sample("i3#1", "other", _pixel(), {"c0": _pixel()}, {"c0": True})])
@@ -110,6 +112,16 @@ def test_a_heading_sorts(opened: Opened) -> None:
     opened.page.locator("table.board thead th").nth(1).get_by_role("button").focus()
     opened.page.keyboard.press("Enter")
     opened.shows("a", EVIL, "b (floor)")
+
+
+def test_what_is_missing_is_last_whichever_way(opened: Opened) -> None:
+    """And 1e-05 is a number."""
+    names = opened.page.locator("table.board thead th").all_inner_texts()
+    head = opened.page.locator("table.board thead th").nth(next(n for n, name in enumerate(names) if "late" in name))
+    head.click()
+    opened.shows("a", EVIL, "b (floor)")
+    head.click()
+    opened.shows(EVIL, "a", "b (floor)")
 
 
 def test_the_field_filters(opened: Opened) -> None:

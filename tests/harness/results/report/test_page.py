@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 from assay.harness.results.report import charts
 from assay.harness.results.report.figures import embedded, figure, plain
+from assay.harness.results.report.heat import contrast, inks
 from assay.harness.results.report.page import write_report
 from assay.harness.results.report.places import Place, places
 from assay.harness.results.report.ranks import agreement, ordered, ranks
 from assay.harness.results.text import headlines, terminal_table
 from assay.harness.types import ResultRow
 from markupsafe import Markup
+from plotly.colors import sample_colorscale, unlabel_rgb
 from plotly.io import from_json
 from tidy_rows import curve, table
 
@@ -301,7 +303,8 @@ def test_the_maps_show_ranks_and_agreement() -> None:
     rows = shown(values, {"p": True, "q": True}).assign(floor=False)
     made = charts.rank_map(rows)
     assert made is not None
-    (cells,) = charted(made).data
+    cells, texts = charted(made).data
+    assert [*zip(texts.x, texts.y, texts.text, strict=True)][:2] == [("p", "c", "3"), ("q", "c", "1")]
     assert list(cells.y) == ["c", "b", "a"] and np.array_equal(cells.z, [[3, 1], [2, 2], [1, 3]])
     taus = charts.agreement_map(rows)
     assert taus is not None
@@ -314,9 +317,32 @@ def test_costs_are_those_of_the_run() -> None:
     """Seconds an image of (run, method); a method that took nothing in any run has no point."""
     rows: list[dict[str, Any]] = [{"higher_is_better": True}, {"higher_is_better": True, "method": "rap"}]
     (made,) = charts.costs(place(*rows).shown, {("r", "gradcam"): 0.02, ("other", "rap"): 5.0}).values()
-    (points,) = charted(made).data
-    assert list(points.text) == ["gradcam"] and list(points.x) == [0.02] and list(points.y) == [0.5]
+    front, points = charted(made).data
+    assert points.name == "gradcam" and list(points.x) == list(front.x) == [0.02] and list(points.y) == [0.5]
     assert charts.costs(place(*rows).shown, {}) == {}
+
+
+@pytest.mark.parametrize(("up", "front"), [(True, [0.2, 0.7, 0.9]), (False, [0.2, 0.1])])
+def test_the_front_is_of_what_none_beats_in_less_time(up: bool, front: list[float]) -> None:
+    """By hand: five methods of ascending cost, two at one cost; every one has a mark and a name of its own."""
+    values = {"a": 0.2, "b": 0.7, "c": 0.6, "d": 0.1, "e": 0.9}
+    seconds = {("r", "a"): 1.0, ("r", "b"): 2.0, ("r", "c"): 2.0, ("r", "d"): 3.0, ("r", "e"): 4.0}
+    rows = [{"method": name, "value": value, "higher_is_better": up} for name, value in values.items()]
+    (made,) = charts.costs(place(*rows).shown, seconds).values()
+    line, *points = charted(made).data
+    assert list(line.y) == front
+    assert len({(each.marker.color, each.marker.symbol, each.name) for each in points}) == 5
+
+
+@pytest.mark.parametrize(("scale", "steps"), [("RdBu", 101), ("Viridis", 101)])
+def test_figures_stand_out_on_every_colour_of_a_map(scale: str, steps: int) -> None:
+    """At least 4.5:1 (WCAG 2.2, AA); by hand: white on black is 21:1, #777777 on white 4.48."""
+    assert round(contrast((255, 255, 255), (0, 0, 0)), 6) == 21
+    assert round(contrast((255, 255, 255), (0x77, 0x77, 0x77)), 2) == 4.48
+    shares = np.linspace(0, 1, steps)
+    colours = map(unlabel_rgb, sample_colorscale(scale, shares.tolist()))
+    chosen = [(0, 0, 0) if each == "#000000" else (255, 255, 255) for each in inks(scale, shares)]
+    assert min(contrast(*pair) for pair in zip(colours, chosen, strict=True)) >= 4.5
 
 
 def test_plain_text_is_no_markup() -> None:

@@ -1,0 +1,66 @@
+"""Sending what runs have left, so that nothing which happens there changes a result."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ...config import ConfigError, suggest
+from ...store.sealed import read_json
+from ..reading import read_table
+from ..terminal import wrapped
+from ..tidy import COLUMNS
+from ..typed import TYPES
+from .contract import Left, Sink
+
+
+def send(sinks: Mapping[str, Sink], left: Left, again: Callable[[str], str]) -> list[str]:
+    """Send it to each sink; names of those that failed, which are told of on standard error.
+
+    again: the command that sends it later, to a sink by its name.
+    """
+    failed = []
+    for name, sink in sinks.items():
+        try:
+            print(wrapped(f"sink {name}: {sink.send(left)}"))
+        except Exception as error:  # of somebody else's code and server: whatever it is, the results stay
+            print(
+                f"sink {name}: not sent ({_said(error)}); the results are complete; later: {again(name)}",
+                file=sys.stderr,
+            )
+            failed.append(name)
+    return failed
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def command(results: str, record: str, sink: str, overrides: Sequence[str] = ()) -> str:
+    """What sends a record again, with the settings of the sink that are among a run's overrides."""
+    settings = [word for word in overrides if word.lstrip("+").startswith(f"sink.{sink}.")]
+    return shlex.join(["python", "-m", "harness", "publish", record, f"sink=[{sink}]", *settings, f"results={results}"])
+
+
+def records(results: Path, wanted: Sequence[str]) -> list[str]:
+    """Names of the records below a folder of results that are wanted; of none, the last one of each run.
+
+    Raises:
+        ConfigError: there is no such record, or none at all.
+    """
+    known = sorted(f"{path.parent.name}.{path.stem}" for path in (results / "runs").glob("*/*.json"))
+    if not known:
+        raise ConfigError(f"no runs below {results.absolute()}: compute some with python run.py")
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(suggest(unknown[0], known, "record of runs.csv"))
+    return list(wanted) or list({name.partition(".")[0]: name for name in known}.values())
+
+
+def left_by(results: Path, names: Sequence[str]) -> Iterator[Left]:
+    """What records are of, with the rows of their runs."""
+    texts = [name for name in COLUMNS if name not in TYPES]
+    for name in names:
+        run, _, moment = name.partition(".")
+        folder = results / "runs" / run
+        yield Left(name, read_json(folder / f"{moment}.json"), read_table(folder / "results.csv", texts))

@@ -9,7 +9,7 @@ import pandas as pd
 from ...config import ROOT, ConfigError
 
 PATH = re.compile(r"(?<![\w.:/<~\\-])/(?:[^\s'\",:;\[\](){}<>|=/\\]+/)*([^\s'\",:;\[\](){}<>|=/\\]+)/?")
-WHO = ("host", "git_sha", "git_dirty")  # columns of runs.csv
+WHO = ("host", "git_sha", "git_dirty", "plugins")  # columns of runs.csv
 SHORTEST = 3  # letters of a host's name that is looked for
 
 

@@ -66,7 +66,7 @@ def _code(runs: pd.DataFrame) -> Iterator[str]:
 
 def _who(anonymous: bool) -> str:
     if anonymous:
-        return "For a double-blind review, hosts and commits are left out."
+        return "For a double-blind review, hosts, commits and plug-ins are left out."
     return (
         "The column `host` of runs.csv, also in the report, names machines; `--anonymous` leaves it and the commit out."
     )

@@ -118,7 +118,7 @@ def test_nothing_says_where_and_for_the_blind_who(
         assert ({"host", "git_sha", "git_dirty"} <= columns) is not is_blind
         said = [*runs["git_sha"].dropna(), host] if len(host) >= hiding.SHORTEST else []
         assert [word for word in said if str(word).encode() in texts] == ([] if is_blind else said)
-    assert b"hosts and commits are left out" in blind["README.md"]
+    assert b"hosts, commits and plug-ins are left out" in blind["README.md"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`make docs` builds the pages as a site: every page is in its list, and what is built asks nobody for anything."""
 
 import re
+import runpy
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,6 +38,7 @@ def test_every_page_is_in_the_navigation() -> None:
     """Once; a new page is a new line of mkdocs.yml."""
     pages = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
     pages += [str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")]
+    pages += [str(path.relative_to(ROOT).with_suffix(".md")) for path in (ROOT / "docs").rglob("*.ipynb")]
     assert sorted(listed(CONFIG["nav"])) == sorted(pages)
 
 
@@ -46,6 +48,15 @@ def test_links_are_checked_and_nothing_is_fetched() -> None:
     assert {CONFIG["validation"]["links"][name] for name in ("not_found", "anchors")} == {"warn"}
     assert CONFIG["plugins"] == ["search", "offline"]
     assert [(ROOT / each).is_file() for each in CONFIG["extra"]["polyfills"]] == [True]
+
+
+def test_a_notebook_as_a_page() -> None:
+    """By hand: text as it is, code as blocks, in order; links to notebooks lead to pages."""
+    hook = runpy.run_path(str(ROOT / CONFIG["hooks"][0]))
+    cells = [("markdown", ["# A\n", "b"]), ("code", ["x = 1\n", "x"])]
+    made = hook["page"]({"cells": [{"cell_type": kind, "source": source} for kind, source in cells]})
+    assert made == "# A\nb\n\n```python\nx = 1\nx\n```\n"
+    assert hook["on_page_markdown"]("[a](b/c.ipynb), `c.ipynb`") == "[a](b/c.md), `c.ipynb`"
 
 
 class Loads(HTMLParser):

@@ -5,6 +5,7 @@ offset a class, dropout, changes of shape, one logit written as two. A layer tha
 projection head of the training) does not count.
 """
 
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,8 @@ _SIZES = frozenset({"size", "getattr", "dim", "new_tensor", "new_zeros", "new_on
 _MOVES = frozenset({"getitem", "view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach"})
 _SAME = frozenset({"float", "to", "type_as", "dropout", "neg"})
 _SUMS = frozenset({"add", "sub", "cat", "concat", "stack"})
-_SCALES = frozenset({"mul", "multiply", "div", "truediv", "divide", "true_divide", "linear"})  # by something fixed
+_SCALES = frozenset({"mul", "multiply", "div", "truediv", "divide", "true_divide", "linear", "matmul", "conv2d"})
+_EITHER = frozenset({"mul", "multiply", "matmul"})  # of these factors, either may be the fixed one; else the second
 POOLING = frozenset({"AdaptiveAvgPool2d", "adaptive_avg_pool2d", "AvgPool2d", "avg_pool2d", "mean", "Linear"})
 _MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
@@ -49,7 +51,7 @@ def ending_of(module: nn.Module, traced: Traced) -> Ending | None:
     modules = dict(module.named_modules())
     linears = {node: name for name, node in traced.layers.items() if isinstance(modules.get(name), nn.Linear)}
     (output,) = [node for node in traced.module.graph.nodes if node.op == "output"]
-    way = _way_to(output)
+    way = way_to(output)
     for node in reversed(way):
         linear = modules[linears[node]] if node in linears else None
         if isinstance(linear, nn.Linear):
@@ -60,13 +62,20 @@ def ending_of(module: nn.Module, traced: Traced) -> Ending | None:
     return None
 
 
-def registered_last(module: nn.Module) -> Ending | None:
-    """The guess where there is no graph: the linear layer registered last."""
+def last_linear(module: nn.Module, trace: Callable[[], Traced]) -> Ending | None:
+    """What a module ends in; where it cannot be traced, or its graph says nothing, the linear layer registered last."""
+    try:
+        return ending_of(module, trace()) or _registered_last(module)
+    except ValueError:
+        return _registered_last(module)
+
+
+def _registered_last(module: nn.Module) -> Ending | None:
     linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
     return Ending(linears[-1], None) if linears else None
 
 
-def _way_to(output: fx.Node) -> list[fx.Node]:
+def way_to(output: fx.Node) -> list[fx.Node]:
     """The nodes that the output depends on, in the order of the graph."""
     found, open_nodes = set[fx.Node](), [output]
     while open_nodes:
@@ -95,34 +104,38 @@ def _behind(module: fx.GraphModule, way: list[fx.Node], layer: fx.Node) -> fx.Gr
     return made
 
 
-def is_affine(head: fx.GraphModule, also: frozenset[str] = frozenset()) -> bool:
+def is_affine(head: fx.GraphModule, also: frozenset[str] = frozenset(), fixed: Collection[int] = ()) -> bool:
     """Whether a head's output is an affine function of its inputs, as far as its operations are known.
 
-    also: names of operations that are taken for affine beside those of a network's last logits.
+    also: names of operations that are taken for affine beside those of a network's last logits. fixed: numbers of the
+    inputs that are the same for all images.
     """
-    moving: set[fx.Node] = set()  # nodes that change with the input, and do so affinely
+    inputs = [node for node in head.graph.nodes if node.op == "placeholder"]
+    moving = {node for number, node in enumerate(inputs) if number not in fixed}  # change with the image, affinely
     for node in head.graph.nodes:
-        if node.op == "placeholder":
-            moving.add(node)
-        elif node.op == "output":
+        if node.op == "output":
             return node.args[0] in moving
-        elif any(each in moving for each in node.all_input_nodes):
-            name = _name(head, node)
-            if name in _SIZES:
-                continue
-            if not (name in _MOVES | _SAME | _SUMS | also or (name in _SCALES and _scales_one(node, name, moving))):
+        if any(each in moving for each in node.all_input_nodes) and operation(head, node) not in _SIZES:
+            if not stays_affine(head, node, moving, also):
                 return False
             moving.add(node)
     return False
 
 
+def stays_affine(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node], also: frozenset[str]) -> bool:
+    """Whether an operation on values that are affine functions of something is one, or reads their sizes alone."""
+    name = operation(module, node)
+    known = name in _SIZES | _MOVES | _SAME | _SUMS | also
+    return known or (name in _SCALES and _scales_one(node, name, moving))
+
+
 def _scales_one(node: fx.Node, name: str, moving: set[fx.Node]) -> bool:
     """Whether one factor alone changes with the input: either of a product, else the first."""
     first, *others = [isinstance(each, fx.Node) and each in moving for each in (*node.args, *node.kwargs.values())]
-    return not (first and any(others)) and (first or name in ("mul", "multiply"))
+    return not (first and any(others)) and (first or name in _EITHER)
 
 
-def _name(head: fx.GraphModule, node: fx.Node) -> str:
+def operation(head: fx.GraphModule, node: fx.Node) -> str:
     """What an operation is called, whether it is written as a function, a method, an operator or a module."""
     if node.op == "call_module":
         called: Any = head.get_submodule(str(node.target))

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .affine import features_of, make_logits, weights_of
 from .heads import Head, LayerValues, Targets, target_gradients
 from .network import Network
 
@@ -35,7 +36,9 @@ class ForwardPass:
         penultimate: bool = False,
     ) -> None:
         self.network, self.images = network, images
-        self.layers, self.input_graph, self.keeps_penultimate = layers, input_graph, penultimate
+        self._affine = network.affine_layer if penultimate else None
+        self.layers = layers if self._affine is None else tuple(dict.fromkeys((*layers, self._affine)))
+        self.input_graph, self.keeps_penultimate = input_graph, penultimate
         self.max_rows = max(len(images), max_rows or 0)
         self.inputs = network.normalise(images)  # [B,3,H,W]
 
@@ -48,7 +51,7 @@ class ForwardPass:
     @contextmanager
     def _catching_penultimate(self) -> Iterator[None]:
         ending = self.network.ending if self.keeps_penultimate else None
-        if ending is None:
+        if ending is None or self._affine is not None:
             yield
             return
         with ending.linear.register_forward_pre_hook(lambda _module, inputs: self._caught.append(inputs[0].detach())):
@@ -60,11 +63,13 @@ class ForwardPass:
 
     @cached_property
     def penultimate(self) -> Tensor:
-        """Input of the last linear layer, [B,D].
+        """Input of the last linear layer, [B,D]; or the layer of which the logits are an affine function, pooled.
 
         Raises:
             ValueError: the network does not end in a linear layer, or it was not to be kept.
         """
+        if self._affine is not None:
+            return self._pooled(self._affine)
         logits, ending = self.logits, self.network.ending if self.keeps_penultimate else None
         if ending is None or not self._caught:
             raise ValueError("no penultimate features: the network does not end in a linear layer, or see needs()")
@@ -72,6 +77,23 @@ class ForwardPass:
         if kept.ndim != 2 or not torch.equal(ending.logits(kept), logits):
             raise ValueError("no penultimate features: the network's last linear layer does not make the logits")
         return kept
+
+    def _pooled(self, layer: str) -> Tensor:
+        values = self._detached(layer)
+        if not make_logits(self.head(layer).module, values, self.logits):
+            raise ValueError(f"no penultimate features: the mean of {layer} over space does not make the logits")
+        return features_of(values)
+
+    def _detached(self, layer: str) -> LayerValues:
+        return LayerValues(self.activation(layer), self.head(layer).constants)
+
+    def last_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight [C,D] and bias [C] that make the logits of the penultimate features; raises as these do."""
+        features, ending = self.penultimate, self.network.ending
+        if self._affine is not None:
+            return weights_of(self.head(self._affine).module, self._detached(self._affine))
+        assert ending is not None  # or there were no penultimate features
+        return ending.affine(features.shape[1])
 
     @cached_property
     def _found(self) -> dict[Hashable, Tensor]:

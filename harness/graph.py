@@ -159,11 +159,11 @@ def cut_at(traced: Traced, node: fx.Node, layer: str) -> Cut:
     module = fx.GraphModule(traced.module, head)
     module.graph.eliminate_dead_code()
     module.recompile()
-    fed = _fed_by_input(traced.module.graph)
+    fed = fed_by_input(traced.module.graph)
     return Cut(node, tuple(Crossing(n, n in fed, _is_image_count(n)) for n in crossing), module)
 
 
-def _fed_by_input(graph: fx.Graph) -> set[fx.Node]:
+def fed_by_input(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose value depends on the network's input."""
     fed: set[fx.Node] = set()
     for node in graph.nodes:

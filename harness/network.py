@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from .ending import POOLING, Ending, ending_of, is_affine, registered_last
+from .affine import layer_instead, obstacle
+from .ending import POOLING, Ending, is_affine, last_linear
 from .graph import Cut, Traced, check_same, cut_at, trace, up_to, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
 from .layouts import MARK, as_map, layout_of
@@ -79,12 +80,16 @@ class Network:
 
         Where the module cannot be traced, or its graph says nothing: the layer registered last, if there is one.
         """
-        if self.groups is not None:
-            return None
-        try:
-            return ending_of(self.module, self._traced) or registered_last(self.module)
-        except ValueError:
-            return registered_last(self.module)
+        return None if self.groups is not None else last_linear(self.module, lambda: self._traced)
+
+    @cached_property
+    def affine_layer(self) -> str | None:
+        """Where no linear layer makes the logits, the layer of which they are an affine function (`harness.affine`)."""
+        return None if self.groups is not None else layer_instead(self.module, lambda: self._traced)
+
+    def obstacle(self) -> str | None:
+        """The last operation before the logits that is not affine, as the graph calls it; None where none is known."""
+        return obstacle(lambda: self._traced)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Network":
         """Move the network to a device and a floating-point type."""
@@ -104,7 +109,7 @@ class Network:
     def _forget(self) -> None:
         """What was found of the module is to be found anew."""
         self._cuts, self._tapped, self._prefixes = {}, {}, {}
-        for made in ("_traced", "ending"):
+        for made in ("_traced", "ending", "affine_layer"):
             self.__dict__.pop(made, None)
 
     @property

@@ -47,6 +47,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.heads",
             "harness.graph",
             "harness.ending",
+            "harness.affine",
             "harness.layouts",
             "harness.modules",
             "harness.outputs",

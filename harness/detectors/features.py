@@ -48,13 +48,11 @@ def head_of(forward: ForwardPass) -> LinearHead | None:
 
     What stands behind the network's last linear layer (a temperature) is in its weights.
     """
-    ending = forward.network.ending
     try:
         features = forward.penultimate
     except ValueError:
         return None
-    assert ending is not None  # or there were no penultimate features
-    head = LinearHead(*ending.affine(features.shape[1]))
+    head = LinearHead(*forward.last_weights())
     largest = float(forward.logits.abs().max())
     return head if torch.allclose(head(features), forward.logits, rtol=1e-3, atol=1e-3 * largest) else None
 

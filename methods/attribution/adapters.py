@@ -3,9 +3,11 @@
 import copy
 import difflib
 import importlib
-from collections.abc import Collection, Iterator
+import inspect
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -126,6 +128,23 @@ def near(word: str, choices: Collection[str], what: str, few: bool = False) -> s
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     listed = [name for name in choices if name and "." not in name] if few else sorted(choices)
     return f"{word!r} is no {what}.{hint} {'Top-level' if few else 'Valid'}: {', '.join(listed)}"
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    """Of a function, or of a class' constructor, by name."""
+    return dict(inspect.signature(function).parameters)
+
+
+def check_names(
+    what: str, given: Mapping[str, Any], taken: Mapping[str, inspect.Parameter], ours: tuple[str, ...]
+) -> None:
+    """Raise ValueError unless every given name is a parameter, and every one without a default is given; but `ours`."""
+    valid = {name: parameter for name, parameter in taken.items() if name not in ours}
+    for name in given:
+        if name not in valid:
+            raise ValueError(near(name, valid, f"name of {what}"))
+    if missing := [n for n, p in valid.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]:
+        raise ValueError(f"{what} need {', '.join(missing)}")
 
 
 def pair_seeds(rng: SampleRng) -> list[int]:

@@ -12,7 +12,7 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from .adapters import Twin, imported, near, pair_seeds, seeded
+from .adapters import Twin, check_names, imported, near, pair_seeds, parameters, seeded
 from .gradient import BASELINES, Reduce, reduce_channels
 
 # First parameters of constructors that take a network, or (NoiseTunnel) another method.
@@ -59,9 +59,9 @@ class Captum:
 
     def __post_init__(self) -> None:
         outer, inner = self._classes
-        taken = _parameters(inner)
-        _check_names(f"{inner.__name__}'s options", self._inner_options, taken, (*NETWORK, "layer"))
-        _check_names(f"{outer.__name__}'s arguments", self.arguments, self._accepted, (*GIVEN, *NO_MAPS))
+        taken = parameters(inner)
+        check_names(f"{inner.__name__}'s options", self._inner_options, taken, (*NETWORK, "layer"))
+        check_names(f"{outer.__name__}'s arguments", self.arguments, self._accepted, (*GIVEN, *NO_MAPS))
         if ("layer" in taken) != (self.layer is not None):
             why = "explains a layer: set layer to a module's path" if "layer" in taken else "takes no layer: unset it"
             raise ValueError(f"{inner.__name__} {why}")
@@ -71,12 +71,12 @@ class Captum:
     def _classes(self) -> tuple[type, type]:
         """The class that is called, and the one that takes the network: the same but for NoiseTunnel."""
         outer = _class_of(self.attribution)
-        if METHOD not in _parameters(outer):
+        if METHOD not in parameters(outer):
             return outer, outer
         if METHOD not in self.options:
             raise ValueError(f"{self.attribution} wraps another class: name it in options.{METHOD}, as Saliency")
         inner = _class_of(self.options[METHOD])
-        if METHOD in _parameters(inner):
+        if METHOD in parameters(inner):
             raise ValueError(f"options.{METHOD}={self.options[METHOD]}: name a class that takes the network itself")
         return outer, inner
 
@@ -88,7 +88,7 @@ class Captum:
     def _accepted(self) -> dict[str, inspect.Parameter]:
         """Parameters of `attribute`, with those that a wrapper hands on."""
         outer, inner = self._classes
-        return _parameters(inner.attribute) | _parameters(outer.attribute)  # type: ignore[attr-defined]
+        return parameters(inner.attribute) | parameters(outer.attribute)  # type: ignore[attr-defined]
 
     @property
     def _is_random(self) -> bool:
@@ -154,10 +154,6 @@ def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 
-def _parameters(function: Any) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(function).parameters)
-
-
 def supported() -> dict[str, type]:
     """Classes of captum.attr that explain a network's outputs, by name."""
     library = imported("captum", "captum.attr")
@@ -168,7 +164,7 @@ def supported() -> dict[str, type]:
 def _explains_network(found: Any) -> bool:
     if not (inspect.isclass(found) and callable(getattr(found, "attribute", None))):
         return False
-    return next(iter(_parameters(found)), None) in (*NETWORK, METHOD)
+    return next(iter(parameters(found)), None) in (*NETWORK, METHOD)
 
 
 def _class_of(name: str) -> type:
@@ -178,18 +174,6 @@ def _class_of(name: str) -> type:
     if name not in known:
         raise ValueError(near(name, known, "attribution class of captum that can be used"))
     return known[name]
-
-
-def _check_names(
-    what: str, given: Mapping[str, Any], taken: Mapping[str, inspect.Parameter], ours: tuple[str, ...]
-) -> None:
-    """Every given name is a parameter, and every parameter without a default is given."""
-    valid = {name: parameter for name, parameter in taken.items() if name not in ours}
-    for name in given:
-        if name not in valid:
-            raise ValueError(near(name, valid, f"name of {what}"))
-    if missing := [n for n, p in valid.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]:
-        raise ValueError(f"{what} need {', '.join(missing)}")
 
 
 def _baseline_names(baselines: Any) -> list[str]:

@@ -1,17 +1,15 @@
 """KNN: how far the k-th nearest training image is."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from assay.harness.detection import DetectorNeeds, Features, State, fitted
 from assay.harness.training import TrainingSet
 from torch import Tensor
 from torch.nn.functional import normalize
 
-PAIRS = 2**24  # similarities held at once: 64 MiB
+from .neighbours import check_search, in_parts, searched
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,7 @@ class KNN:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k={self.k}: the nearest neighbour is k=1")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share={self.share}: choose a share of the training images above 0 and up to 1")
+        check_search(self.k, self.share)
 
     def needs(self) -> DetectorNeeds:
         """Penultimate features, of training images as well."""
@@ -38,29 +33,15 @@ class KNN:
 
     def fit(self, training: TrainingSet) -> State:
         """neighbours: [n,D], rows of length 1."""
-        bank = normalize(training.bank.tap())
-        rows = min(len(bank), round(self.share * training.count))
-        if self.k > rows:
-            raise ValueError(
-                f"k={self.k} is more than the {rows} training images searched (share={self.share} of {training.count}, "
-                f"at most {training.BANK}): choose a smaller k or a larger share"
-            )
-        if rows < len(bank):
-            drawn = np.random.default_rng([training.seed, rows]).choice(len(bank), rows, replace=False)
-            bank = bank[torch.from_numpy(np.sort(drawn))]
-        return {"neighbours": bank}
+        return {"neighbours": normalize(searched(training, self.k, self.share).tap())}
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N]."""
         (neighbours,) = fitted(self, state, "neighbours")
-        return torch.cat([self._distance(part, neighbours) for part in _parts(normalize(features.tap()), neighbours)])
+        return torch.cat([self._distance(part, neighbours) for part in in_parts(normalize(features.tap()), neighbours)])
 
     def _distance(self, queries: Tensor, neighbours: Tensor) -> Tensor:
         """Found by the similarity, then measured: sqrt(2 - 2 similarity) is wrong in the fourth digit near 0."""
         similarity = queries @ neighbours.T
         kth = similarity.topk(self.k, 1).indices[:, -1]
         return (queries - neighbours[kth]).norm(dim=1)
-
-
-def _parts(queries: Tensor, neighbours: Tensor) -> Iterator[Tensor]:
-    return iter(queries.split(max(1, PAIRS // len(neighbours))))

@@ -26,7 +26,7 @@ from assay.harness.results.report.page import write_report
 from assay.harness.results.tidy import collect
 from assay.harness.store.store import Failure, Group, Shard
 from assay.harness.types import Sample
-from assay.methods.ood.ash import shaped
+from assay.methods.ood.ash import scaled, shaped
 from assay.methods.ood.logits import MaxLogit
 from assay.methods.ood.odin import ODIN
 from assay.methods.ood.react import ReAct
@@ -177,11 +177,12 @@ def test_a_failing_detector_does_not_lose_the_others(tmp_path: Path, monkeypatch
 
 
 class ConvolutionalEnd(torch.nn.Sequential):
-    """Ends in a 1x1 convolution and a pool, as SqueezeNet does."""
+    """Ends in a 1x1 convolution, a ReLU and a pool, as SqueezeNet does; or in other layers."""
 
-    def __init__(self) -> None:
-        layers = torch.nn.Conv2d(3, 8, 3, 4), torch.nn.ReLU(), torch.nn.Conv2d(8, 11, 1), torch.nn.AdaptiveAvgPool2d(1)
-        super().__init__(*layers, torch.nn.Flatten())
+    def __init__(self, *end: torch.nn.Module) -> None:
+        layers = torch.nn.Conv2d(3, 8, 3, 4), torch.nn.ReLU(), torch.nn.Conv2d(8, 11, 1)
+        pool = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        super().__init__(*layers, *(end or (torch.nn.ReLU(), *pool)))
 
 
 def with_network(module: torch.nn.Module, results: Path, *overrides: str) -> RunConfig:
@@ -202,6 +203,7 @@ def test_a_detector_that_cannot_score_this_network_does_not_stop_the_others(
         assert launch.run(with_network(ConvolutionalEnd(), tmp_path, "method=[msp,vim,energy,ash]"), []) == 1
         said = capsys.readouterr()
         assert "caution: vim will have no scores: reads penultimate features, and own does not end in" in said.out
+        assert "(ReLU comes last of what is not linear)" in said.out
         assert "FAILED ash: reads penultimate features" in said.err
     frame = pd.read_csv(tmp_path / "tidy/results.csv")
     failed = frame[frame.status.str.startswith("failed")]
@@ -211,6 +213,22 @@ def test_a_detector_that_cannot_score_this_network_does_not_stop_the_others(
     assert passes(tmp_path) < 48 + 2 * 32 + 60
     with pytest.raises(ConfigError, match="ash, vim: reads penultimate features"):
         launch.run(with_network(ConvolutionalEnd(), tmp_path, "method=[vim,ash]"), [])
+
+
+def test_a_convolution_at_the_end_stops_no_detector_and_probabilities_stop_all(tmp_path: Path) -> None:
+    """A 1x1 convolution and a pool are a last layer: SCALE's score is the energy of its scaled features under the
+    convolution's weights (1e-5 relative). Behind a softmax nothing is scored; behind log_softmax a caution stands."""
+    pool = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    config = with_network(ConvolutionalEnd(*pool), tmp_path, "method=[msp,scale]")
+    assert launch.run(config, []) == 0
+    test = build_detection(config, tmp_path / "store").sets[TEST]
+    part, point = next(test.features.parts(len(test))), config.model.made.module[2]
+    logits = scaled(part.tap(), 85) @ point.weight.flatten(1).T + point.bias
+    assert np.allclose(test.table("scale").score, -logits.detach().logsumexp(1), rtol=1e-5)
+    with pytest.raises(ConfigError, match="model own ends in Softmax: its outputs are probabilities"):
+        launch.run(with_network(ConvolutionalEnd(*pool, torch.nn.Softmax(1)), tmp_path, "method=[msp]"), [])
+    logarithms = with_network(ConvolutionalEnd(*pool, torch.nn.LogSoftmax(1)), tmp_path, "method=[msp]")
+    assert any("ends in log_softmax" in each for each in build_detection(logarithms, tmp_path / "store").cautions())
 
 
 def test_a_projection_head_and_a_temperature_stop_no_detector(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ def test_scores_of_detectors_are_compared_by_image(scored: Path, tmp_path: Path)
 
 GATE = ["ci_embedded", "ci_resnet", "ci_again", "ci_cue", "ci_csv", "ci_coco", "ci_voc", "ci_detectors"]
 GATE += ["ci_grid", "ci_disconnected", "ci_committees"]
-EXTRAS = {"captum", "zennit"}  # whose libraries are test extras
+EXTRAS = {"captum", "pytorch_ood", "zennit"}  # whose libraries are test extras
 REFUSING = {"agf", "cam", "deeplift", "fullgrad", "gradient_hedge", "rsp"}  # networks whose layers have a row a cell
 
 

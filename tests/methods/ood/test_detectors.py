@@ -7,17 +7,24 @@ import pytest
 import torch
 from assay.harness.build import build
 from assay.harness.detection import Features
-from assay.methods.ood.ash import ASH
+from assay.methods.ood.ash import ASH, SCALE
 from assay.methods.ood.dice import DICE, DICEReAct
+from assay.methods.ood.fdbd import FDBD
+from assay.methods.ood.gradnorm import GradNorm
+from assay.methods.ood.klm import KLMatching
 from assay.methods.ood.knn import KNN
 from assay.methods.ood.line import LINe
 from assay.methods.ood.logits import GEN, MSP, Energy, Entropy, Margin, MaxLogit
 from assay.methods.ood.mahalanobis import Mahalanobis
+from assay.methods.ood.nci import NCI
+from assay.methods.ood.nnguide import NNGuide
 from assay.methods.ood.odin import ODIN
 from assay.methods.ood.react import ReAct
-from assay.methods.ood.vim import ViM
+from assay.methods.ood.rmd import RMD
+from assay.methods.ood.she import SHE
+from assay.methods.ood.vim import Residual, ViM
 from conftest import alone
-from detection_toys import features_of, random_features, training_of
+from detection_toys import features_of, nearest_mean, random_features, training_of
 from torch import Tensor
 
 DETECTORS: dict[str, Any] = {
@@ -34,8 +41,17 @@ DETECTORS: dict[str, Any] = {
     "dice_react": DICEReAct(50, 0.8),
     "line": LINe(50, 50, 0.8),
     "ash": ASH(50),
+    "scale": SCALE(50),
     "vim": ViM(5),
+    "residual": Residual(5),
     "knn": KNN(5),
+    "nnguide": NNGuide(5),
+    "fdbd": FDBD(),
+    "she": SHE(),
+    "gradnorm": GradNorm(),
+    "rmd": RMD(),
+    "klm": KLMatching(),
+    "nci": NCI(),
 }
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("msp", {"form": "probability"}),
@@ -56,9 +72,20 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("line", {"prune_activations": False}),
     ("line", {"prune_weights": False}),
     ("ash", {"percentile": 60}),
+    ("ash", {"variant": "p"}),
+    ("ash", {"variant": "b"}),
+    ("scale", {"percentile": 60}),
     ("vim", {"dimension": 6}),
+    ("residual", {"dimension": 6}),
     ("knn", {"k": 6}),
     ("knn", {"share": 0.5}),
+    ("nnguide", {"k": 6}),
+    ("nnguide", {"share": 0.5}),
+    ("fdbd", {"origin": "zero"}),
+    ("she", {"likeness": "euclidean"}),
+    ("she", {"likeness": "cosine"}),
+    ("gradnorm", {"temperature": 2}),
+    ("nci", {"alpha": 0.1}),
 ]
 
 
@@ -69,12 +96,14 @@ def detector(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def train() -> Features:
-    return random_features(200)
+    features = random_features(200)
+    return features_of(features.tap(), nearest_mean(features), features.labels, features.layers)
 
 
 @pytest.fixture(scope="module")
-def test() -> Features:
-    return random_features(seed=1)
+def test(train: Features) -> Features:
+    features = random_features(seed=1)
+    return features_of(features.tap(), train.linear_head(), features.labels, features.layers)
 
 
 def state_of(detector: Any, train: Features, size: int | None = None) -> dict[str, Tensor]:
@@ -148,6 +177,7 @@ def test_every_setting_is_tried() -> None:
         *(("odin", name) for name in ("eps", "eps_space")),
         *(("line", name) for name in ("predict_from", "contributions", "steps")),
         ("dice_react", "clip_percentile"),
+        *((name, "negative") for name in ("ash", "scale")),
     }
     tried = {(name, field) for name, change in SETTINGS for field in change} | elsewhere
     fields = {(name, field) for name, each in DETECTORS.items() for field in each.__dataclass_fields__}
@@ -158,7 +188,7 @@ def test_higher_is_more_likely_ood(detector: Any, train: Features) -> None:
     """Images between all classes score higher than training images, on average."""
     generator = torch.Generator().manual_seed(3)
     noise = 0.4 * torch.randn(200, 12, generator=generator, dtype=torch.float64).relu()
-    if isinstance(detector, (Mahalanobis, ViM)):
+    if isinstance(detector, (Mahalanobis, ViM, Residual, RMD)):
         noise = noise + 4  # these measure how far, the others how sure
     state = state_of(detector, train)
     outside = features_of(noise, train.linear_head())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from assay.harness.detection import LinearHead
 from assay.harness.training import TrainingSet
-from assay.methods.ood import knn
+from assay.methods.ood import neighbours
 from assay.methods.ood.knn import KNN
 from detection_toys import features_of, random_features, scores_of, training_of
 from sklearn.neighbors import NearestNeighbors
@@ -49,7 +49,7 @@ def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 3 rows of similarities at a time; 1e-12."""
     train, test = random_features(), random_features(seed=1)
     whole = scores_of(KNN(4), test, training_of(train))
-    monkeypatch.setattr(knn, "PAIRS", 3 * 60)
+    monkeypatch.setattr(neighbours, "PAIRS", 3 * 60)
     assert torch.allclose(scores_of(KNN(4), test, training_of(train)), whole, atol=1e-12, rtol=0)
 
 

@@ -73,9 +73,9 @@ def test_pytorch_ood() -> None:
         assert torch.allclose(scores_of(detector, features), oracle.score(features.logits), atol=1e-12, rtol=0)
     assert torch.allclose(scores_of(Entropy(), features), ours.Entropy.score(features.logits), atol=1e-5, rtol=0)
     gentle = Features(features.logits / 2, features.labels)
-    for top in (2, 5):
-        expected = top * ours.GEN.score(gentle.logits, 0.1, top)
-        assert torch.allclose(scores_of(GEN(0.1, top), gentle), expected, atol=1e-12, rtol=0)
+    for top, gamma in [(2, 0.1), (5, 0.1), (5, 0.5), (3, 2), (5, 10)]:
+        expected = top * ours.GEN.score(gentle.logits, gamma, top)
+        assert torch.allclose(scores_of(GEN(gamma, top), gentle), expected, atol=1e-12, rtol=0)
 
 
 # Invariants

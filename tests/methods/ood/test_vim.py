@@ -3,11 +3,12 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from assay.harness.detection import LinearHead
 from assay.methods.ood.logits import Energy
-from assay.methods.ood.vim import ViM
+from assay.methods.ood.vim import Residual, ViM, chosen_dimension
 from detection_toys import features_of, random_features, scores_of, training_of
 
 
@@ -46,6 +47,24 @@ def test_naive(dimension: int) -> None:
     assert torch.allclose(scores_of(ViM(dimension), test, training_of(train, 7)), expected, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("dimension", [3, 9])
+def test_residual_is_vims(dimension: int) -> None:
+    """OpenOOD's formula with NumPy's eigenvectors of the moment about the origin; ViM's virtual logit is alpha times
+    it; 1e-10."""
+    train, test = random_features(), random_features(seed=1)
+    weight, bias = (values.numpy() for values in test.linear_head())
+    origin = -np.linalg.pinv(weight) @ bias
+    rows = train.tap().numpy() - origin
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    space = vectors[:, np.argsort(-values)[dimension:]]
+    expected = torch.from_numpy(np.linalg.norm((test.tap().numpy() - origin) @ space, axis=1))
+    ours = scores_of(Residual(dimension), test, training_of(train, 7))
+    assert torch.allclose(ours, expected, atol=1e-10)
+    state = ViM(dimension).fit(training_of(train))
+    virtual = ViM(dimension).score(test, state) - scores_of(Energy(), test)
+    assert torch.allclose(virtual, state["alpha"] * ours, atol=1e-10)
+
+
 def test_pytorch_ood() -> None:
     """pytorch-ood 0.4, which computes in float32: 1e-4."""
     oracle = pytest.importorskip("pytorch_ood.detector").ViM
@@ -61,7 +80,7 @@ def test_pytorch_ood() -> None:
 )
 def test_automatic_dimension(width: int, expected: int) -> None:
     """1000 of more than 1500 features, else 512, else half."""
-    assert ViM()._dimension(width) == expected
+    assert chosen_dimension(None, width) == expected
 
 
 def test_energy_is_in_it() -> None:
@@ -111,3 +130,5 @@ def test_a_space_without_residual_is_refused(dead: int, images: int, rank: int) 
 def test_requires_fit() -> None:
     with pytest.raises(ValueError, match="requires fit: its state has no origin, residual_space, alpha"):
         ViM().score(random_features(), {})
+    with pytest.raises(ValueError, match="requires fit: its state has no origin, residual_space"):
+        Residual().score(random_features(), {})

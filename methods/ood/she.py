@@ -1,5 +1,6 @@
 """SHE: how much the features are those of the predicted class' training images."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -18,11 +19,26 @@ LIKENESS: dict[Likeness, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def _with_unseen(sums: Tensor, counts: Tensor) -> Tensor:
+    """Means [C,D] of classes' sums; of a class without images the mean of all."""
+    if not float(counts.sum()):
+        raise ValueError("no training image is classified right: are its labels those of the network?")
+    unseen = counts == 0
+    if bool(unseen.any()):
+        warnings.warn(
+            f"{int(unseen.sum())} of {len(counts)} classes have no training image that is classified right: their "
+            "pattern is the mean of all images that are",
+            stacklevel=2,
+        )
+    return torch.where(unseen[:, None], sums.sum(0) / counts.sum(), sums / counts.clamp(min=1)[:, None])
+
+
 @dataclass(frozen=True)
 class SHE:
     """Minus the likeness of the features to the predicted class' pattern (Zhang et al. 2023).
 
-    A class' pattern is the mean of the features of its training images that the network classifies right.
+    A class' pattern is the mean of the features of its training images that the network classifies right; where there
+    is none, of all images that it classifies right, with a warning.
 
     likeness: inner_product is the paper's; euclidean and cosine are OpenOOD's alternatives.
     """
@@ -42,19 +58,14 @@ class SHE:
         """patterns: float64 [C,D].
 
         Raises:
-            ValueError: no training image of some class is classified right, so that it has no pattern.
+            ValueError: no training image at all is classified right.
         """
         sums, counts = torch.zeros_like(training.head.weight.double()), torch.zeros(len(training.head.bias)).double()
         for part in training.parts():
             right = part.rows(part.predicted == part.labels)
             sums.index_add_(0, right.labels, right.tap().double())
             counts += right.labels.bincount(minlength=len(counts))
-        if len(without := (counts == 0).nonzero().flatten().tolist()):
-            raise ValueError(
-                f"{len(without)} of {len(counts)} classes (the first is {without[0]}) have no training image that the "
-                "network classifies right, and so no pattern: give a larger train set, or choose another detector"
-            )
-        return {"patterns": sums / counts[:, None]}
+        return {"patterns": _with_unseen(sums, counts)}
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N] in float64."""

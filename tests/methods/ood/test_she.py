@@ -34,12 +34,18 @@ def test_pytorch_ood() -> None:
     assert torch.allclose(scores_of(SHE(), test, training_of(train, 7)), theirs, atol=1e-12, rtol=0)
 
 
-def test_a_class_without_a_pattern_is_refused() -> None:
-    """Rotated labels leave no image classified right, and so do two classes of which one is never predicted."""
+def test_a_class_without_a_pattern_has_that_of_all() -> None:
+    """Class 1 has no image that is classified right: (3, 1) / 2, the mean of both of class 0, and a warning."""
+    values = torch.tensor([[2.0, 0], [1, 1], [5, 0]])
+    training = training_of(features_of(values, HEAD, torch.tensor([0, 0, 1])), size=1)
+    with pytest.warns(UserWarning, match="1 of 2 classes have no training image that is classified right"):
+        assert SHE().fit(training)["patterns"].tolist() == [[1.5, 0.5]] * 2
+
+
+def test_rotated_labels_are_refused() -> None:
+    """Then no image is classified right."""
     train = random_features(200)
-    with pytest.raises(ValueError, match=r"1 of 2 classes \(the first is 1\) have no training image that the network"):
-        SHE().fit(training_of(features_of(torch.tensor([[2.0, 0]]), HEAD, torch.tensor([0]))))
-    with pytest.raises(ValueError, match=r"5 of 5 classes \(the first is 0\)"):
+    with pytest.raises(ValueError, match="no training image is classified right: are its labels those of the network"):
         SHE().fit(training_of(replace(train, labels=(train.predicted + 1) % 5)))
 
 

@@ -34,11 +34,12 @@ from assay.harness.engine.determinism import deterministic
 from assay.harness.engine.job import Cell
 from assay.harness.engine.measure import share
 from assay.harness.engine.probe import probe_once
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.engine.samples import check_pixels
 from assay.harness.forward import ForwardPass
-from assay.harness.launch import Run, build_run, complete, refuse_to_compute
+from assay.harness.launch import Run, build_run, check_locks, complete, refuse_to_compute
+from assay.harness.places import place
 from assay.harness.reading import check_folder
 from assay.harness.results.tidy import joined, own_rows
 from assay.harness.store.store import SAMPLES
@@ -78,7 +79,7 @@ def evaluation(
             said: list[str] = []
             run.examine(said.append)
             run.prepare()
-            _, summary = complete(run, Rank(0, 1))
+            _, summary = complete(run, Rank.alone(config.compute))
         yield run, summary._replace(cautions=(*said, *summary.cautions))
 
 
@@ -169,7 +170,8 @@ def _root(config: RunConfig, results: str | Path | None) -> Iterator[Path]:
             "write configs for them (docs/how-to), or leave `results` out"
         )
     check_folder(str(results))
-    yield Path(results) / "store"
+    check_locks(config, str(results))
+    yield place(results) / "store"
 
 
 def _warn(run: Run, summary: Summary) -> None:
@@ -198,8 +200,8 @@ def _wide(cell: Cell, stop: int, metrics: Iterable[str]) -> pd.DataFrame:
 
 
 def _scores(run: DetectorRun) -> Iterator[pd.DataFrame]:
-    for place, each in run.detection.sets.items():
-        shown = each.images.name if place == TEST else place
+    for where, each in run.detection.sets.items():
+        shown = each.images.name if where == TEST else where
         for name in run.detection.detectors:
             if not each.incomplete(name):
                 yield each.table(name).assign(method=name, dataset=shown)

@@ -41,6 +41,8 @@ class Compute:
 
     device: auto, cpu or cuda. batch_size: images a pass. workers: loader processes. threads: CPU threads
     of each process. processes: auto, or how many share one device's shards. shard_size: images a shard.
+    coordination: how processes share shards: through locks in the store, or by number (none), where the store's file
+    system has no locks. worker: with none, which of how many this one is, `K/N` from 0 on; null: as the launcher says.
     """
 
     device: str = "auto"
@@ -49,6 +51,8 @@ class Compute:
     threads: int = 1
     processes: Any = "auto"
     shard_size: int = 32
+    coordination: str = "locks"
+    worker: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -163,7 +167,13 @@ def _transform_settings(settings: Any, name: str) -> Iterator[Any]:
             yield from _transform_settings(value, name)
 
 
+def folder_here(results: str) -> str:
+    """`${here:FOLDER}`: a folder of this machine, where sweeps of Hydra put what they put; else `results`."""
+    return results if "://" not in results else "results"
+
+
 OmegaConf.register_new_resolver("input", input_setting, replace=True)
+OmegaConf.register_new_resolver("here", folder_here, replace=True)
 
 
 def groups(folders: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:

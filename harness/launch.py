@@ -16,8 +16,9 @@ from .detectors.run import DetectorRun
 from .engine.costs import Outcome, Summary
 from .engine.determinism import make_deterministic, watched
 from .engine.probe import Say, say
-from .engine.processes import Rank
+from .engine.rank import Rank
 from .engine.request import Request, build_all
+from .places import NoPlace, is_remote, place, reach
 from .results.record import finish
 from .results.sinks.sending import command, send
 from .store.damage import mended
@@ -80,21 +81,22 @@ def build_run(config: RunConfig, root: Path) -> Run:
 def run(config: RunConfig, overrides: list[str]) -> int:
     """Evaluate a config; returns the exit code (0, or 1 when something failed).
 
-    Under torchrun rank 0 alone writes tables and says what failed, wherever it failed.
+    Under torchrun rank 0 alone writes tables and says what failed, wherever it failed. Without locks each process does:
+    when it ends nothing is missing, and what another one writes is the same.
     """
-    started, rank = time.time(), Rank.from_environment()
+    started, rank = time.time(), Rank.of(config.compute)
     _check_shared(config, rank)
     make_deterministic(config.compute.threads)
     sinks = build_all(config.sink if rank.number == 0 else {})
     with _store(config) as root:
         made = build_run(config, root)
-        if rank.number == 0:
+        if rank.leads:
             print(*made.describe(), sep="\n", flush=True)
         if config.dry_run:
             return 0
         refuse_to_compute(made)
         made.examine()
-        if rank.number > 0:
+        if not rank.leads:
             made.compute(rank)
             return 0  # an exit code of 1 would end rank 0 before it has summarised
         if config.cache != "only":
@@ -105,9 +107,10 @@ def run(config: RunConfig, overrides: list[str]) -> int:
         outcome.unstable |= unstable
         left = finish(made.request, made.run_id, summary, outcome, overrides, started)
     send(sinks, left, partial(command, config.results, left.name, overrides=overrides))
-    for name, why in summary.failures.items():
+    failures = summary.failures if rank.locked else outcome.failures | summary.failures  # another may have forgiven
+    for name, why in failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
-    return int(bool(summary.failures))
+    return int(bool(failures))
 
 
 def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:
@@ -125,10 +128,26 @@ def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:
 
 def _check_shared(config: RunConfig, rank: Rank) -> None:
     if rank.world > 1 and config.cache in ("refresh", "off"):
+        where = "under torchrun" if rank.locked else f"in worker {rank.number} of {rank.world}"
         raise ConfigError(
-            f"cache={config.cache} under torchrun: the {rank.world} processes meet in the store, so they can neither "
+            f"cache={config.cache} {where}: the {rank.world} processes meet in the store, so they can neither "
             "clear it nor do without it; use cache=missing, with results=NEW_FOLDER to compute all anew"
         )
+    if config.cache != "off":
+        check_locks(config, config.results)
+
+
+def check_locks(config: RunConfig, results: str) -> None:
+    """Raise ConfigError where locks are asked for and the place for results has none, or it does not answer."""
+    if config.compute.coordination == "locks" and is_remote(place(results)):
+        raise ConfigError(
+            f"results={results}: an object store has no locks, by which processes share their work "
+            "(compute.coordination=locks): add compute.coordination=none"
+        )
+    try:
+        reach(place(results))
+    except NoPlace as error:
+        raise ConfigError(f"results={results}: {error}: look at the credentials and the endpoint") from error
 
 
 @contextmanager
@@ -149,7 +168,7 @@ def _writing(results: str) -> Iterator[None]:
 def _store(config: RunConfig) -> Iterator[Path]:
     """The store's root; one of its own, gone afterwards, for `cache=off`."""
     if config.cache != "off":
-        yield Path(config.results) / "store"
+        yield place(config.results) / "store"
         return
     with tempfile.TemporaryDirectory(prefix="assay-") as scratch:
         yield Path(scratch)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -28,11 +27,14 @@ from .config import (
     selected,
     suggest,
 )
+from .places import is_remote, place
 from .sources import standing
 from .values import check_finite, check_name, shown
 
 TARGETS = re.compile(r"labels|predicted|top[1-9]\d{0,5}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+COORDINATION = ("locks", "none")
+WORKER = re.compile(r"(\d{1,6})/(\d{1,6})")
 CACHE_MODES = ("missing", "refresh", "off", "only")
 MOST = 1024  # threads, loaders, processes: more is a slip, and tens of thousands of threads end the process unsaid
 LARGEST_SEED = 2**63 - 1  # of torch's generators, of columns of tables
@@ -144,7 +146,9 @@ def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
 def check_folder(results: str) -> None:
     """Refuse a place for results that is a file, below one, or can be none."""
     try:
-        path = Path(results)
+        path = place(results)
+        if is_remote(path):
+            return  # what is there is asked when it is needed: that takes credentials
         there = next((each for each in (path, *path.parents) if each.exists()), path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"results={shown(results)}: {error}: give a folder, results=FOLDER") from error
@@ -158,10 +162,35 @@ def _check_compute(config: RunConfig) -> None:
         raise ConfigError(f"compute.device={shown(config.compute.device)}: choose auto, cpu, cuda or cuda:N")
     _whole("compute.batch_size", config.compute.batch_size, 1)
     _whole("compute.shard_size", config.compute.shard_size, 1)
+    _one_of("compute.coordination", config.compute.coordination, COORDINATION)
+    _check_worker(config.compute)
     _whole("compute.threads", config.compute.threads, 1, MOST)
     _whole("compute.workers", config.compute.workers, 0, MOST)
     if config.compute.processes != "auto":
         _whole("compute.processes", config.compute.processes, 1, MOST)
+
+
+def _check_worker(compute: Compute) -> None:
+    if compute.worker is not None and compute.coordination == "locks":
+        raise ConfigError(
+            f"compute.worker={compute.worker}: workers that share locks need no number: leave it out, or add "
+            "compute.coordination=none"
+        )
+    worker_of(compute.worker)
+
+
+def worker_of(text: str | None) -> tuple[int, int] | None:
+    """Number and count of `K/N`; None where nothing is said.
+
+    Raises:
+        ConfigError: it is no such thing.
+    """
+    if text is None:
+        return None
+    found = WORKER.fullmatch(str(text))
+    if not found or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"compute.worker={shown(text)}: give K/N with K from 0 to N - 1, as 0/2 and 1/2")
+    return int(found[1]), int(found[2])
 
 
 def _check_smoothing(config: RunConfig) -> None:

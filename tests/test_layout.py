@@ -42,6 +42,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
         "contracts": (
             "assay.version",
             "harness.types",
+            "harness.places",
             "harness.network",
             "harness.forward",
             "harness.heads",

@@ -1,6 +1,7 @@
 """How long a plan will take: from earlier runs where there are any, otherwise from a few images."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from ..engine.job import Cell, Job
 from ..engine.measure import share
 from ..results.environment import environment
 from ..results.tidy import runs_table
+from ..store.store import SAMPLES
 from .cell import AttributionCell
 
 PROBE_IMAGES = 2
@@ -33,9 +35,14 @@ class Forecast(NamedTuple):
 def estimate(job: Job, runs: Path) -> list[Forecast]:
     """One entry a method that lacks columns, and one for what they share."""
     missing = job.missing()
-    history = _history(job, runs_table(runs))
     todo = {name: sum(s.stop - s.start for s, wanted in missing.items() if name in wanted) for name in _names(job)}
     todo[SHARED] = sum(s.stop - s.start for s in missing)
+    return forecasts(job, runs, todo)
+
+
+def forecasts(job: Job, runs: Path, todo: Mapping[str, int]) -> list[Forecast]:
+    """One entry a method of which there are images to do, and one for what they share. todo: images of each."""
+    history = _history(job, runs_table(runs))
     made = [
         Forecast(name, todo[name], history[name], "earlier runs")
         for name in (SHARED, *_names(job))
@@ -71,7 +78,7 @@ def _history(job: Job, runs: pd.DataFrame) -> dict[str, float]:
 
 
 def _probe(job: Job, cells: list[Cell]) -> dict[str, float]:
-    """Seconds an image of each cell, timed on the first images."""
+    """Seconds an image of each cell, maps and metrics, timed on the first images."""
     samples = [job.images.dataset[int(index)] for index in job.images.order[:PROBE_IMAGES]]
     alike = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
     seconds = {}
@@ -79,6 +86,8 @@ def _probe(job: Job, cells: list[Cell]) -> dict[str, float]:
         start = time.perf_counter()
         batch, forward = share(job, alike, [cell], job.config.compute.batch_size)
         if batch.pairs:
-            cell.prepare(batch, forward)
+            prepared = cell.prepare(batch, forward)
+            for group in cell.groups.keys() - {SAMPLES}:
+                cell.columns(group, prepared, batch, forward)
         seconds[cell.name] = (time.perf_counter() - start) / len(alike)
     return seconds

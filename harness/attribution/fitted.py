@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 from ..engine.costs import Clock, Outcome
 from ..engine.finite import check_state
-from ..engine.fitting import Fitting, batches
+from ..engine.fitting import Fitting, alone, batches
 from ..engine.job import Job
 from ..engine.measure import fail
-from ..engine.processes import Rank
+from ..engine.rank import Rank
 from ..training import FittedAttributor
 from .cell import AttributionCell
 
@@ -19,7 +19,8 @@ from .cell import AttributionCell
 def fit_missing(job: Job, rank: Rank) -> Outcome:
     """Fit the methods that lack columns and a fit; one that fails has failed in all its groups.
 
-    Several ranks wait for one another here: the first fits, and the others find the fit (or the failure).
+    Ranks that share locks wait for one another here: the first fits, and the others find the fit (or the failure).
+    Without locks each that does not find it makes it, in equal bytes.
 
     Raises:
         Damaged: a fit is not as it was written.
@@ -28,7 +29,7 @@ def fit_missing(job: Job, rank: Rank) -> Outcome:
     wanted = {name for names in job.missing().values() for name in names}
     for cell in job.cells:
         if isinstance(cell, AttributionCell) and cell.fitting is not None and cell.name in wanted:
-            with cell.fitting.fit.alone():
+            with alone(cell.fitting.fit, rank):
                 if not cell.fitting.fit.exists() and not cell.failed():
                     _fit(job, cell, cell.fitting, rank, outcome)
             if cell.fitting.fit.exists():

@@ -10,12 +10,14 @@ import pandas as pd
 from ..engine.costs import Outcome, Summary, merge
 from ..engine.job import Cell, Job
 from ..engine.probe import Say, at_chance, probe, say
-from ..engine.processes import Rank, compute
+from ..engine.processes import compute
+from ..engine.rank import Rank
 from ..engine.request import Request
 from ..engine.samples import check_ids
 from ..results.tidy import joined
 from ..store import identity
-from ..store.store import SAMPLES, Finished
+from ..store.outcomes import Finished
+from ..store.store import SAMPLES
 from ..types import ResultRow
 from .cell import AttributionCell
 from .fitted import fit_missing
@@ -75,7 +77,7 @@ class AttributionRun:
             for name in cell.groups:
                 if refresh and name != SAMPLES:
                     cell.group(name).clear(self.job.images.stop)
-                cell.group(name).forgive(Rank.from_environment().launch)
+                cell.group(name).forgive(Rank.of(self.request.config.compute).launch)
 
     def compute(self, rank: Rank) -> Outcome:
         """Fit, attribute and measure what is missing."""

@@ -8,6 +8,7 @@ import click
 
 from ..config import ConfigError
 from ..overrides import compose_config
+from ..places import place
 from .options import composed, overrides_only
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def job_of(words: list[str]) -> "Job":
 
     config = compose_config(overrides_only(words))
     make_deterministic(config.compute.threads)
-    return build_job(config, Path(config.results) / "store")
+    return build_job(config, place(config.results) / "store")
 
 
 def _subject(job: "Job") -> str:
@@ -58,7 +59,7 @@ def gallery(words: list[str], images: int, classes: int, out: Path | None) -> in
     if out is not None and out.suffix not in PICTURES:
         raise ConfigError(f"--out {out}: give a name that ends in {', '.join(PICTURES)}")
     job = job_of(words)
-    path = out or Path(job.config.results) / "report" / f"gallery-{_subject(job)}.png"
+    path = out or place(job.config.results) / "report" / f"gallery-{_subject(job)}.png"
     made = draw_gallery(job, path, images, classes)
     print(f"{made.images} images: {path.absolute()}" if made.images else "nothing was drawn")
     return failed(made.failures)
@@ -76,7 +77,7 @@ def samples(words: list[str]) -> int:
     from ..attribution.samples import picture_samples
 
     job = job_of(words)
-    made = picture_samples(job, Path(job.config.results) / "report", AttributionRun(job).run_id)
+    made = picture_samples(job, place(job.config.results) / "report", AttributionRun(job).run_id)
     print(f"{made.samples} samples: {made.path.absolute()}; python -m harness report shows them")
     return failed(made.failures)
 
@@ -101,7 +102,7 @@ def maps(words: list[str], images: int, out: Path | None, formats: str) -> int:
     kinds = formats.split(",")
     check_formats(kinds)
     job = job_of(words)
-    folder = out or Path(job.config.results) / "maps" / _subject(job)
+    folder = out or place(job.config.results) / "maps" / _subject(job)
     made = export_maps(job, folder, images, kinds)
     print(f"{made.maps} maps of {made.images} images: {folder.absolute()}")
     return failed(made.failures)

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ..places import NoPlace, place, reach
+
 Handler = Callable[..., int]
 FOLDER_KEY = "assay.config_dir"  # of click's notes about a call
 
@@ -15,7 +17,6 @@ def results(default: str = "results") -> Callable[[Handler], Handler]:
     """`--results`, of a command that reads what runs have left."""
     return click.option(
         "--results",
-        type=click.Path(path_type=Path),
         default=default,
         metavar="FOLDER",
         callback=_folder,
@@ -23,12 +24,17 @@ def results(default: str = "results") -> Callable[[Handler], Handler]:
     )
 
 
-def _folder(_: click.Context, __: click.Parameter, results: Path | None) -> Path | None:
+def _folder(_: click.Context, __: click.Parameter, results: str | None) -> Path | None:
     from ..reading import check_folder  # it imports Hydra: not for --help
 
-    if results is not None:
-        check_folder(str(results))
-    return results
+    if results is None:
+        return None
+    check_folder(results)
+    try:
+        reach(place(results))
+    except NoPlace as error:
+        raise click.BadParameter(f"{error}: look at the credentials and the endpoint") from error
+    return place(results)
 
 
 def composed(metavar: str = "[KEY=VALUE]...") -> Callable[[Handler], Handler]:

@@ -11,6 +11,7 @@ import click
 
 from ..config import ConfigError
 from ..overrides import quoted
+from ..places import place
 from ..results.terminal import grid
 from .images import failed, job_of
 from .options import composed
@@ -48,7 +49,7 @@ def explain(words: list[str], target: str | None, out: Path | None, as_json: boo
     files, words = _images_of(words)
     asked, settings = _asked(words, target)
     job = job_of(_overrides(files, asked, settings))
-    folder = out or Path(job.config.results) / "explain"
+    folder = out or place(job.config.results) / "explain"
     for caution in job.images.cautions(job.request.network):
         print(f"caution: {caution}", file=sys.stderr)
     failures: dict[str, str] = {}

@@ -9,6 +9,7 @@ import click
 
 from ..config import ConfigError
 from ..console import FAILED
+from ..places import is_remote
 from ..results.terminal import wrapped
 from ..store import damage
 from .options import results, searched
@@ -162,6 +163,11 @@ def gc(yes: bool, unfinished: bool, features: bool, older_than: float | None, re
     from ..store.files import remove_leftovers
     from ..store.garbage import find
 
+    if is_remote(results):
+        raise ConfigError(
+            f"gc --results {results}: of what lies in an object store nobody knows who is computing it: remove it with "
+            "the store's own tools, when no worker runs"
+        )
     if older_than is not None and not math.isfinite(older_than):
         raise ConfigError(f"--older-than {older_than}: give a number of days")
     root = results / "store"

@@ -10,9 +10,10 @@ import pandas as pd
 
 from ..config import ConfigError, RunConfig
 from ..curves import acceptance_limit
-from ..engine.processes import Rank
+from ..engine.rank import Rank
 from ..engine.request import Request
 from ..overrides import compose_config, quoted
+from ..places import place
 from ..store.damage import mended
 from ..store.store import SCORE
 from .plan import TEST, Detection
@@ -55,7 +56,7 @@ def judge(images: list[str], overrides: list[str], threshold: str) -> Judged:
 
 
 def _judged(run: DetectorRun, threshold: str) -> Judged:
-    run.compute(Rank(0, 1))
+    run.compute(Rank.alone(run.request.config.compute))
     detection, said = run.detection, []
     failed = failures(detection)
     for name in [name for name in detection.detectors if name not in failed]:
@@ -72,7 +73,7 @@ def _check(threshold: str) -> None:
 
 
 def _prepared(config: RunConfig) -> DetectorRun:
-    run = DetectorRun.of(Request.of(config, Path(config.results) / "store"))
+    run = DetectorRun.of(Request.of(config, place(config.results) / "store"))
     for caution in run.detection.sets[PLACE].images.cautions(run.request.network):
         print(f"caution: {caution}", file=sys.stderr)
     run.examine()

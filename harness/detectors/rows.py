@@ -7,7 +7,8 @@ import pandas as pd
 
 from ..detection import AVERAGE, TOGETHER
 from ..store import identity
-from ..store.store import SCORE, CellStore, Failure, Finished, Group
+from ..store.outcomes import Failure, Finished
+from ..store.store import SCORE, CellStore, Group
 from ..types import ResultRow
 from .cells import ImageSet
 from .plan import TEST, VALIDATION, Detection

@@ -8,12 +8,15 @@ from pathlib import Path
 from ..config import RunConfig
 from ..detection import AVERAGE, TOGETHER
 from ..engine.costs import Outcome, Summary, merge
+from ..engine.fitting import alone
 from ..engine.job import Job
 from ..engine.probe import Say, at_chance, probe, say
-from ..engine.processes import Rank, compute
+from ..engine.processes import compute
+from ..engine.rank import Rank
 from ..engine.request import Request
 from ..store import identity
-from ..store.store import SAMPLES, SCORE, Failure, Shard
+from ..store.outcomes import Failure
+from ..store.store import SAMPLES, SCORE, Shard
 from .pictures import draw_error_roc, draw_histograms, draw_risk_coverage, draw_roc
 from .plan import TEST, TRAIN, Detection, build_detection, plan
 from .rows import rows_of
@@ -76,7 +79,7 @@ class DetectorRun:
 
         What cannot score this network has failed from the start.
         """
-        refresh, launch = self.request.config.cache == "refresh", Rank.from_environment().launch
+        refresh, launch = self.request.config.cache == "refresh", Rank.of(self.request.config.compute).launch
         for kept in self.detection.readings.values():
             if refresh and kept.fit is not None:
                 kept.fit.remove()
@@ -94,14 +97,15 @@ class DetectorRun:
     def compute(self, rank: Rank) -> Outcome:
         """All missing scores: one pass a data set, fits before scores; a detector that fails does not stop the others.
 
-        Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's.
+        Under torchrun the other ranks share the passes over the data; fits and scores are rank 0's. Without locks every
+        process makes those that it does not find, in equal bytes.
         """
         detection = self.detection
         outcomes = [Outcome(batch_size=self.request.config.compute.batch_size)]
         outcomes += prepare_missing(detection, rank)
         if detection.training is not None and (names := detection.unfitted()):
             outcomes.append(pass_over(detection, TRAIN, names, rank))
-            if rank.number == 0:
+            if rank.leads:
                 fit(detection, names, outcomes[0])
         for place in detection.sets:
             outcomes += _scored(detection, place, rank, outcomes[0])
@@ -130,12 +134,12 @@ def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> l
     image_set = detection.sets[place]
     names = [name for name in detection.able if image_set.lacks(name)]
     plain = [name for name in names if not detection.detectors[name].needs().images]
-    if not (names := names if rank.number == 0 else plain):
+    if not (names := names if rank.leads else plain):
         return []
-    if rank.number == 0:
+    if rank.leads:
         image_set.read_fits(names)
     made = pass_over(detection, place, names, rank)
-    if rank.number == 0 and plain:
+    if rank.leads and plain:
         score(detection, place, plain, outcome)
     return [made]
 
@@ -143,7 +147,8 @@ def _scored(detection: Detection, place: str, rank: Rank, outcome: Outcome) -> l
 def prepare_missing(detection: Detection, rank: Rank) -> list[Outcome]:
     """Prepare readings that are to look at a set of images first; one that cannot be has failed on every set.
 
-    Several ranks wait for one another here: the first prepares, and the others find what it left (or the failure).
+    Ranks that share locks wait for one another here: the first prepares, and the others find what it left (or the
+    failure).
 
     Raises:
         Damaged: what was left is not as it was written.
@@ -152,7 +157,7 @@ def prepare_missing(detection: Detection, rank: Rank) -> list[Outcome]:
     for kept in detection.unprepared():
         assert kept.fit is not None and kept.place is not None
         made = pass_over(detection, kept.place, [], rank)
-        with kept.fit.alone():
+        with alone(kept.fit, rank):
             if kept in detection.unprepared():  # still
                 prepare(detection, kept, made)
         outcomes.append(made)

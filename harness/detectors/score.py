@@ -16,7 +16,8 @@ from ..engine.finite import check_state
 from ..forward import ForwardPass
 from ..store.damage import Damaged
 from ..store.fits import Fit
-from ..store.store import SAMPLES, SCORE, Failure, Shard, shards_of
+from ..store.outcomes import Failure
+from ..store.store import SAMPLES, SCORE, Shard, shards_of
 from ..training import FittedDetector, TrainingSet
 from .cells import ScoreCell
 from .features import PART, features_of

@@ -19,7 +19,7 @@ from ..detection import Detector, Features, ImageDetector, Reading, State
 from ..engine.costs import Outcome, merge
 from ..engine.determinism import deterministic
 from ..engine.probe import PROBED, is_known, look, probe
-from ..engine.processes import Rank
+from ..engine.rank import Rank
 from ..engine.request import Request
 from ..engine.samples import check_pixels
 from ..forward import ForwardPass
@@ -177,11 +177,12 @@ class Scorer:
 def _fitted(request: Request, name: str) -> tuple[State, dict[Reading, Reader]]:
     """What the fit of the one detector leaves, and its readings, prepared."""
     detection, outcome = plan(request), Outcome(batch_size=request.config.compute.batch_size)
+    rank = Rank.alone(request.config.compute)
     probe(request, *detection.labelled()[-1:], say=warnings.warn)
-    outcome = merge([outcome, *prepare_missing(detection, Rank(0, 1))])
+    outcome = merge([outcome, *prepare_missing(detection, rank)])
     kept = detection.sets[TEST].cells[name].fit
     if kept is not None and not outcome.failures:
-        pass_over(detection, TRAIN, [name], Rank(0, 1))
+        pass_over(detection, TRAIN, [name], rank)
         fit(detection, [name], outcome)
     if outcome.failures:
         raise RuntimeError(f"{name} could not be fitted: {'; '.join(outcome.failures.values())}")

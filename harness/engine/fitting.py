@@ -1,6 +1,7 @@
 """What fits are made on: the training set of a run, and the key under which what a fit leaves is kept."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from ..config import ConfigError, RunConfig
 from ..store import identity
 from ..store.fits import Fit
+from .rank import Rank
 from .request import Images, Request
 
 
@@ -28,6 +30,11 @@ def training_images(request: Request) -> Images:
     train = request.config.train
     assert train is not None  # see check_training
     return Images.of(request, train, None if train.limit is None else request.config.seed)
+
+
+def alone(fit: Fit, rank: Rank) -> AbstractContextManager[None]:
+    """Of several processes that share locks, one makes a fit; without locks nobody waits."""
+    return fit.alone() if rank.locked else nullcontext()
 
 
 class Fitting(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,9 +41,14 @@ class Cell:
         """Write who the cell and its groups are, where that is not known yet."""
         self.store.describe(self.about, self.about_groups)
 
+    def groups_now(self) -> dict[str, Group]:
+        """The groups by name, as they are now: one look for all that is asked of them."""
+        seen = self.store.groups_now(self.groups.values())
+        return {name: seen[key] for name, key in self.groups.items()}
+
     def failed(self) -> set[str]:
         """Groups that could not be computed."""
-        return {name for name in self.groups if self.group(name).has_failed}
+        return {name for name, group in self.groups_now().items() if group.has_failed}
 
     def forget(self, stop: int | None = None, launch: str = "") -> None:
         """Forget failures but those of a launch, and what was computed of the first `stop` images."""
@@ -76,7 +81,15 @@ class Cell:
         raise NotImplementedError
 
 
-Missing = dict[Shard, dict[str, set[str]]]  # shard -> cell -> groups
+Wanted = dict[str, set[str]]  # cell -> groups
+Missing = dict[Shard, Wanted]
+
+
+class Look(NamedTuple):
+    """What a store lacks of a job at one moment, and what of it could not be computed."""
+
+    missing: Missing
+    failed: Wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +119,22 @@ class Job:
     @cached_property
     def shards(self) -> list[Shard]:
         """The units of work."""
-        return shards_of(self.images.stop, self.config.compute.shard_size)
+        return shards_of(self.images.stop, self.config.compute.shard_size, self.images.borders)
+
+    def look(self) -> Look:
+        """What there is to do."""
+        absent, failed = Missing(), Wanted()
+        for cell in self.cells:
+            groups = cell.groups_now()
+            failed[cell.name] = {name for name, group in groups.items() if group.has_failed}
+            for name, group in groups.items():
+                for shard in group.missing(self.shards):
+                    absent.setdefault(shard, {}).setdefault(cell.name, set()).add(name)
+        return Look(dict(sorted(absent.items())), failed)
 
     def missing(self) -> Missing:
         """Shard -> cell -> groups whose columns are not in the store."""
-        absent: Missing = {}
-        for cell in self.cells:
-            for name in cell.groups:
-                for shard in cell.group(name).missing(self.shards):
-                    absent.setdefault(shard, {}).setdefault(cell.name, set()).add(name)
-        return dict(sorted(absent.items()))
+        return self.look().missing
 
     def describe(self) -> Iterator[str]:
         """One line a cell: key, name, shards done / total."""

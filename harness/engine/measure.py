@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from ..forward import ForwardPass
-from ..store.store import SAMPLES, Failure, Shard
+from ..store.outcomes import Failure
+from ..store.store import SAMPLES, Shard
 from ..types import Batch, Sample, columns_to_numpy
 from .costs import SHARED, Clock, Outcome
-from .job import Cell, Job
+from .job import Cell, Job, Wanted
 from .probe import check_finite
-from .shards import Wanted
 
 Columns = dict[str, np.ndarray]
 Tables = dict[str, dict[str, list[Columns]]]  # cell -> group -> columns of each micro-batch

@@ -13,31 +13,15 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ..store.files import started_by
 from .costs import Outcome, merge
 from .determinism import make_deterministic, watched
 from .evaluate import Report, evaluate
 from .job import Job
+from .rank import Rank
+from .turns import Turns
 
 Rebuild = Callable[[], Job]  # makes the same job in another process
 LAST_WORDS_S = 0.5  # what helpers get to stop their loaders when a run is interrupted
-
-
-class Rank(NamedTuple):
-    """Which of several cooperating processes this is (torchrun's RANK and WORLD_SIZE)."""
-
-    number: int
-    world: int
-
-    @classmethod
-    def from_environment(cls) -> "Rank":
-        """Rank 0 of 1 outside of torchrun."""
-        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-
-    @property
-    def launch(self) -> str:
-        """What the ranks of one torchrun have in common on this host; empty for a process alone."""
-        return started_by() if self.world > 1 else ""
 
 
 def cores() -> int:
@@ -69,11 +53,11 @@ def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
         return Outcome(batch_size=job.config.compute.batch_size)
     images = sum(shard.stop - shard.start for shard in missing)
     count = process_count(job, len(missing))
-    starts = [len(missing) * k // count for k in range(1, count)]
-    with _helpers(rebuild, job.config.compute.threads, starts) as helpers:
+    turns, *theirs = rank.turns(len(missing), count)
+    with _helpers(rebuild, job.config.compute.threads, theirs) as helpers:
         with tqdm(total=images, unit="image", desc=what, disable=rank.number > 0, smoothing=0.1) as bar:
             report = _shown(helpers.counter, bar)
-            outcome = evaluate(job, len(missing) * rank.number // rank.world, report)
+            outcome = evaluate(job, turns, report)
             bar.update(images - bar.n)
         return merge([outcome, *helpers.outcomes()])
 
@@ -116,12 +100,12 @@ class _Helpers(NamedTuple):
 
 
 @contextmanager
-def _helpers(rebuild: Rebuild, threads: int, starts: list[int]) -> Iterator[_Helpers]:
-    """Processes that evaluate the same job, each from its place in the list; gone when the block fails."""
+def _helpers(rebuild: Rebuild, threads: int, turns: list[Turns]) -> Iterator[_Helpers]:
+    """Processes that evaluate the same job, each in its turns; gone when the block fails."""
     context = mp.get_context("spawn")
     counter, results = context.Value("q", 0), context.Queue()
     common = (rebuild, threads, os.getpid(), counter, results)
-    helpers = _Helpers([context.Process(target=_help, args=(*common, k)) for k in starts], counter, results)
+    helpers = _Helpers([context.Process(target=_help, args=(*common, each)) for each in turns], counter, results)
     try:
         with _interrupts_ignored():  # Ctrl-C reaches the whole group: helpers leave it to us to end them
             for process in helpers.processes:
@@ -145,8 +129,8 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _help(rebuild: Rebuild, threads: int, parent: int, counter: Any, results: Any, first: int) -> None:
-    """A helper process: the same job, from another place in the list of shards."""
+def _help(rebuild: Rebuild, threads: int, parent: int, counter: Any, results: Any, turns: Turns) -> None:
+    """A helper process: the same job, other shards first."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its loader processes end with it
     make_deterministic(threads)
 
@@ -155,7 +139,7 @@ def _help(rebuild: Rebuild, threads: int, parent: int, counter: Any, results: An
             counter.value += done
 
     with watched() as unstable:
-        outcome = evaluate(rebuild(), first, report, parent)
+        outcome = evaluate(rebuild(), turns, report, parent)
     outcome.helpers_mb = peak_memory_mb()
     outcome.unstable = unstable
     results.put(outcome)

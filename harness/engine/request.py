@@ -1,7 +1,7 @@
 """What is asked for, built: the network on its device, methods and metrics by name, and images in their order."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +136,11 @@ class Images:
         )
         stop = min(len(dataset), chosen.limit or len(dataset))
         return cls(chosen.name, dataset, image_order(len(dataset), seed), stop, about)
+
+    @property
+    def borders(self) -> Sequence[int]:
+        """Positions that no shard reaches across: where the data set's files begin, unless its order is drawn."""
+        return self.dataset.borders if self.identity["dataset"]["order"] is None else ()
 
     @property
     def split(self) -> str:

@@ -53,6 +53,11 @@ class Checked:
         """What the data set says of itself that a run should say."""
         return tuple(getattr(self.whole, "remarks", ()))
 
+    @property
+    def borders(self) -> Sequence[int]:
+        """Where the files begin that hold many samples each, where the data set says so: no shard reaches across."""
+        return tuple(getattr(self.whole, "borders", ()))
+
     def __len__(self) -> int:
         return len(self.whole)
 

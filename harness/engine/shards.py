@@ -1,52 +1,20 @@
-"""Shards taken in hand: their locks, and their images, loaded ahead."""
+"""Shards taken in hand, and their images, loaded ahead."""
 
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..store.files import Lock
-from ..store.store import Shard
 from ..types import Dataset, Sample
 from .costs import SHARED, Clock, Outcome
-from .job import Job
-
-Wanted = dict[str, set[str]]  # cell -> groups
-
-
-def _still_missing(job: Job, shard: Shard, wanted: Wanted, locks: dict[str, Lock]) -> Wanted:
-    """What is missing now that the locks are ours: another process may have finished since we looked."""
-    held = {cell.name: cell for cell in job.cells if cell.name in locks}
-    absent = {
-        name: {m for m in metrics if not held[name].group(m).has(shard)}
-        for name, metrics in wanted.items()
-        if name in held
-    }
-    return {name: metrics for name, metrics in absent.items() if metrics}
+from .job import Job, Missing
+from .turns import Task, Turns
 
 
-class Task(NamedTuple):
-    """A shard whose locks are held, and what is to be computed in it."""
-
-    shard: Shard
-    wanted: Wanted
-    locks: dict[str, Lock]
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Give the locks back."""
-        for lock in self.locks.values():
-            lock.release()
-
-
-def load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tuple[Task, list[Sample]]]:
-    """Load shards whose locks can be had now; loader processes read ahead.
+def load(job: Job, outcome: Outcome, turns: Turns, order: Missing) -> Iterator[tuple[Task, list[Sample]]]:
+    """Load shards that can be had now, in this order; loader processes read ahead.
 
     Raises:
         Unreadable: the data set raised.
@@ -54,18 +22,15 @@ def load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tupl
     taken: list[Task] = []
 
     def take() -> Iterator[list[int]]:
-        for shard, wanted in turn.items():
-            held = _all_locks({cell.name: cell.store.lock(shard) for cell in job.cells if cell.name in wanted})
-            task = Task(shard, _still_missing(job, shard, wanted, held), held)
+        for shard, wanted in order.items():
+            task = turns.take(job, shard, wanted)
             if task.wanted:
                 taken.append(task)
                 yield [int(index) for index in job.images.order[shard.start : shard.stop]]
-            else:
-                task.release()
 
     loader: DataLoader[Sample | Exception] = DataLoader(
         cast(Any, _Told(job.images.dataset)),  # any object with __len__ and __getitem__
-        batch_sampler=cast(Any, take()),  # lazily: a lock is taken when its shard is about to be read
+        batch_sampler=cast(Any, take()),  # lazily: a shard is taken when it is about to be read
         num_workers=job.config.compute.workers,
         collate_fn=list,
     )
@@ -75,21 +40,6 @@ def load(job: Job, outcome: Outcome, turn: dict[Shard, Wanted]) -> Iterator[tupl
     finally:
         for task in taken:
             task.release()
-
-
-def _all_locks(locks: dict[str, Lock]) -> dict[str, Lock]:
-    """All locks of a shard or, when another process holds one, none: two would both load and forward its images.
-
-    Tried in one order everywhere, so of processes that want the same cells one gets them all.
-    """
-    held: list[Lock] = []
-    for lock in sorted(locks.values(), key=lambda lock: str(lock.path)):
-        if not lock.acquire():
-            for other in held:
-                other.release()
-            return {}
-        held.append(lock)
-    return locks
 
 
 class Unreadable(Exception):

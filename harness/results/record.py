@@ -12,8 +12,10 @@ import torch
 
 from ..engine.costs import SHARED, Cost, Outcome, Summary
 from ..engine.processes import peak_memory_mb
+from ..engine.rank import Rank
 from ..engine.request import Request
 from ..heads import Passes
+from ..places import place
 from .composed import put_config
 from .environment import environment
 from .sinks.contract import Left
@@ -30,8 +32,8 @@ def finish(
 
     The cells of the summary's groups may hold other runs' rows beside this run's. Returns what can be sent elsewhere.
     """
-    results = Path(request.config.results)
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    results = place(request.config.results)
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f") + _worker(request)
     folder = results / "runs" / run_id
     about = {"split": " ".join(sorted(summary.splits)), **_record(request, outcome, summary, overrides, started)}
     rows = own_rows(summary)
@@ -41,7 +43,7 @@ def finish(
         if outcome.costs and summary.draw is not None:
             summary.draw(folder)
         write_csv(rows, folder / "results.csv")
-        update(results)
+        update(results, locked=request.config.compute.coordination == "locks")
     floors = [name for name, chosen in request.config.method.items() if chosen.notes.get("floor")]
     print(terminal_table(rows, floors))
     for caution in summary.cautions:
@@ -52,6 +54,12 @@ def finish(
     print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / 'results.csv').absolute()}")
     print(f"all results: {(results / 'tidy' / 'results.csv').absolute()}")
     return Left(f"{run_id}.{moment}", {"run_id": run_id, **about}, rows)
+
+
+def _worker(request: Request) -> str:
+    """What tells the records of workers apart that end at the same moment."""
+    rank = Rank.of(request.config.compute)
+    return "" if rank.locked else f"-worker{rank.number}"
 
 
 @contextmanager

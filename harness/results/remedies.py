@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from ..places import read_bytes
 from ..store.damage import unless_damaged
 from ..store.sealed import read_json
 from ..store.store import SAMPLES, SCORE
@@ -32,5 +33,5 @@ def _command(path: Path) -> str:
 
 def _names(file: Path, keys: set[str]) -> bool:
     """Whether a run's rows are of this cell and metric."""
-    text = file.read_text(errors="replace")
+    text = read_bytes(file).decode(errors="replace")
     return all(key in text for key in keys)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..engine.costs import Summary
+from ..places import is_remote, readable, stamps
 from ..store.damage import unless_damaged
 from ..store.files import Lock, write_atomically
 from ..store.identity import SCHEMA, canonical
@@ -159,6 +160,21 @@ def csv_of(frame: pd.DataFrame) -> bytes:
     return (made if "\r" not in made else str(shown.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))).encode()
 
 
+def _collect_unlocked(results: Path) -> pd.DataFrame:
+    """Rebuild the tables, again where somebody has put rows meanwhile: who puts a table last has looked after that."""
+    while True:
+        before = _stamps(results)
+        frame = _rebuild(results)
+        if _stamps(results) == before:
+            return frame
+
+
+def _stamps(results: Path) -> dict[str, str]:
+    """What tells the rows and records that are there from others."""
+    found = {f"{name}/{file}": mark for name in ("store", "runs") for file, mark in stamps(results / name).items()}
+    return {file: mark for file, mark in found.items() if file.endswith(".json")}
+
+
 @contextmanager
 def _tables_in_hand(results: Path) -> Iterator[None]:
     lock = Lock(results / "tidy" / ".collect.lock")
@@ -171,23 +187,33 @@ def _tables_in_hand(results: Path) -> Iterator[None]:
 
 def collect(results: Path) -> pd.DataFrame:
     """Rebuild the tidy tables below `results` from all that is stored; returns the rows of results.csv."""
+    if is_remote(results):
+        return _collect_unlocked(results)
     with _tables_in_hand(results):
         journals = [Journal(results / name) for name in ("store", "runs")]
         noted = [journal.take() for journal in journals]
-        frame = results_table(cells(results / "store"))
-        put_tables(frame, results / "tidy")
-        write_csv(_through_text(runs_table(results / "runs")), results / "tidy" / RUNS)
+        frame = _rebuild(results)
         _remember(results / "tidy")
         for journal, names in zip(journals, noted, strict=True):
             journal.settle(names)
     return frame
 
 
-def update(results: Path) -> None:
+def _rebuild(results: Path) -> pd.DataFrame:
+    frame = results_table(cells(results / "store"))
+    put_tables(frame, results / "tidy")
+    write_csv(_through_text(runs_table(results / "runs")), results / "tidy" / RUNS)
+    return frame
+
+
+def update(results: Path, locked: bool = True) -> None:
     """Bring the tidy tables up to date: only cells whose rows changed, and new records, are read.
 
-    The same bytes as `collect` leaves, at a cost that does not grow with the store.
+    The same bytes as `collect` leaves, at a cost that does not grow with the store; without locks all is read.
     """
+    if not locked:
+        _collect_unlocked(results)
+        return
     with _tables_in_hand(results):
         if known := _known(results / "tidy"):
             _update_results(results, known.results)
@@ -260,7 +286,7 @@ def _update_runs(results: Path, known: pd.DataFrame) -> None:
 
 def _as_text(path: Path) -> pd.DataFrame | None:
     """A CSV with every field as it was before it was written: what is written back is what was read."""
-    return _fields(path) if path.is_file() and path.stat().st_size > 1 else None
+    return _fields(readable(path)) if path.is_file() and path.stat().st_size > 1 else None
 
 
 def _through_text(frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from ..places import rename
+
 T = TypeVar("T")
 
 ASIDE = ".damaged"  # behind the name of a file that is kept for who wants to look at it, and counts as missing
@@ -30,7 +32,7 @@ class Damaged(Incomplete):
         """Count the files as missing from now on, and say so."""
         for path in self.paths:
             with suppress(FileNotFoundError):  # another run has been quicker
-                path.replace(path.with_name(path.name + ASIDE))
+                rename(path, path.with_name(path.name + ASIDE))
             say(f"damaged: {path} {self.why}: set aside, and computed anew")
 
     def tell(self, remedy: str = "") -> None:

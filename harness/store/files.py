@@ -1,5 +1,6 @@
 """Files that are whole or absent, and locks that die with their process."""
 
+import errno
 import os
 import platform
 import time
@@ -10,14 +11,20 @@ from typing import NamedTuple
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from ..places import is_remote, put
 from .damage import say, set_aside
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+WITHOUT = "its file system has no locks; compute.coordination=none needs none"
 POLL_S = 0.05
 PATIENCE_S = 5.0  # how long one waits without a word
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent or whole, even when the process or machine dies."""
+    if is_remote(path):
+        put(path, data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
@@ -63,7 +70,7 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self._lock.is_locked:
             try:
-                self._lock.acquire(timeout=0)
+                self._take(0)
                 self._sign()
                 return True
             except Timeout:
@@ -75,11 +82,19 @@ class Lock:
         """Take the lock, waiting for its holder; who that is, is said once on standard error after PATIENCE_S."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=PATIENCE_S, poll_interval=POLL_S)
+            self._take(PATIENCE_S)
         except Timeout:
             say_waiting(self)
-            self._lock.acquire(poll_interval=POLL_S)
+            self._take()
         self._sign()
+
+    def _take(self, timeout: float | None = None) -> None:
+        try:
+            self._lock.acquire(timeout, POLL_S)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                raise OSError(error.errno, f"{error.strerror}: {WITHOUT}", str(self.path)) from error
+            raise
 
     def holder(self) -> Holder:
         """Who holds it, as its file says."""

@@ -4,10 +4,13 @@
     <root>/changed/<cell key>.taken   the note, in the hands of who is bringing the tables up to date
 
 A note is put before the change and taken (renamed) before the rows are read, so that neither a kill nor a change in
-between is lost: what was taken by a process that died is taken again.
+between is lost: what was taken by a process that died is taken again. In an object store nothing is renamed, and tables
+are always made anew of everything: there are no notes.
 """
 
 from pathlib import Path
+
+from ..places import is_remote
 
 NOTES = "changed"  # the folder
 _TAKEN = ".taken"
@@ -21,8 +24,9 @@ class Journal:
 
     def note(self, cell: str) -> None:
         """The rows of a cell are about to change."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / cell).touch()
+        if not is_remote(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / cell).touch()
 
     def take(self) -> set[str]:
         """Keys of the cells that changed; `settle` them when the tables are written."""

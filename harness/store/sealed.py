@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from ..places import read_bytes
 from .damage import REMEDY, Damaged, Incomplete
 from .files import write_atomically
 
@@ -24,15 +25,15 @@ def write_sealed(path: Path, data: bytes) -> None:
     write_atomically(path, b"".join([data[:at], _checksum(data, at), data[at + len(_BLANK) :]]))
 
 
-def read_sealed(path: Path, remedy: str = REMEDY) -> bytes:
-    """A file's bytes.
+def read_sealed(path: Path, remedy: str = REMEDY, data: bytes | None = None) -> bytes:
+    """A file's bytes; `data`, if they have been read.
 
     Raises:
         Damaged: they are not those that were written.
         Incomplete: there is no such file any more.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path) if data is None else data
     except PermissionError:
         raise
     except FileNotFoundError as error:
@@ -49,7 +50,7 @@ def read_sealed(path: Path, remedy: str = REMEDY) -> bytes:
 
 def checksum_of(path: Path) -> str:
     """Of a file that holds none, eight hex digits; empty where there is none."""
-    return f"{zlib.crc32(path.read_bytes()):08x}" if path.is_file() else ""
+    return f"{zlib.crc32(read_bytes(path)):08x}" if path.is_file() else ""
 
 
 def _checksum(data: bytes, at: int) -> bytes:
@@ -78,7 +79,7 @@ def read_json(path: Path, remedy: str = REMEDY) -> dict[str, Any]:
 def read_unsealed(path: Path) -> dict[str, Any] | None:
     """The JSON object that a version of Assay without checksums has written; None where it is not that."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         value = json.loads(data)
     except (OSError, ValueError):
         return None

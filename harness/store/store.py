@@ -8,12 +8,14 @@
     <root>/features/<key>/...                          features of a data set, as a cell without identity
     <root>/fits/<key>.safetensors                      what a method's fit left
 
-A shard is either absent or whole: files are written beside their place and renamed. Each holds its checksum
-(`sealed.py`), which every reading checks. No other module knows these names.
+A shard is either absent or whole: files are written beside their place and renamed, or put as one object where the
+root is a place of an object store (`places.py`). Each holds its checksum (`sealed.py`), which every reading checks. No
+other module knows these names.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +23,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..places import files_below, is_remote, names_in, read_together
 from .columns import packed, to_numpy, unpacked
 from .damage import Damaged, Incomplete, unless_damaged
 from .files import Lock, started_by
 from .identity import UNSEALED
 from .journal import Journal
+from .outcomes import Failure, Finished
 from .sealed import read_json, read_sealed, read_unsealed, write_json, write_sealed
 
 SAMPLES = "samples"  # key of the group that holds image_id, label, prediction
@@ -44,42 +48,20 @@ class Shard(NamedTuple):
         return f"{self.start:08d}-{self.stop:08d}"
 
 
-def shards_of(count: int, size: int) -> list[Shard]:
-    """Split `count` images into shards."""
-    return [Shard(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-class Finished(NamedTuple):
-    """A metric's result rows over the first images of a data set: those of `asdict(ResultRow)`.
-
-    earlier: rows of summaries before, with their `run_id`, of subsets or under conventions that this one has not.
-    """
-
-    run_id: str
-    split: str
-    rows: list[dict[str, Any]]
-    earlier: Sequence[dict[str, Any]] = ()
-
-    def left_by(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What stays, as `earlier`, of these rows and those before them when others of the same columns come."""
-        known = [*({**row, "run_id": self.run_id} for row in self.rows), *self.earlier]
-        summarised = {(row["variant"], row["subset"]) for row in rows}
-        return [row for row in known if (row["variant"], row["subset"]) not in summarised]
-
-
-class Failure(NamedTuple):
-    """Why a group could not be computed, and the process that had started the one that wrote it."""
-
-    why: str
-    traceback: str = ""
-    by: str = ""
+def shards_of(count: int, size: int, borders: Iterable[int] = ()) -> list[Shard]:
+    """Split `count` images into shards, none of which reaches across a border."""
+    edges = sorted({0, count, *(each for each in borders if each < count)})
+    return [Shard(start, min(start + size, end)) for first, end in pairwise(edges) for start in range(first, end, size)]
 
 
 class Group:
-    """One metric's columns inside a cell, its result rows, and its failure."""
+    """One metric's columns inside a cell, its result rows, and its failure.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    seen: the names of its files when somebody looked, who asks about that moment; None: every question is a look.
+    """
+
+    def __init__(self, path: Path, seen: Collection[str] | None = None) -> None:
+        self.path, self.seen = path, seen
         self.key = path.name
 
     def about(self) -> dict[str, Any]:
@@ -95,12 +77,19 @@ class Group:
 
     def shards(self) -> list[Shard]:
         """Ranges present on disk, in order."""
-        names = (_SHARD_NAME.fullmatch(path.name) for path in self.path.glob("*.parquet"))
+        names = map(_SHARD_NAME.fullmatch, names_in(self.path) if self.seen is None else self.seen)
         return sorted(Shard(int(m[1]), int(m[2])) for m in names if m)
+
+    def size(self) -> int:
+        """Bytes of its shards."""
+        return sum(self._file(shard).stat().st_size for shard in self.shards())
 
     def has(self, shard: Shard) -> bool:
         """Whether exactly this range is on disk."""
-        return self._file(shard).exists()
+        return self._holds(self._file(shard))
+
+    def _holds(self, file: Path) -> bool:
+        return file.exists() if self.seen is None else file.name in self.seen
 
     def missing(self, wanted: Iterable[Shard]) -> list[Shard]:
         """The wanted ranges that files on disk, of whatever sizes, do not cover."""
@@ -151,9 +140,11 @@ class Group:
 
     def _tables(self, shards: Iterable[Shard]) -> list[pa.Table]:
         tables, damages = [], list[Damaged]()
-        for shard in shards:
+        files = [self._file(shard) for shard in shards]
+        held = read_together(files)
+        for file in files:
             try:
-                tables.append(unpacked(read_sealed(self._file(shard))))
+                tables.append(unpacked(read_sealed(file, data=held.get(file))))
             except Damaged as damage:
                 damages.append(damage)
         if damages:
@@ -195,7 +186,7 @@ class Group:
     @property
     def has_failed(self) -> bool:
         """Whether there is a failure."""
-        return self._failed.exists()
+        return self._holds(self._failed)
 
     def fail(self, failure: Failure) -> None:
         """Put a failure, unless the same is there."""
@@ -254,6 +245,13 @@ class CellStore:
     def group(self, key: str) -> Group:
         """The columns of one metric (or `SAMPLES`)."""
         return Group(self.path / key)
+
+    def groups_now(self, keys: Iterable[str]) -> dict[str, Group]:
+        """Groups by key, as they are now: one look for all that is asked of them, which are no files to be changed."""
+        if is_remote(self.path):
+            found = files_below(self.path)
+            return {key: Group(self.path / key, found.get(key, ())) for key in keys}
+        return {key: Group(self.path / key, names_in(self.path / key)) for key in keys}
 
     def groups(self) -> list[str]:
         """Keys of the metrics present, without `SAMPLES`, and without those whose description is damaged: these are

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ..places import folders_in
 from .damage import Damaged, Incomplete
 from .fits import FITS
 from .identity import SCHEMA
@@ -24,10 +25,9 @@ class Survey(NamedTuple):
 def survey(root: Path) -> Survey:
     """All cells below a store's root; damaged descriptions are named."""
     made = Survey([], [], [], [])
-    for path in sorted(root.glob("*/")):
-        if path.name not in NO_CELLS:
-            cell = CellStore(root, path.name)
-            _place(cell, made).append(cell)
+    for name in sorted(folders_in(root) - NO_CELLS):
+        cell = CellStore(root, name)
+        _place(cell, made).append(cell)
     return made
 
 
@@ -52,4 +52,4 @@ def cells(root: Path) -> list[CellStore]:
 
 def caches(root: Path) -> list[CellStore]:
     """Features of data sets, as cells without a description."""
-    return [CellStore(path.parent, path.name) for path in sorted((root / FEATURES).glob("*/"))]
+    return [CellStore(root / FEATURES, name) for name in sorted(folders_in(root / FEATURES))]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import pandas as pd
 
 from ...detection import AVERAGE, TOGETHER
-from ...store.store import SAMPLES, SCORE, Finished, Group, Shard
+from ...store.outcomes import Finished
+from ...store.store import SAMPLES, SCORE, Group, Shard
 from ..tidy import joined
 from .candidates import Candidate, Known
 

@@ -12,7 +12,8 @@ import pandas as pd
 from ...config import ConfigError
 from ...store.damage import unless_damaged
 from ...store.files import write_atomically
-from ...store.store import SCORE, CellStore, Finished
+from ...store.outcomes import Finished
+from ...store.store import SCORE, CellStore
 from ..formulas import quoted_cells
 from ..reading import read_table
 from ..tables import read_tidy

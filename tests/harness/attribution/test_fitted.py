@@ -15,7 +15,7 @@ from assay.harness.attribution.run import AttributionRun
 from assay.harness.config import ConfigError
 from assay.harness.engine.costs import Summary
 from assay.harness.engine.fitting import batches
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.launch import complete
 from assay.harness.network import Network

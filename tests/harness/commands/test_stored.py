@@ -11,7 +11,8 @@ from assay.harness import launch
 from assay.harness.commands.program import call
 from assay.harness.overrides import compose_config
 from assay.harness.results.overview import images_of, overview
-from assay.harness.store.store import FEATURES, SAMPLES, SCORE, CellStore, Failure, Shard
+from assay.harness.store.outcomes import Failure
+from assay.harness.store.store import FEATURES, SAMPLES, SCORE, CellStore, Shard
 from assay.harness.store.survey import cells
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,7 +8,7 @@ from assay.harness import launch
 from assay.harness.config import ConfigError
 from assay.harness.detectors.plan import Detection
 from assay.harness.detectors.run import DetectorRun
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.overrides import compose_config
 from assay.harness.results.tidy import collect

@@ -19,14 +19,15 @@ from assay.harness.detectors.plan import TEST, TRAIN, VALIDATION, Detection, bui
 from assay.harness.detectors.run import DetectorRun
 from assay.harness.detectors.scorer import Scorer
 from assay.harness.engine.costs import Outcome
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.store.damage import mended
 from assay.harness.store.fits import fits
-from assay.harness.store.store import SCORE, Failure, shards_of
+from assay.harness.store.outcomes import Failure
+from assay.harness.store.store import SCORE, shards_of
 from assay.methods.error.conductance import ErrorMLP
 from conftest import assert_nothing_left
 from reading_toys import Noise, Powers, SumOf, Votes

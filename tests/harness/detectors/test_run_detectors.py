@@ -18,13 +18,14 @@ from assay.harness.detectors.plan import TEST, TRAIN, Detection, build_detection
 from assay.harness.detectors.run import DetectorRun, pass_over
 from assay.harness.detectors.score import fit, score, training_set
 from assay.harness.engine.costs import Outcome
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.results.report.page import write_report
 from assay.harness.results.tidy import collect
-from assay.harness.store.store import Failure, Group, Shard
+from assay.harness.store.outcomes import Failure
+from assay.harness.store.store import Group, Shard
 from assay.harness.types import Sample
 from assay.methods.ood.ash import scaled, shaped
 from assay.methods.ood.logits import MaxLogit

@@ -16,7 +16,7 @@ from assay.harness.detectors import scorer
 from assay.harness.detectors.plan import TEST
 from assay.harness.detectors.run import DetectorRun
 from assay.harness.detectors.scorer import KIND, Scorer
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from assay.harness import launch
 from assay.harness.config import ROOT
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.overrides import compose_config
 from assay.harness.store import files
-from assay.harness.store.store import Failure, Shard
+from assay.harness.store.outcomes import Failure
+from assay.harness.store.store import Shard
 
 WORDS = ["method=[center]", "metric=[pointing_game]", "limit=4", "compute.device=cpu", "compute.processes=1"]
 HOLD = """

@@ -11,7 +11,8 @@ from assay.harness.config import ConfigError
 from assay.harness.results.compare import compare
 from assay.harness.results.text import differences
 from assay.harness.store.identity import SCHEMA
-from assay.harness.store.store import CellStore, Finished, Shard
+from assay.harness.store.outcomes import Finished
+from assay.harness.store.store import CellStore, Shard
 
 IMAGES = ["i0", "i0", "i1", "i2"]  # image 0 has two annotated classes
 SAMPLES = ["i0#3", "i0#5", "i1#3", "i2#0"]

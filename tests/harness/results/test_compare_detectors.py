@@ -24,7 +24,8 @@ from assay.harness.results.compare.differences import (
 )
 from assay.harness.results.text import differences
 from assay.harness.store.identity import SCHEMA, digest
-from assay.harness.store.store import CellStore, Finished, Group, Shard
+from assay.harness.store.outcomes import Finished
+from assay.harness.store.store import CellStore, Group, Shard
 from assay.harness.store.survey import cells
 from numpy.typing import NDArray
 from PIL import Image

@@ -13,7 +13,8 @@ from assay.harness.results.floors import floors
 from assay.harness.results.settings import apart, flat, named_apart, told_apart
 from assay.harness.results.tidy import collect
 from assay.harness.store.identity import SCHEMA
-from assay.harness.store.store import CellStore, Finished
+from assay.harness.store.outcomes import Finished
+from assay.harness.store.store import CellStore
 
 RUN = ["compute.device=cpu", "compute.processes=1", "dataset.size=12", "method=[integrated_gradients,center]"]
 METRIC = ["metric=[pointing_game]"]

@@ -15,8 +15,9 @@ from assay.harness.results.tidy import COLUMNS, ORDER, collect, put_record, resu
 from assay.harness.store.files import Lock
 from assay.harness.store.garbage import Garbage
 from assay.harness.store.identity import SCHEMA
+from assay.harness.store.outcomes import Failure, Finished
 from assay.harness.store.sealed import write_json
-from assay.harness.store.store import CellStore, Failure, Finished
+from assay.harness.store.store import CellStore
 from assay.harness.types import ResultRow
 
 LABELS: dict[str, Any] = {

@@ -19,8 +19,9 @@ from assay.harness.store import damage, store
 from assay.harness.store.damage import Damaged, Incomplete
 from assay.harness.store.fits import Fit
 from assay.harness.store.identity import SCHEMA
+from assay.harness.store.outcomes import Failure, Finished
 from assay.harness.store.sealed import read_json, read_sealed, read_unsealed, write_json, write_sealed
-from assay.harness.store.store import FEATURES, CellStore, Failure, Finished, Group, Shard
+from assay.harness.store.store import FEATURES, CellStore, Group, Shard
 from assay.harness.store.survey import cells, survey
 from assay.harness.types import ResultRow
 from safetensors.torch import load_file

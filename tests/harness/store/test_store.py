@@ -18,15 +18,9 @@ from assay.harness.store.damage import Incomplete
 from assay.harness.store.files import Lock, Patience, remove_leftovers, write_atomically
 from assay.harness.store.identity import SCHEMA
 from assay.harness.store.journal import Journal
+from assay.harness.store.outcomes import Failure, Finished
 from assay.harness.store.sealed import read_json, write_json
-from assay.harness.store.store import (
-    CellStore,
-    Failure,
-    Finished,
-    Group,
-    Shard,
-    shards_of,
-)
+from assay.harness.store.store import CellStore, Group, Shard, shards_of
 from assay.harness.store.survey import cells, survey
 
 

@@ -11,7 +11,7 @@ from assay.harness.config import ConfigError
 from assay.harness.detection import Features
 from assay.harness.detectors.plan import TEST, build_detection
 from assay.harness.detectors.run import DetectorRun
-from assay.harness.engine.processes import Rank
+from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network

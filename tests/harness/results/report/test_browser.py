@@ -13,7 +13,8 @@ import pytest
 from assay.harness.results.report.page import write_report
 from assay.harness.results.report.pictured import Sample, data_uri, write
 from assay.harness.store.identity import SCHEMA
-from assay.harness.store.store import CellStore, Finished, Shard
+from assay.harness.store.outcomes import Finished
+from assay.harness.store.store import CellStore, Shard
 from browsers import headless
 from PIL import Image
 from tidy_rows import curve, table

@@ -11,7 +11,8 @@ from assay.harness.results.report.cliques import LEVEL, cliques, holm, sign_flip
 from assay.harness.results.report.detected import DRAWS, Drawn, p_values
 from assay.harness.results.report.paired import Tables, paired
 from assay.harness.store.identity import SCHEMA
-from assay.harness.store.store import CellStore, Finished, Shard
+from assay.harness.store.outcomes import Finished
+from assay.harness.store.store import CellStore, Shard
 from scipy.stats import permutation_test
 
 

@@ -8,6 +8,7 @@ import click
 from ..config import ConfigError
 from ..console import FAILED
 from ..overrides import compose_config
+from ..places import place
 from .options import composed, results, searched
 
 
@@ -27,7 +28,7 @@ def publish(words: list[str]) -> int:
     config = compose_config(settings)
     if not config.sink:
         raise ConfigError("no sink chosen: sink=[NAME] (python -m harness ls sink)")
-    folder = Path(config.results)
+    folder = place(config.results)
     wanted = records(folder, named)
     sinks = build_all(config.sink)
     failed = list[str]()

@@ -146,7 +146,8 @@ def _in_words(error: Exception, network: Network, name: str, data: str) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     return (
         f"model {name} cannot be run on images of {data} ({type(error).__name__}: {first}): it is given several images "
-        f"together and one alone, in {network.mean.dtype}; does it take other sizes or numbers of images?"
+        f"together and one alone, in {network.mean.dtype}; does it take images of another size "
+        "(dataset.transform.size=N, where the data set has a transform), or another number of them?"
     )
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from assay.composed import Chosen, configured
+from assay.composed import REFUSED, Chosen, configured
 from assay.given import Data, Model
 from assay.harness.attribution.cell import AttributionCell
 from assay.harness.attribution.run import AttributionRun
@@ -151,6 +151,8 @@ def _in_this_process(config: RunConfig) -> RunConfig:
 
     A caller's script need not guard itself against being imported by helper processes.
     """
+    if config.compute.engine != "local":
+        raise ConfigError(f"compute.engine={config.compute.engine}: {REFUSED['compute.engine']}")
     torch.set_num_threads(config.compute.threads)
     return replace(config, compute=replace(config.compute, processes=1))
 

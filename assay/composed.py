@@ -28,6 +28,7 @@ REFUSED = {  # settings of the command line that mean nothing here
     "results": "give results=FOLDER as an argument",
     "sink": "nothing is sent from Python; `assay run` and `assay publish` do so",
     "dry_run": "leave it out; `assay plan` says what a run would compute",
+    "compute.engine": "one process computes here; `assay run` has other engines",
     "compute.processes": "one process computes here; compute.threads=N uses more cores, and so does `assay run`",
 }
 

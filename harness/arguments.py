@@ -1,6 +1,7 @@
 """The options of a command line, told apart from its overrides. Imports no torch."""
 
 import os
+import shlex
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,3 +71,18 @@ def take_allow_flag(arguments: list[str]) -> list[str]:
             raise ConfigError("--allow-target needs a package's prefix, for example --allow-target my_methods.")
         os.environ["ASSAY_ALLOW_TARGET"] = ",".join(filter(None, [os.environ.get("ASSAY_ALLOW_TARGET"), prefix]))
     return rest
+
+
+def again(command: Sequence[str], words: Sequence[str], swept: bool) -> str:
+    """The command for one job of a command of run.py (or of `assay run`).
+
+    command: as in `sys.argv`, the program first. words: the job's overrides. swept: whether it is one of several.
+    """
+    program, *arguments = command
+    asked = parsed_options(arguments)
+    allowed = filter(None, os.environ.get("ASSAY_ALLOW_TARGET", "").split(","))
+    options = ["--config-dir", asked.config_dir] if asked.config_dir else []
+    options += [word for prefix in allowed for word in ("--allow-target", prefix)]
+    alone = ["hydra.mode=RUN"] if swept and not asked.multirun else []  # an experiment's file says MULTIRUN
+    start = ["python", "run.py"] if Path(program).name == "run.py" else ["assay", "run"]
+    return shlex.join([*start, *options, *words, *alone])

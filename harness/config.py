@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent  # the checkout; installed, the pa
 CONF = ROOT / "conf"
 OTHER_FOLDERS = ("table", "recipe")  # of conf/: read by `python -m harness table` and `train`, no part of a run
 LIST_GROUPS = ("method", "metric", "ood", "sink")  # selectable as a list; each file is packaged as <group>.<name>
+ENGINES = ("local", "ray", "slurm")  # of `compute.engine`
 REQUIRED_GROUPS = ("method", "metric")  # of which a run needs at least one choice
 NESTED = ("model", "dataset", "train", "validation", "ood")  # checked against what the chosen files compose to
 
@@ -36,15 +37,35 @@ class Protocol:
 
 
 @dataclass
+class Slurm:
+    """What each worker of `compute.engine=slurm` asks the scheduler for, null for what the cluster gives anyway.
+
+    time_min: after so long it is requeued and goes on. gpus: GPUs of it. mem_gb: memory. setup: lines of shell before
+    its Python, which the command line alone may give (harness/untrusted.py).
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time_min: int = 240
+    gpus: int = 0
+    mem_gb: int | None = None
+    setup: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Compute:
     """Where and how a run computes; nothing here is part of a result's identity.
 
-    device: auto, cpu or cuda. batch_size: images a pass. workers: loader processes. threads: CPU threads
-    of each process. processes: auto, or how many share one device's shards. shard_size: images a shard.
+    engine: who computes shards: processes of this machine, or workers of a Ray or Slurm cluster. device: auto, cpu or
+    cuda. batch_size: images a pass. workers: loader processes. threads: CPU threads of each process. processes: auto,
+    or how many share one device's shards, or how many workers a cluster gives. shard_size: images a shard.
     coordination: how processes share shards: through locks in the store, or by number (none), where the store's file
     system has no locks. worker: with none, which of how many this one is, `K/N` from 0 on; null: as the launcher says.
     """
 
+    engine: str = "local"
     device: str = "auto"
     batch_size: int = 16
     workers: int = 0
@@ -53,6 +74,7 @@ class Compute:
     shard_size: int = 32
     coordination: str = "locks"
     worker: str | None = None
+    slurm: Slurm = field(default_factory=Slurm)
 
 
 @dataclass(kw_only=True)

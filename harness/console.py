@@ -1,15 +1,20 @@
 """`run.py` and `assay run`: the command line checked, then handed to Hydra. Imports no torch."""
 
+import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from .arguments import options_first, parsed_options, take_allow_flag
+from .arguments import again, options_first, parsed_options, take_allow_flag
 from .config import CONF, ConfigError, register_schema
 from .overrides import check_jobs, check_overrides
+from .places import place
 from .plugins import register_search
 from .reading import read_config
 from .store.damage import Incomplete
@@ -25,12 +30,28 @@ def _job(config: DictConfig) -> None:
     """One job; a sweep calls it for each combination."""
     from .launch import run  # torch is imported here, not for --help or tab completion
 
+    words, swept = list(HydraConfig.get().overrides.task), HydraConfig.get().mode == RunMode.MULTIRUN
+    command = again(sys.argv, words, swept)
     try:
-        failures.append(run(read_config(config), list(HydraConfig.get().overrides.task)))
-    except (ConfigError, OSError, Incomplete) as error:
-        kept = "" if exit_code(error) == WRONG_REQUEST else "; what is finished is kept: the same command resumes"
+        failures.append(run(read_config(config), words, command))
+    except Exception as error:
+        code = exit_code(error)
+        if not isinstance(error, (ConfigError, OSError, Incomplete)):
+            traceback.print_exc()
+        kept = "" if code == WRONG_REQUEST else "; what is finished is kept: the same command resumes"
         print(f"error: {error}{kept}", file=sys.stderr)
-        failures.append(exit_code(error))
+        failures.append(code)
+        if swept or code == FAILED:
+            _keep(str(config.results), command, error)
+
+
+def _keep(results: str, command: str, error: Exception) -> None:
+    """What ended the job, for `status`; where nothing can be written, it has been said."""
+    from .results.jobs import note_error
+
+    if os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):
+            print(f"traceback: {note_error(place(results), command, error)}", file=sys.stderr)
 
 
 def exit_code(error: Exception) -> int:

@@ -15,10 +15,12 @@ from .config import ConfigError, RunConfig
 from .detectors.run import DetectorRun
 from .engine.costs import Outcome, Summary
 from .engine.determinism import make_deterministic, watched
+from .engine.engines import check_engine
 from .engine.probe import Say, say
 from .engine.rank import Rank
 from .engine.request import Request, build_all
 from .places import NoPlace, is_remote, place, reach
+from .results.jobs import note_failures, settle
 from .results.record import finish
 from .results.sinks.sending import command, send
 from .store.damage import mended
@@ -78,14 +80,17 @@ def build_run(config: RunConfig, root: Path) -> Run:
     return wing.of(Request.of(config, root, methods))
 
 
-def run(config: RunConfig, overrides: list[str]) -> int:
+def run(config: RunConfig, overrides: list[str], again: str = "") -> int:
     """Evaluate a config; returns the exit code (0, or 1 when something failed).
+
+    again: the command that asks for it again; what fails is kept with it.
 
     Under torchrun rank 0 alone writes tables and says what failed, wherever it failed. Without locks each process does:
     when it ends nothing is missing, and what another one writes is the same.
     """
     started, rank = time.time(), Rank.of(config.compute)
     _check_shared(config, rank)
+    check_engine(config, rank)
     make_deterministic(config.compute.threads)
     sinks = build_all(config.sink if rank.number == 0 else {})
     with _store(config) as root:
@@ -106,11 +111,22 @@ def run(config: RunConfig, overrides: list[str]) -> int:
             outcome, summary = complete(made, rank)
         outcome.unstable |= unstable
         left = finish(made.request, made.run_id, summary, outcome, overrides, started)
+        failures = summary.failures if rank.locked else outcome.failures | summary.failures  # another may have forgiven
+        if again and config.cache in ("missing", "refresh"):
+            _keep(config, again, failures, summary)
     send(sinks, left, partial(command, config.results, left.name, overrides=overrides))
-    failures = summary.failures if rank.locked else outcome.failures | summary.failures  # another may have forgiven
     for name, why in failures.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return int(bool(failures))
+
+
+def _keep(config: RunConfig, again: str, failures: dict[str, str], summary: Summary) -> None:
+    """For `status`, which job failed; or that this one no longer does."""
+    if not failures:
+        settle(place(config.results), again)
+        return
+    log = note_failures(place(config.results), again, failures, summary.groups)
+    print(f"tracebacks: {log.absolute()}", file=sys.stderr)
 
 
 def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:

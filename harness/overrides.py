@@ -36,7 +36,7 @@ from .config import (
 from .plugins import left_out, register_search
 from .reading import one_line, read_config
 from .sources import check_one, clashes, standing
-from .untrusted import check_hydra
+from .untrusted import NO_LAUNCHER, check_hydra, check_shell, check_swept
 
 # Composing
 
@@ -62,7 +62,9 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 def _own_sweep(config: DictConfig) -> dict[str, Any]:
     """What an experiment sweeps."""
-    return (config.hydra.sweeper.get("params") or {}) if config.hydra.mode == RunMode.MULTIRUN else {}
+    swept = (config.hydra.sweeper.get("params") or {}) if config.hydra.mode == RunMode.MULTIRUN else {}
+    check_swept(swept)
+    return swept
 
 
 def _unswept(overrides: Sequence[str]) -> DictConfig:
@@ -102,9 +104,10 @@ def _compose(words: Sequence[str], folders: Sequence[Path], return_hydra_config:
         try:
             _check_sources(overrides, folders)
             config = compose("config", overrides=overrides, return_hydra_config=True)
-            check_hydra(config.hydra, overrides)
+            check_hydra(config.hydra)
+            check_shell(config, overrides)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, TypeError, OSError) as error:
-            needs = " (more: pip install '.[launchers]')" if "'hydra/launcher'" in str(error) else ""
+            needs = f" ({NO_LAUNCHER})" if "'hydra/launcher'" in str(error) else ""
             raise ConfigError(one_line(error) + needs) from error
         except ValueError as error:
             raise error if isinstance(error, ConfigError) else ConfigError(one_line(error)) from error

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .config import (
     ANNOTATIONS,
+    ENGINES,
     NETWORKS,
     NOTES_OF_NETWORKS,
     REQUIRED_GROUPS,
@@ -35,6 +36,7 @@ TARGETS = re.compile(r"labels|predicted|top[1-9]\d{0,5}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 COORDINATION = ("locks", "none")
 WORKER = re.compile(r"(\d{1,6})/(\d{1,6})")
+SCHEDULED = re.compile(r"[\w.,:@&|*()\[\]+-]{1,200}")  # of Slurm's partitions, accounts, constraints: no white space
 CACHE_MODES = ("missing", "refresh", "off", "only")
 MOST = 1024  # threads, loaders, processes: more is a slip, and tens of thousands of threads end the process unsaid
 LARGEST_SEED = 2**63 - 1  # of torch's generators, of columns of tables
@@ -168,6 +170,36 @@ def _check_compute(config: RunConfig) -> None:
     _whole("compute.workers", config.compute.workers, 0, MOST)
     if config.compute.processes != "auto":
         _whole("compute.processes", config.compute.processes, 1, MOST)
+    _one_of("compute.engine", config.compute.engine, ENGINES)
+    if config.compute.engine != "local":
+        _check_elsewhere(config)
+
+
+def _check_elsewhere(config: RunConfig) -> None:
+    """What workers on other machines cannot do, and what Slurm is asked for."""
+    compute, asked = config.compute, f"compute.engine={config.compute.engine}"
+    if compute.device.startswith("cuda:"):
+        raise ConfigError(f"compute.device={compute.device} with {asked}: workers see a GPU each; choose auto or cuda")
+    if config.cache == "off":
+        raise ConfigError(
+            f"cache=off with {asked}: workers meet in the store, so they cannot do without it; use cache=missing, with "
+            "results=NEW_FOLDER to compute all anew"
+        )
+    if compute.engine == "slurm":
+        _check_slurm(config)
+
+
+def _check_slurm(config: RunConfig) -> None:
+    if config.compute.processes == "auto":
+        raise ConfigError("compute.processes=auto with compute.engine=slurm: say how many workers, compute.processes=N")
+    _whole("compute.slurm.time_min", config.compute.slurm.time_min, 1)
+    _whole("compute.slurm.gpus", config.compute.slurm.gpus, 0, MOST)
+    if config.compute.slurm.mem_gb is not None:
+        _whole("compute.slurm.mem_gb", config.compute.slurm.mem_gb, 1)
+    for name in ("partition", "account", "qos", "constraint"):
+        value = getattr(config.compute.slurm, name)
+        if value is not None and not SCHEDULED.fullmatch(value):
+            raise ConfigError(f"compute.slurm.{name}={shown(value)}: give a name of the cluster's, without white space")
 
 
 def _check_worker(compute: Compute) -> None:

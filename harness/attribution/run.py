@@ -8,9 +8,9 @@ from itertools import chain
 import pandas as pd
 
 from ..engine.costs import Outcome, Summary, merge
+from ..engine.engines import compute
 from ..engine.job import Cell, Job
 from ..engine.probe import Say, at_chance, probe, say
-from ..engine.processes import compute
 from ..engine.rank import Rank
 from ..engine.request import Request
 from ..engine.samples import check_ids

@@ -18,10 +18,17 @@ from .options import results, searched
 @click.command()
 @results()
 def status(results: Path) -> int:
-    """What the store holds: cells, their images and metrics."""
-    from ..results.overview import overview
+    """What the store holds, and which jobs failed.
+
+    Cells, their images and metrics; of each failed job why, the command that does it again, and the file with its
+    traceback.
+    """
+    from ..results.jobs import failed_jobs
+    from ..results.overview import listed, overview
 
     print(overview(results / "store"))
+    for line in listed(failed_jobs(results)):
+        print(line)
     return 0
 
 

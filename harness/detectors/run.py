@@ -8,10 +8,10 @@ from pathlib import Path
 from ..config import RunConfig
 from ..detection import AVERAGE, TOGETHER
 from ..engine.costs import Outcome, Summary, merge
+from ..engine.engines import compute
 from ..engine.fitting import alone
 from ..engine.job import Job
 from ..engine.probe import Say, at_chance, probe, say
-from ..engine.processes import compute
 from ..engine.rank import Rank
 from ..engine.request import Request
 from ..store import identity

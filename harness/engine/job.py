@@ -1,7 +1,7 @@
 """What is computed: cells, each with groups of columns, over the shards of one data set."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -94,12 +94,16 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything needed to evaluate cells on one data set: what was asked for, images, cells."""
+    """Everything needed to evaluate cells on one data set: what was asked for, images, cells.
+
+    chosen: the shards of a part of a job (`part`); None for all.
+    """
 
     request: Request
     images: Images
     cells: list[Cell]
     targets: Select = field(repr=False)
+    chosen: tuple[Shard, ...] | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -119,7 +123,13 @@ class Job:
     @cached_property
     def shards(self) -> list[Shard]:
         """The units of work."""
+        if self.chosen is not None:
+            return list(self.chosen)
         return shards_of(self.images.stop, self.config.compute.shard_size, self.images.borders)
+
+    def part(self, shards: Collection[Shard], names: Collection[str]) -> "Job":
+        """The same job on some shards, of the cells `names` alone."""
+        return replace(self, chosen=tuple(shards), cells=[cell for cell in self.cells if cell.name in names])
 
     def look(self) -> Look:
         """What there is to do."""
@@ -135,6 +145,15 @@ class Job:
     def missing(self) -> Missing:
         """Shard -> cell -> groups whose columns are not in the store."""
         return self.look().missing
+
+    def open(self) -> Missing:
+        """What is missing and has not failed."""
+        missing, failed = self.look()
+        alive = {
+            shard: {name: left for name, groups in wanted.items() if (left := groups - failed[name])}
+            for shard, wanted in missing.items()
+        }
+        return {shard: wanted for shard, wanted in alive.items() if wanted}
 
     def describe(self) -> Iterator[str]:
         """One line a cell: key, name, shards done / total."""

@@ -1,4 +1,4 @@
-"""What a store holds, as text: cells with their images and the state of their metrics; cached features and fits."""
+"""What runs have left, as text: cells with their images and the state of their metrics, caches, failed jobs."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..store.fits import fits
 from ..store.store import SAMPLES, SCORE, CellStore, Group
 from ..store.survey import Survey, caches, survey
+from .jobs import FailedJob
 from .settings import SHOWN, Settings, cell_settings, metric_settings, named_apart
 from .terminal import grid, wrapped
 
@@ -30,6 +31,16 @@ def overview(root: Path) -> str:
     seen = survey(root)
     lines = sorted(map(_line, seen.cells), key=lambda line: line[:3])
     return "\n".join([*_tables(lines), *map(wrapped, _beside(root, seen))])
+
+
+def listed(failed: list[FailedJob]) -> Iterator[str]:
+    """What failed, and of each job the command for it, in a line to copy, and the file to read."""
+    if failed:
+        yield f"{len(failed)} failed job{'s' * (len(failed) > 1)}"
+    for job in failed:
+        yield from (wrapped(f"FAILED {each}") for each in job.failed)
+        yield f"  again: {job.again}"
+        yield f"  traceback: {job.log}"
 
 
 def _tables(lines: list[Line]) -> Iterator[str]:

@@ -89,6 +89,7 @@ def _record(
         "overrides": " ".join(overrides),
         "batch_size": outcome.batch_size,
         "threads": config.compute.threads,
+        "engine": config.compute.engine,
         "processes": str(config.compute.processes),
         "workers": config.compute.workers,
         "shared_wall_s": round(shared.wall_s, 4),

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..places import rename
 
@@ -26,7 +26,10 @@ class Damaged(Incomplete):
     def __init__(self, paths: Sequence[Path], why: str, remedy: str = REMEDY) -> None:
         more = f" (and {len(paths) - 1} more files beside it)" if len(paths) > 1 else ""
         super().__init__(f"{paths[0]}{more} {why}: {remedy}")
-        self.paths, self.why = paths, why
+        self.paths, self.why, self.remedy = paths, why, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.paths, self.why, self.remedy)  # from the process that found it
 
     def set_aside(self) -> None:
         """Count the files as missing from now on, and say so."""

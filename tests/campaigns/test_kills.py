@@ -3,11 +3,9 @@
     ASSAY_KILLS=50 ASSAY_KILLS_SEED=0 pytest -m slow -n 0 -s tests/campaigns/test_kills.py
 
 A kill is SIGKILL to a whole process group or to one process of several, somewhere between the first file that a run
-leaves and its end; resuming is the same command again. PYTHONPATH may name a place with hydra-joblib-launcher; without
-it the sweep runs its jobs one after the other.
+leaves and its end; resuming is the same command again. Engines of clusters: test_engines.py.
 """
 
-import importlib.util
 import os
 import random
 import shutil
@@ -48,8 +46,7 @@ ERRORS = [
     "metric.error_detection.resamples=100",
 ]
 ONE, TWO = "compute.processes=1", "compute.processes=2"
-JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] * bool(importlib.util.find_spec("hydra_plugins"))
-SWEEP = ["-m", "model=scenes_vgg,scenes_resnet", *JOBLIB]
+SWEEP = ["-m", "model=scenes_vgg,scenes_resnet"]
 
 
 class Scenario(NamedTuple):
@@ -164,8 +161,7 @@ def to_the_end(command: tuple[str, ...], results: Path, log: Path) -> None:
 def reference(asked: tuple[str, ...], scratch: Path) -> Path:
     """The results of the run that nobody kills."""
     results = scratch / f"reference{abs(hash(asked))}"
-    words = [word for word in asked if word not in JOBLIB]
-    to_the_end((*RUN, *words, ONE), results, scratch / "reference.log")
+    to_the_end((*RUN, *asked, ONE), results, scratch / "reference.log")
     return results
 
 

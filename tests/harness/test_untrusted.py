@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from assay.harness.config import ConfigError
-from assay.harness.untrusted import check_hydra
+from assay.harness.untrusted import check_hydra, check_shell, check_swept
 from omegaconf import DictConfig, OmegaConf
 
 BASIC = "hydra._internal.core_plugins.basic_"
@@ -32,7 +32,7 @@ def node(**more: Any) -> DictConfig:
     [
         {},
         {"output_subdir": ".hydra"},
-        {"launcher": {"name": "${hydra.job.id}", "setup": None, "folder": "${hydra.job.id}/x"}},  # known later
+        {"launcher": {"name": "${hydra.job.id}", "folder": "${hydra.job.id}/x"}},  # known later
         {"job_logging": {"handlers": {"x": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}}}},
         {"job_logging": {"formatters": {"x": {"()": "colorlog.ColoredFormatter", "format": "%(message)s"}}}},
         {"hydra_logging": {"root": {"level": 10, "handlers": []}}},
@@ -49,9 +49,8 @@ def test_what_hydras_own_configs_say_passes(more: dict[str, Any]) -> None:
         ({"job": {"env_set": {"PYTHONPATH": "/x"}}}, r"env_set \(PYTHONPATH\)"),
         ({"launcher": {"x": "${other}"}}, r"hydra\.launcher\.x\._target_=os\.mkdir: a config may not"),
         ({"launcher": {"x": [{"y": "${other}"}]}}, r"hydra\.launcher\.x\.0\.y\._target_=os\.mkdir"),
-        ({"launcher": {"_target_": f"{BASIC}sweeper.BasicSweeper"}}, r"BasicSweeper is no installed launcher"),
-        ({"launcher": {"setup": ["rm -r x"]}}, r"hydra\.launcher\.setup is run by a shell"),
-        ({"launcher": {"additional_parameters": {"prolog": "x"}}}, r"additional_parameters is run by a shell"),
+        ({"launcher": {"_target_": f"{BASIC}sweeper.BasicSweeper"}}, r"BasicSweeper is no launcher of ours: jobs of"),
+        ({"sweeper": {"_target_": "os.mkdir"}}, r"os\.mkdir is no sweeper of ours: choose hydra/sweeper=NAME"),
         ({"job_logging": {"filters": {"x": {"()": "os.mkdir"}}}}, r"filters\.x\.\(\)=os\.mkdir"),
         ({"job_logging": {"formatters": {"x": {".": {"a": 1}}}}}, r"formatters\.x\.\.=.*name: nothing"),
         ({"job_logging": {"handlers": {"x": {"level": "${oc.env:HOME}"}}}}, r"handlers\.x\.level"),
@@ -65,9 +64,13 @@ def test_what_starts_code_is_refused(more: dict[str, Any], says: str) -> None:
 
 
 def test_a_shells_commands_come_from_the_command_line() -> None:
-    """Who types them may run them anyway."""
-    asked = node(launcher={"setup": ["module load cuda"]})
-    check_hydra(asked, ["hydra.launcher.setup=[module load cuda]"])
-    check_hydra(asked, ["+hydra.launcher.setup=[module load cuda]"])
+    """Who types them may run them anyway; a file may name them neither for a run nor for a sweep."""
+    asked = OmegaConf.create({"compute": {"slurm": {"setup": ["module load cuda"]}}})
+    check_shell(asked, ["compute.slurm.setup=[module load cuda]"])
+    check_shell(asked, ["+compute.slurm.setup=[module load cuda]"])
+    check_shell(OmegaConf.create({"compute": {"slurm": {"setup": []}}}), [])
     with pytest.raises(ConfigError, match="give it as an override"):
-        check_hydra(asked, ["hydra.launcher.setups=[x]"])
+        check_shell(asked, ["compute.slurm.setups=[x]"])
+    check_swept({"compute.slurm.partition": "a,b"})
+    with pytest.raises(ConfigError, match="may not sweep it"):
+        check_swept({"++compute.slurm.setup": "[x]"})

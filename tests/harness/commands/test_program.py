@@ -288,6 +288,6 @@ def test_the_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = f"{sys.executable} -m harness ls | head -n 1; echo ${{PIPESTATUS[1]}}; {sys.executable} -m assay ls modle"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout == "compute: auto, gpu\n0\n"
+    assert done.stdout == "compute: auto, gpu, ray, slurm\n0\n"
     assert done.stderr.startswith("error: 'modle' is not a group")
     assert done.returncode == 2

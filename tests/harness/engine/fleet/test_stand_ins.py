@@ -1,0 +1,343 @@
+"""The seam of `compute.engine`, with workers that stand in for Ray's and Slurm's: what dies loses nothing.
+
+With the packages themselves: tests/campaigns/test_engines.py.
+"""
+
+import importlib.util
+import io
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from assay.harness import launch
+from assay.harness.config import ENGINES as NAMES
+from assay.harness.config import ConfigError
+from assay.harness.engine.costs import Outcome, merge
+from assay.harness.engine.engines import ENGINES, Offer, check_engine
+from assay.harness.engine.evaluate import evaluate
+from assay.harness.engine.fleet import mailbox, watch
+from assay.harness.engine.fleet.mailbox import Mailbox
+from assay.harness.engine.fleet.orders import Lost, Order, answered
+from assay.harness.engine.fleet.tasks import Drive, Reply, Task, tasks_of
+from assay.harness.engine.fleet.watch import Watch
+from assay.harness.engine.job import Job
+from assay.harness.engine.processes import Rebuild
+from assay.harness.engine.rank import Rank
+from assay.harness.overrides import compose_config, sweep
+from assay.harness.store.damage import Damaged
+from assay.harness.store.store import Shard
+
+ALONE = Rank(0, 1)
+WORDS = [
+    *("compute.device=cpu", "compute.processes=1", "limit=8", "compute.shard_size=2", "method=[gradient,center]"),
+    "metric=[pointing_game]",
+]
+Dies = Callable[[Task], bool]
+
+
+def evaluated(results: Path, *words: str) -> int:
+    """The exit code of a run in this process."""
+    return launch.run(compose_config([*WORDS, f"results={results}", *words]), [])
+
+
+def table(results: Path) -> bytes:
+    return (results / "tidy/results.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of the run that no engine has a hand in."""
+    results = tmp_path_factory.mktemp("lone")
+    assert evaluated(results) == 0
+    return table(results)
+
+
+# Tasks
+
+
+@dataclass
+class StandIn:
+    """One worker, in this process; it ends in the middle of some tasks, when it has written a shard of them or none."""
+
+    job: Job
+    dies: Dies
+    given: list[tuple[object, Task]] = field(default_factory=list)
+
+    def idle(self) -> bool:
+        return not self.given
+
+    def give(self, task: Task) -> object:
+        self.given.append((key := object(), task))
+        return key
+
+    def replies(self) -> Iterator[Reply]:
+        key, task = self.given.pop()
+        if self.dies(task):
+            evaluate(self.job.part(task.shards[: len(task.shards) // 2], task.cells))
+            yield Reply(key, None, "killed by the test")
+        else:
+            yield Reply(key, answered(lambda: evaluate(self.job.part(task.shards, task.cells))))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, dies: Dies) -> list[Task]:
+    """Make `compute.engine=ray` the stand-in; the tasks on which it ended."""
+    ended: list[Task] = []
+
+    def noted(task: Task) -> bool:
+        if dies(task):
+            ended.append(task)
+            return True
+        return False
+
+    def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
+        worker = StandIn(Order.of(job, rebuild).begin(), noted)
+        return merge([outcome for outcome, _ in Drive(job, worker, tasks_of(job)).outcomes()])
+
+    monkeypatch.setitem(ENGINES, "ray", Offer(lambda: compute))
+    return ended
+
+
+def test_there_is_an_engine_of_every_name() -> None:
+    assert tuple(ENGINES) == NAMES
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_table_is_the_lone_runs_whatever_ends(
+    workers: int, lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its worker ends in the middle of every task, once; with loader processes a task is several shards."""
+    ended = use(monkeypatch, lambda task: task.ended == 0)
+    assert evaluated(tmp_path, "compute.engine=ray", f"compute.workers={workers}") == 0
+    assert table(tmp_path) == lone
+    assert len(ended) == (4 if workers == 0 else 1)
+
+
+def test_what_always_ends_its_worker_is_named_and_nothing_else_is_lost(
+    lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One method on one shard: three tries, a failure of that method; the other method's rows are a lone run's."""
+    poison = Shard(4, 6)
+    ended = use(monkeypatch, lambda task: poison in task.shards and "gradient" in task.cells)
+    assert evaluated(tmp_path / "one", "compute.engine=ray") == 1
+    assert [task.ended for task in ended] == [0, 1, 2] and ended[-1].cells == ("gradient",)
+    said = (
+        "FAILED gradient: Lost: gradient on images 4 to 5 ended the process that computed it 3 times (memory?): killed"
+    )
+    assert said in capsys.readouterr().err
+    one, other = pd.read_csv(tmp_path / "one/tidy/results.csv"), pd.read_csv(io.BytesIO(lone))
+    assert one[one.method == "gradient"].status.str.startswith("failed:Lost").all()
+    kept, whole = (frame[frame.method == "center"].reset_index(drop=True) for frame in (one, other))
+    pd.testing.assert_frame_equal(kept.drop(columns="run_id"), whole.drop(columns="run_id"), check_dtype=False)
+
+
+@pytest.mark.slow
+def test_detectors_pass_through_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Features of three sets by the stand-in, which ends once on every task; fits and scores as ever."""
+    few = [
+        *("model=scenes_resnet", "dataset.objects=[1,1]", "dataset.size=16", "compute.shard_size=8", "metric=[ood]"),
+        *("dataset@train=scenes_train", "train.size=24", "train.objects=[1,1]", "ood=[scenes_noise]"),
+        *("ood.scenes_noise.size=8", "method=[msp,knn,odin]", "method.knn.k=3", "metric.ood.resamples=20"),
+        *("compute.device=cpu", "compute.processes=1"),
+    ]
+    tables = []
+    for engine in ("local", "ray"):
+        ended = use(monkeypatch, lambda task: task.ended == 0)
+        config = compose_config([*few, f"compute.engine={engine}", f"results={tmp_path / engine}"])
+        assert launch.run(config, []) == 0
+        assert bool(ended) == (engine == "ray")
+        tables.append(table(tmp_path / engine))
+    assert tables[0] == tables[1]
+
+
+def test_an_error_in_a_worker_is_the_runs() -> None:
+    """As it was raised, where it can be made again; else its text. Damage keeps the files that are to be set aside."""
+
+    class Odd(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(f"{one} and {two}")
+
+    def raising(error: Exception) -> Callable[[], Outcome]:
+        def work() -> Outcome:
+            raise error
+
+        return work
+
+    assert isinstance(answered(raising(ConfigError("wrong"))), ConfigError)
+    odd = answered(raising(Odd(1, 2)))
+    assert type(odd) is RuntimeError and str(odd) == "Odd: 1 and 2"
+    damaged = answered(raising(Damaged([Path("x")], "is torn", "mend it")))
+    assert isinstance(damaged, Damaged) and damaged.__reduce__()[1] == ([Path("x")], "is torn", "mend it")
+
+
+# Workers at a mailbox
+
+
+@dataclass
+class Crew:
+    """One worker at a mailbox, who acts when it is looked after: `turns` says what each call of `tend` is."""
+
+    box: Mailbox
+    turns: list[Callable[["Crew"], None]]
+    last_ended: str = "FAILED, some.log"
+    count: int = 1
+    tended: int = 0
+    ended: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the worker that there is now."""
+        return str(self.ended)
+
+    def names(self) -> set[str]:
+        return {self.name}
+
+    def tend(self) -> int:
+        before, self.tended = self.ended, self.tended + 1
+        self.turns[min(self.tended, len(self.turns)) - 1](self)
+        return self.ended - before
+
+
+def serves(crew: Crew) -> None:
+    """The worker does what there is to do."""
+    number = max(crew.box.orders())
+    order = crew.box.begin(number, crew.name)
+    crew.box.finish(number, crew.name, answered(lambda: evaluate(order.begin())))
+
+
+def ends(crew: Crew) -> None:
+    """It has ended, and another one is there."""
+    crew.ended += 1
+
+
+def begins_and_ends(crew: Crew) -> None:
+    """It has ended in the middle of its work."""
+    crew.box.begin(max(crew.box.orders()), crew.name)
+    crew.ended += 1
+
+
+def at_mailbox(monkeypatch: pytest.MonkeyPatch, folder: Path, *turns: Callable[[Crew], None]) -> Crew:
+    """Make `compute.engine=slurm` such workers."""
+    crew = Crew(Mailbox(folder / "box"), list(turns))
+
+    def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
+        return merge(Watch(job, crew, Order.of(job, rebuild)).outcomes(what))
+
+    monkeypatch.setattr(watch, "POLL_S", 0.0)
+    monkeypatch.setitem(ENGINES, "slurm", Offer(lambda: compute))
+    return crew
+
+
+def test_workers_at_a_mailbox_leave_the_lone_runs_table(
+    lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One ends before it has begun, one in the middle, the third serves; a second job is another order of the same."""
+    crew = at_mailbox(monkeypatch, tmp_path, ends, begins_and_ends, serves)
+    assert evaluated(tmp_path / "one", "compute.engine=slurm") == 0
+    assert table(tmp_path / "one") == lone
+    assert evaluated(tmp_path / "two", "compute.engine=slurm", "limit=2") == 0
+    assert crew.box.orders() == [1, 2]
+
+
+def test_what_ends_every_worker_has_failed_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three of one place; with the state and the log of the last. Where none had begun, no method is to blame."""
+    at_mailbox(monkeypatch, tmp_path, begins_and_ends)
+    assert evaluated(tmp_path / "one", "compute.engine=slurm") == 1
+    said = capsys.readouterr().err
+    assert (
+        "FAILED center: Lost: 3 workers of Slurm ended while nothing was computed (the last: FAILED, some.log)" in said
+    )
+    at_mailbox(monkeypatch, tmp_path / "other", ends)
+    with pytest.raises(Lost, match=r"some\.log\); none had begun"):
+        evaluated(tmp_path / "two", "compute.engine=slurm")
+
+
+def test_a_worker_waits_for_orders_until_the_driver_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The last of several, once; none after the driver has closed, or no longer says that it lives."""
+    box = Mailbox(tmp_path)
+    order = Order(launch.build_run, 1, str(tmp_path), {})  # type: ignore[arg-type]  # never begun
+    assert [box.put(order), box.put(order)] == [1, 2]
+    served = []
+    for number in box.orders_for("0"):
+        served.append(number)
+        assert box.begin(number, "0") == order and box.begun(2) == {"0"} and box.done(2) == set()
+        box.finish(number, "0", Outcome())
+        monkeypatch.setattr(mailbox, "ABANDONED_S", -1.0)
+    assert served == [2] and box.done(2) == {"0"} and list(box.answers(2)) == [Outcome()]
+    box.close()
+    assert list(box.orders_for("late")) == []
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["compute.engine=rya"], "compute.engine=rya: choose one of local, ray, slurm"),
+        (
+            ["compute=ray", "compute.device=cuda:1"],
+            "cuda:1 with compute.engine=ray: workers see a GPU each",
+        ),
+        (["compute=ray", "cache=off"], "cache=off with compute.engine=ray: workers meet in the store"),
+        (["compute=slurm", "compute.processes=auto"], "say how many workers, compute.processes=N"),
+        (["compute=slurm", "compute.slurm.time_min=0"], "compute.slurm.time_min=0: give a whole number of at least 1"),
+        (["compute=slurm", "compute.slurm.partition='a b'"], "compute.slurm.partition=a b: give a name"),
+        (["compute=slurm", "compute.slurm.partitoin=a"], "partitoin"),
+    ],
+)
+def test_what_no_engine_can_do_is_refused(words: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose_config(words)
+    assert says in str(refused.value)
+
+
+def test_a_file_may_not_give_a_shells_lines(tmp_path: Path) -> None:
+    """Set or swept by an experiment's file; the command line may."""
+    (tmp_path / "experiment").mkdir()
+    head = "# @package _global_\n"
+    (tmp_path / "experiment/sets.yaml").write_text(head + "compute:\n  slurm:\n    setup: [touch owned]\n")
+    (tmp_path / "experiment/sweeps.yaml").write_text(
+        head + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      +compute.slurm.setup: '[touch owned]'\n"
+    )
+    where = ["--config-dir", str(tmp_path)]
+    with pytest.raises(ConfigError, match=r"compute\.slurm\.setup is run by a shell.*give it as an override"):
+        compose_config([*where, "experiment=sets"])
+    with pytest.raises(ConfigError, match=r"compute\.slurm\.setup is run by a shell.*may not sweep it"):
+        sweep([*where, "experiment=sweeps"])
+    made = compose_config(["compute=slurm", "compute.slurm.setup=[module load cuda]"])
+    assert made.compute.slurm.setup == ["module load cuda"]
+
+
+def test_an_engine_that_is_not_here_is_named_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No package: what to install. No sbatch: where to start. torchrun: one of the two."""
+    ray, slurm = (compose_config([f"compute={name}", f"results={tmp_path}"]) for name in ("ray", "slurm"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'assay-harness\[ray\]'"):
+        launch.run(ray, [])
+    with pytest.raises(ConfigError, match=r"pip install 'assay-harness\[slurm\]'"):
+        check_engine(slurm, ALONE)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="no sbatch on the PATH"):
+        check_engine(slurm, ALONE)
+    with pytest.raises(ConfigError, match=r"compute\.engine=ray in process 0 of 2"):
+        check_engine(ray, Rank(0, 2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_in_pieces_is_the_task() -> None:
+    """By hand: two shards of two cells are four pieces, each counted once more."""
+    task = Task((Shard(0, 2), Shard(2, 3)), ("a", "b"), 1)
+    pieces = task.after_a_loss()
+    assert Counter((piece.shards, piece.cells, piece.ended) for piece in pieces) == Counter(
+        {((shard,), (name,), 2): 1 for shard in task.shards for name in task.cells}
+    )
+    assert task.images == 3 and str(task) == "a, b on images 0 to 2"

@@ -1,0 +1,70 @@
+"""Jobs that failed: kept with what to type and what to read, until they no longer fail."""
+
+from pathlib import Path
+
+import forks
+import pandas as pd
+import pytest
+from assay.harness.arguments import again
+from assay.harness.commands.program import call
+from assay.harness.results.jobs import failed_jobs, note_error, note_failures, settle
+from assay.harness.store.outcomes import Failure
+from assay.harness.store.store import CellStore
+from planted import FAILS
+
+
+def test_a_sweep_with_a_failing_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two jobs, one fails: exit code 1, rows of both, and `status` says what to type and to read."""
+    (tmp_path / "fails.py").write_text(FAILS)
+    (tmp_path / "conf/method").mkdir(parents=True)
+    config = tmp_path / "conf/method/fails.yaml"
+    config.write_text("# @package method.fails\n_target_: fails.Fails\nbad: false\n")
+    results = tmp_path / "results"
+    words = [
+        *("--config-dir", str(tmp_path / "conf"), "--allow-target", "fails.", "method=[fails]", "limit=1"),
+        *("metric=[pointing_game]", "compute.device=cpu", "compute.processes=1", f"results={results}"),
+    ]
+    swept = ["-m", "method.fails.bad=true,false"]
+    forked = forks.start(*words, *swept, environment={"PYTHONPATH": str(tmp_path)})
+    assert forked.wait() == 1, forked.errors()
+    assert call(["status", "--results", str(results)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    at = said.index("1 failed job")
+    assert said[at + 1] == "FAILED fails: RuntimeError: planted"
+    assert said[at + 2].startswith(f"  again: python run.py --config-dir {tmp_path}/conf --allow-target fails. ")
+    assert said[at + 2].endswith(f" results={results} method.fails.bad=True")
+    log = Path(said[at + 3].removeprefix("  traceback: "))
+    assert f"tracebacks: {log}" in forked.errors() and 'raise RuntimeError("planted")' in log.read_text()
+    frame = pd.read_csv(results / "tidy/results.csv")
+    assert frame.cell_key.nunique() == 2 and {"ok", "failed:RuntimeError: planted"} < set(frame.status)
+
+
+def test_what_no_longer_fails_is_not_shown(tmp_path: Path) -> None:
+    """Its command has ended well; or another one has computed what failed in it. What ended a job has no such place."""
+    root = tmp_path / "store"
+    cell = CellStore(root, "cell")
+    cell.describe({"identity": {}, "labels": {}}, {"metric": {"name": "m"}})
+    cell.group("metric").fail(Failure("ValueError: no", "Traceback of it"))
+    log = note_failures(tmp_path, "python run.py a=1", {"x": "ValueError: no\nmore"}, [cell.group("metric")])
+    note_error(tmp_path, "python run.py b=2", OSError("full"))
+    first, second = failed_jobs(tmp_path)
+    assert first == ("python run.py a=1", ("x: ValueError: no more",), log.absolute())
+    assert "Traceback of it" in log.read_text()
+    assert second.again == "python run.py b=2" and second.failed == ("OSError: full",)
+    cell.group("metric").forgive()
+    assert failed_jobs(tmp_path) == [second]
+    settle(tmp_path, "python run.py b=2")
+    settle(tmp_path, "python run.py never=failed")
+    assert failed_jobs(tmp_path) == []
+
+
+def test_the_command_for_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: options stay, a sweep's words go, what a shell would read otherwise is quoted."""
+    monkeypatch.delenv("ASSAY_ALLOW_TARGET", raising=False)
+    job = ["method=[a,b]", "seed=1"]
+    assert again(["run.py", "-m", "method=[a,b]", "seed=0,1"], job, True) == "python run.py 'method=[a,b]' seed=1"
+    assert again(["/x/assay", "experiment=e"], job, True) == "assay run 'method=[a,b]' seed=1 hydra.mode=RUN"
+    monkeypatch.setenv("ASSAY_ALLOW_TARGET", "mine.,yours.")
+    given = ["run.py", "--config-dir", "tests", *job]
+    allowed = "--allow-target mine. --allow-target yours."
+    assert again(given, job, False) == f"python run.py --config-dir tests {allowed} 'method=[a,b]' seed=1"

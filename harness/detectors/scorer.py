@@ -117,7 +117,8 @@ class Scorer:
         asked = [reading.needs().of_pass for reading in self.readers]
         layers = tuple(sorted({*needs.layers, *(layer for each in asked for layer in each.layers)}))
         graph = needs.images or any(each.input_graph for each in asked)
-        forward = ForwardPass(self.network, pixels, layers, graph, penultimate=True)
+        penultimate = needs.penultimate or any(each.penultimate for each in asked)
+        forward = ForwardPass(self.network, pixels, layers, graph, penultimate=penultimate)
         read = {reading: reader.read(forward, _Pixels(images)) for reading, reader in self.readers.items()}
         return forward, replace(features_of(forward, head_of(forward), needs.layers), readings=read)
 

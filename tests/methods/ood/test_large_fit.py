@@ -1,4 +1,4 @@
-"""Fits of any size of training set in bounded memory: DICE, LINe, Mahalanobis and ViM on a stream of parts.
+"""Fits of any size of training set in bounded memory: every detector that reads a stream of parts or the bank.
 
 The fits run in a process of their own, whose peak memory is read from the kernel. This file is also that script:
 `python tests/methods/ood/test_large_fit.py IMAGES FEATURES CLASSES` prints what it took. Marked slow: many classes of
@@ -23,21 +23,26 @@ LIMIT_MB = 2048
 
 
 def measure(images: int, features: int, classes: int) -> dict[str, Any]:
-    """Fit the four on a stream; peak memory, wall times, and the largest difference from fits in one part."""
+    """Fit them on a stream; peak memory, wall times, and the largest difference from fits in one part."""
     import torch
     from assay.harness.detection import Features, LinearHead
     from assay.harness.training import FittedDetector, TrainingSet
     from assay.methods.ood.dice import DICE
+    from assay.methods.ood.fdbd import FDBD
+    from assay.methods.ood.klm import KLMatching
+    from assay.methods.ood.knn import KNN
     from assay.methods.ood.line import LINe
     from assay.methods.ood.mahalanobis import Mahalanobis
-    from assay.methods.ood.vim import ViM
+    from assay.methods.ood.nci import NCI
+    from assay.methods.ood.nnguide import NNGuide
+    from assay.methods.ood.rmd import RMD
+    from assay.methods.ood.she import SHE
+    from assay.methods.ood.vim import Residual, ViM
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    head = LinearHead(
-        torch.randn(classes, features, generator=generator) / features**0.5, torch.zeros(classes).normal_(0, 0.1)
-    )
     means = torch.randn(classes, features, generator=generator)
+    head = LinearHead(means / features**0.5, torch.zeros(classes))  # most images are classified right
 
     def part(start: int, count: int) -> Features:
         """Rows from `start` on, the same in every reading."""
@@ -53,7 +58,10 @@ def measure(images: int, features: int, classes: int) -> dict[str, Any]:
 
         return TrainingSet(parts, total)
 
-    detectors: list[FittedDetector] = [DICE(70), LINe(10, 10, 0.8), Mahalanobis(), ViM()]
+    detectors: list[FittedDetector] = [
+        *(DICE(70), LINe(10, 10, 0.8), Mahalanobis(), ViM(), Residual(), RMD(), FDBD(), NCI(), SHE(), KLMatching()),
+        *(KNN(), NNGuide()),  # of the bank
+    ]
     wall_s, training, began = {}, stream(images), time.perf_counter()
     training.moments()
     wall_s["moments"] = time.perf_counter() - began

@@ -1,10 +1,12 @@
 """Plug-ins: found by their entry points without being run, allowed, named, chosen among, and never taken silently."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from assay.harness.build import ALLOW_VARIABLE, build
@@ -96,6 +98,15 @@ def test_its_choices_are_there_without_any_option(site: Site, capsys: Capture) -
     assert config.method["theirs_map"].settings == {"_target_": "theirs.methods.Mine", "steps": 4}
     assert "theirs_map " in said(["validate", "method=[theirs_map]", "limit=2"], capsys)
     assert "Did you mean theirs_map" in refused(["plan", "method=[theirs_mp]"], capsys)
+
+
+def test_the_help_of_run_py_knows_them(site: Site) -> None:
+    """Among the choices of its group, without the package being run."""
+    site.install("theirs", "", "theirs_map")
+    write(site.folder / "theirs/__init__.py", "raise RuntimeError('imported')\n")
+    asked = forks.start("--help", environment={"PYTHONPATH": str(site.folder)})
+    assert asked.wait() == 0, asked.errors()
+    assert re.search(r"^method: .*\btheirs_map\b", asked.output(), re.M)
 
 
 def test_it_is_not_run_before_it_is_chosen(site: Site, capsys: Capture) -> None:

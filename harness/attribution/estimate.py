@@ -1,7 +1,9 @@
 """How long a plan will take: from earlier runs where there are any, otherwise from a few images."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +12,15 @@ import pandas as pd
 from ..engine.costs import SHARED
 from ..engine.job import Cell, Job
 from ..engine.measure import share
+from ..forward import ForwardPass
 from ..results.environment import environment
 from ..results.tidy import runs_table
 from ..store.store import SAMPLES
+from ..types import Batch
 from .cell import AttributionCell
 
 PROBE_IMAGES = 2
+LONG_S = 10.0  # what takes as long is not done twice to be timed
 
 
 class Forecast(NamedTuple):
@@ -33,30 +38,47 @@ class Forecast(NamedTuple):
 
 
 def estimate(job: Job, runs: Path) -> list[Forecast]:
-    """One entry a method that lacks columns, and one for what they share."""
-    missing = job.missing()
-    todo = {name: sum(s.stop - s.start for s, wanted in missing.items() if name in wanted) for name in _names(job)}
-    todo[SHARED] = sum(s.stop - s.start for s in missing)
+    """One entry for what all share, one a method that lacks columns, one a metric that is to be measured."""
+    todo: Counter[str] = Counter()
+    for shard, wanted in job.missing().items():
+        images = shard.stop - shard.start
+        todo[SHARED] += images
+        for cell in job.cells:
+            if cell.name in wanted:
+                todo.update(dict.fromkeys(_costs(cell, wanted[cell.name]), images))
     return forecasts(job, runs, todo)
 
 
+def work_of(job: Job, images: int) -> Counter[str]:
+    """Images of each cost of a job, were all of it to be done on so many; a metric has each once a method."""
+    todo: Counter[str] = Counter({SHARED: images})
+    for cell in job.cells:
+        todo.update(dict.fromkeys(_costs(cell, set(cell.groups)), images))
+    return todo
+
+
+def _costs(cell: Cell, groups: set[str]) -> list[str]:
+    """Under which names a run records what these groups of a cell take."""
+    return [cell.name, *(cell.cost_of(group) for group in sorted(groups - {SAMPLES}))]
+
+
 def forecasts(job: Job, runs: Path, todo: Mapping[str, int]) -> list[Forecast]:
-    """One entry a method of which there are images to do, and one for what they share. todo: images of each."""
+    """One entry a cost of which there are images to do, by its name; costs that cannot be timed have none."""
     history = _history(job, runs_table(runs))
-    made = [
-        Forecast(name, todo[name], history[name], "earlier runs")
-        for name in (SHARED, *_names(job))
-        if todo[name] and name in history
-    ]
-    unknown = [cell for cell in job.cells if todo[cell.name] and cell.name not in history and not _unfitted(cell)]
-    if unknown:
-        made += [Forecast(name, todo[name], each, "measured now") for name, each in _probe(job, unknown).items()]
-    return made
+    order = [name for name in (SHARED, *_names(job), *sorted(todo)) if todo.get(name)]
+    unknown = [name for name in dict.fromkeys(order) if name not in history]
+    now = _probe(job, unknown) if unknown else {}
+    known = {**_sourced(now, "measured now"), **_sourced(history, "earlier runs")}
+    return [Forecast(name, todo[name], *known[name]) for name in dict.fromkeys(order) if name in known]
 
 
-def _unfitted(cell: Cell) -> bool:
-    """Whether a method's fit is still to be made, so that it cannot be timed."""
-    return isinstance(cell, AttributionCell) and cell.fitting is not None and not cell.fitting.fit.exists()
+def _sourced(seconds: Mapping[str, float], source: str) -> dict[str, tuple[float, str]]:
+    return {name: (each, source) for name, each in seconds.items()}
+
+
+def _is_fitted(cell: Cell) -> bool:
+    """Whether a method needs no fit, or has it; otherwise it cannot be timed."""
+    return not isinstance(cell, AttributionCell) or cell.fitting is None or cell.fitting.fit.exists()
 
 
 def _names(job: Job) -> list[str]:
@@ -77,17 +99,37 @@ def _history(job: Job, runs: pd.DataFrame) -> dict[str, float]:
     return {str(name): float(value) for name, value in each.groupby(same["method"]).median().items()}
 
 
-def _probe(job: Job, cells: list[Cell]) -> dict[str, float]:
-    """Seconds an image of each cell, maps and metrics, timed on the first images."""
-    samples = [job.images.dataset[int(index)] for index in job.images.order[:PROBE_IMAGES]]
-    alike = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
-    seconds = {}
-    for cell in cells:
-        start = time.perf_counter()
-        batch, forward = share(job, alike, [cell], job.config.compute.batch_size)
-        if batch.pairs:
-            prepared = cell.prepare(batch, forward)
-            for group in cell.groups.keys() - {SAMPLES}:
-                cell.columns(group, prepared, batch, forward)
-        seconds[cell.name] = (time.perf_counter() - start) / len(alike)
-    return seconds
+def _probe(job: Job, unknown: list[str]) -> dict[str, float]:
+    """Seconds an image of costs that no run has recorded, timed on a few images; metrics on the first such method."""
+    fitted = [cell for cell in job.cells if _is_fitted(cell)]
+    cells = [cell for cell in fitted if cell.name in unknown] or fitted[:1]
+    if not cells:
+        return {}
+    indices = [int(index) for index in job.images.order[:PROBE_IMAGES]]
+    shape = job.images.dataset[indices[0]].image.shape
+
+    def read() -> tuple[Batch, ForwardPass]:
+        samples = [job.images.dataset[index] for index in indices]
+        alike = [sample for sample in samples if sample.image.shape == shape]
+        return share(job, alike, cells, job.config.compute.batch_size)
+
+    seconds, (batch, forward) = {SHARED: _seconds(read)}, read()
+    for cell in cells if batch.pairs else []:
+        seconds[cell.name] = _seconds(partial(cell.prepare, batch, forward))
+        prepared = cell.prepare(batch, forward)
+        for group in sorted(cell.groups.keys() - {SAMPLES}):
+            if (cost := cell.cost_of(group)) in unknown and cost not in seconds:
+                seconds[cost] = _seconds(partial(cell.columns, group, prepared, batch, forward))
+    return {name: each / len(batch.samples) for name, each in seconds.items() if name in unknown}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """What it takes once it is warm: a network's first pass may take hundreds of times as long."""
+    start = time.perf_counter()
+    work()
+    first = time.perf_counter() - start
+    if first > LONG_S:
+        return first
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..config import ConfigError
-from ..engine.costs import SHARED
 from ..engine.job import Cell, Job
 from ..places import readable
 from ..store.store import Group
-from .estimate import Forecast, forecasts
+from .estimate import Forecast, forecasts, work_of
 
 PAGE = 1000  # names that an object store lists in one request
 BENCHED_ON = "resnet50"  # rows of bench/results that name no network
@@ -44,14 +43,14 @@ class Stored(NamedTuple):
 
 def of_earlier_runs(job: Job, runs: Path, fleet: Fleet) -> list[Forecast]:
     """Seconds as in earlier runs on this device, or else timed now on two images, for all of a fleet's images."""
-    return forecasts(job, runs, dict.fromkeys([SHARED, *(cell.name for cell in job.cells)], fleet.images))
+    return forecasts(job, runs, work_of(job, fleet.images))
 
 
 def of_a_bench(job: Job, file: Path, fleet: Fleet) -> list[Forecast]:
     """Seconds of maps alone as a table of bench/results has them; a method without a row has no entry.
 
     Raises:
-        ConfigError: it is no such table.
+        ConfigError: it is no such table, or has a row of none of the methods on this network.
     """
     table = pd.read_csv(readable(file))
     if absent := {"task", "contestant", "median_s", "images"} - set(table):
@@ -59,7 +58,13 @@ def of_a_bench(job: Job, file: Path, fleet: Fleet) -> list[Forecast]:
     ours = table[table["contestant"] == "assay"].set_index("task")
     each = (ours["median_s"] / ours["images"]).to_dict()
     named = ((cell.name, next((each[task] for task in _tasks(job, cell) if task in each), None)) for cell in job.cells)
-    return [Forecast(name, fleet.images, seconds, file.stem) for name, seconds in named if seconds is not None]
+    made = [Forecast(name, fleet.images, seconds, file.stem) for name, seconds in named if seconds is not None]
+    if not made:
+        asked = ", ".join(cell.name for cell in job.cells)
+        raise ConfigError(
+            f"--measured {file}: no row of {asked} on {job.config.model.name}; its rows are {', '.join(sorted(each))}"
+        )
+    return made
 
 
 def _tasks(job: Job, cell: Cell) -> list[str]:
@@ -84,12 +89,12 @@ def _stored(group: Group) -> Stored:
 def lines(job: Job, fleet: Fleet, parts: list[Forecast]) -> Iterator[str]:
     """What a fleet takes, said in lines below the table of its methods."""
     seconds = sum(part.seconds for part in parts)
+    unknown = work_of(job, fleet.images).keys() - {part.method for part in parts}
     yield (
         f"{fleet.images:,} images in {fleet.shards:,} shards of {fleet.shard_size}: {_hours(seconds)} of one process; "
-        f"{fleet.workers} workers: {_hours(fleet.wall_s(seconds))}, and start-up"
+        f"shared by {fleet.workers}: {_hours(fleet.wall_s(seconds))}, and start-up"
+        + (f"; without {', '.join(sorted(unknown))}, of which nothing was measured" if unknown else "")
     )
-    if unknown := {cell.name for cell in job.cells} - {part.method for part in parts}:
-        yield f"not in it, as nothing was measured: {', '.join(sorted(unknown))}"
     groups = sum(len(cell.groups) for cell in job.cells)
     yield (
         f"{fleet.shards * groups:,} files, a shard of each method's samples and metrics; an object store lists those "

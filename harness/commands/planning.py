@@ -31,7 +31,7 @@ def _whole(_: click.Context, option: click.Parameter, text: str | None) -> int |
         number = float(text)
     except ValueError:
         number = 0.5
-    if not number >= 1 or number != int(number):
+    if not (number >= 1 and number.is_integer()):
         raise click.BadParameter(f"{text}: give a whole number of at least 1, as 50000 or 1e9", param=option)
     return int(number)
 
@@ -59,6 +59,8 @@ def plan(words: list[str], images: int | None, workers: int, measured: str | Non
         made = composed_run([*searched(), *job])
         config = made.request.config
         make_deterministic(config.compute.threads)
+        if images is not None and not hasattr(made, "job"):
+            raise ConfigError("--images: of detectors the passes over images alone are timed, by plan without --images")
         print(f"# {config.model.name} on {config.dataset.name}")
         print(*map(wrapped, made.describe()), sep="\n")
         print(_forecast(made) if images is None else _forecast_of_a_fleet(made, images, workers, measured))
@@ -87,8 +89,7 @@ def _forecast_of_a_fleet(made: "Run", images: int, workers: int, measured: str |
     from ..attribution.fleet import Fleet, lines, of_a_bench, of_earlier_runs
     from ..attribution.run import AttributionRun
 
-    if not isinstance(made, AttributionRun):
-        raise ConfigError("--images: what detectors take is a pass over the images, which plan without --images times")
+    assert isinstance(made, AttributionRun)
     job = made.job
     fleet = Fleet(images, workers, job.config.compute.shard_size)
     runs = place(job.config.results) / "runs"

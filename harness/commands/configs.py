@@ -10,6 +10,7 @@ from .. import config as configs
 from ..arguments import config_folders
 from ..config import ConfigError, groups, suggest
 from ..overrides import compose_config
+from ..plugins import left_out
 from ..results.terminal import wrapped
 from ..sources import about, owner
 from .options import composed, overrides_only, results, searched
@@ -82,7 +83,8 @@ def _describe_cell(prefix: str, root: Path, folders: list[Path]) -> None:
     found = [cell for cell in cells(root) if len(prefix) >= SHORTEST_KEY and cell.key.startswith(prefix)]
     if not found:
         known = {choice for choices in groups(folders).values() for choice in choices}
-        raise ConfigError(suggest(prefix, known, "config name, nor the beginning of a cell key"))
+        unknown = suggest(prefix, known, "config name, nor the beginning of a cell key")
+        raise ConfigError("; ".join([unknown, *left_out()]))
     for cell in found:
         print(json.dumps(cell.cell(), indent=1, sort_keys=True))
 

@@ -176,6 +176,7 @@ def test_one_that_is_broken_is_named_and_in_nobodys_way(entry: str, why: str, si
     said_so = f"plug-in broken (broken 1.5) is left out: {why}; install it anew, or pip uninstall broken"
     assert said_so in said(["ls"], capsys)
     assert said_so in refused(["plan", "method=[broken_map]"], capsys)
+    assert said_so in refused(["describe", "broken_map"], capsys)
     assert "plug-in" not in said(["validate", "method=[gradcam]", "limit=2"], capsys)
 
 

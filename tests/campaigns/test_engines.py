@@ -106,7 +106,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def processes() -> list[tuple[int, int, str]]:
     """Number, parent and command line of each."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
     return [(int(pid), int(parent), args) for pid, parent, args in (row for row in rows if len(row) == 3)]
 

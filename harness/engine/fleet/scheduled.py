@@ -68,6 +68,7 @@ class Crew:
         self.asked, self.box = config.compute, Mailbox(folder)
         self.logs = folder / "logs"
         self.jobs: dict[str, Any] = {}  # by the worker's name
+        self.waiting: set[str] = set()
         self.hired = 0
         self.last_ended = ""
         self.since = time.monotonic()
@@ -87,6 +88,10 @@ class Crew:
         """Of the workers there are, or that wait for a machine."""
         return {*self.jobs}
 
+    def running(self) -> set[str]:
+        """Of those that do not wait for one, as far as is known."""
+        return {*self.jobs} - self.waiting
+
     def _hire(self) -> None:
         name = str(self.hired)
         worker = Worker(self.box.folder, name, self.hired % self.count, self.count)
@@ -102,6 +107,7 @@ class Crew:
         if time.monotonic() - self.since < ASK_S or (states := _states()) is None:
             return 0
         self.since, ended = time.monotonic(), 0
+        self.waiting = {name for name, job in self.jobs.items() if states.get(job.job_id) == "PENDING"}
         for name, job in list(self.jobs.items()):
             state = states.get(job.job_id, "GONE")
             if state in ENDED:

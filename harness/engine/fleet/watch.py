@@ -27,6 +27,9 @@ class Crew(Protocol):
     def names(self) -> set[str]:
         """Of the workers there are, or that wait for a machine."""
 
+    def running(self) -> set[str]:
+        """Of those that do not wait for one, as far as is known."""
+
     def tend(self) -> int:
         """Replace those that have ended; how many had."""
 
@@ -78,9 +81,9 @@ class Watch:
         give_up(self.job, left, names, f"{why}: what is open ends them (memory?)", self.lost)
 
     def _answers(self) -> list[Outcome]:
-        """Of those who are at it, which see that nothing is left."""
+        """Of those who are at it, which see that nothing is left; one that is requeued meanwhile is not waited for."""
         box, number = self.crew.box, self.numbers[-1]
-        while (box.begun(number) - box.done(number)) & self.crew.names():
+        while (box.begun(number) - box.done(number)) & self.crew.running():
             self.crew.tend()
             time.sleep(POLL_S)
         every = [answer for number in self.numbers for answer in box.answers(number)]

@@ -195,6 +195,9 @@ class Crew:
     def names(self) -> set[str]:
         return {self.name}
 
+    def running(self) -> set[str]:
+        return {self.name}
+
     def tend(self) -> int:
         before, self.tended = self.ended, self.tended + 1
         self.turns[min(self.tended, len(self.turns)) - 1](self)

@@ -46,6 +46,11 @@ class Plugin(NamedTuple):
         """What the `_target_`s begin with that a config may name because of it."""
         return f"{self.module}."
 
+    @property
+    def roots(self) -> list[Path]:
+        """The folder that its package is imported from, which is on no path if it is installed to be edited."""
+        return [] if self.conf is None else [self.conf.parents[1 + self.module.count(".")]]
+
     def __str__(self) -> str:
         return f"plug-in {self.name} ({self.release})"
 

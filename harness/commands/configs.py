@@ -10,7 +10,7 @@ from .. import config as configs
 from ..arguments import config_folders
 from ..config import ConfigError, groups, suggest
 from ..overrides import compose_config
-from ..plugins import left_out
+from ..plugins import installed, left_out
 from ..results.terminal import wrapped
 from ..sources import about, owner
 from .options import composed, overrides_only, results, searched
@@ -69,7 +69,8 @@ def _documentation(text: str) -> str:
     target = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("_target_:")), "")
     module, _, name = target.rpartition(".")
     place = Path(*module.removeprefix("assay.").split(".")).with_suffix(".py")
-    source = next((path for root in [configs.ROOT, *map(Path, sys.path)] if (path := root / place).is_file()), None)
+    roots = [configs.ROOT, *(root for each in installed() for root in each.roots), *map(Path, sys.path)]
+    source = next((path for root in roots if (path := root / place).is_file()), None)
     nodes = [] if source is None else ast.parse(source.read_text()).body
     made = [n for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name]
     return f"{target}\n\n{ast.get_docstring(made[0]) or ''}\n" if made else ""

@@ -136,6 +136,7 @@ def test_a_part_of_a_package(site: Site) -> None:
     (site.folder / "theirs/inner/conf").mkdir(parents=True)
     (plugin,) = installed()
     assert (plugin.conf, plugin.prefix) == (site.folder / "theirs/inner/conf", "theirs.inner.")
+    assert plugin.roots == [site.folder]
     assert "theirs" not in sys.modules
 
 

@@ -151,6 +151,15 @@ class Features:
         """The features of some images."""
         return self._each(lambda values: values[index])
 
+    def columns(self) -> list[Tensor]:
+        """All that has a row an image."""
+        penultimate = [] if self.penultimate is None else [self.penultimate]
+        return [self.logits, self.labels, *penultimate, *self.layers.values(), *self.readings.values()]
+
+    def room(self, count: int) -> "Features":
+        """Features alike of so many images, with no values yet."""
+        return self._each(lambda values: values.new_empty(count, *values.shape[1:]))
+
     def cpu(self) -> "Features":
         """On the CPU, where detectors fit and score whatever the network runs on."""
         moved = self._each(lambda values: values.cpu())

@@ -136,13 +136,14 @@ class TrainingSet:
     def bank(self) -> Features:
         """At most BANK rows in order, a uniform sample that depends on the seed and the number of rows alone."""
         chosen = self.draw(self.BANK)
-        kept: list[Features] = []
-        start = 0
-        for part in self.parts():
+        kept, start, filled = next(iter(self.parts())).room(len(chosen)), 0, 0
+        for part in self.parts():  # written where they stay: rows that are joined later are held twice
             inside = chosen[(chosen >= start) & (chosen < start + len(part))] - start
-            kept.append(part.rows(torch.from_numpy(inside)))
-            start += len(part)
-        return joined(kept)
+            rows = part.rows(torch.from_numpy(inside))
+            for whole, piece in zip(kept.columns(), rows.columns(), strict=True):
+                whole[filled : filled + len(rows)] = piece
+            start, filled = start + len(part), filled + len(rows)
+        return kept
 
     def draw(self, rows: int) -> np.ndarray:
         """Row numbers of a uniform sample without repetition, ascending; all rows, if there are no more."""

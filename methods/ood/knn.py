@@ -9,7 +9,7 @@ from assay.harness.training import TrainingSet
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .neighbours import check_search, in_parts, searched
+from .neighbours import check_search, directions, in_parts, searched
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class KNN:
 
     def fit(self, training: TrainingSet) -> State:
         """neighbours: [n,D], rows of length 1."""
-        return {"neighbours": normalize(searched(training, self.k, self.share).tap())}
+        return {"neighbours": directions(searched(training, self.k, self.share).tap())}
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N]."""

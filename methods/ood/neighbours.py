@@ -7,8 +7,10 @@ import torch
 from assay.harness.detection import Features
 from assay.harness.training import TrainingSet
 from torch import Tensor
+from torch.nn.functional import normalize
 
 PAIRS = 2**24  # similarities held at once: 64 MiB
+ROWS = 4096  # normalised at once
 
 
 def check_search(k: int, share: float) -> None:
@@ -36,6 +38,14 @@ def searched(training: TrainingSet, k: int, share: float) -> Features:
         return bank
     drawn = np.random.default_rng([training.seed, rows]).choice(len(bank), rows, replace=False)
     return bank.rows(torch.from_numpy(np.sort(drawn)))
+
+
+def directions(values: Tensor) -> Tensor:
+    """Rows [N,D] of length 1 (of zeros: of length 0), in a tensor of their own, made so many rows at a time."""
+    made = torch.empty_like(values)
+    for rows, place in zip(values.split(ROWS), made.split(ROWS), strict=True):
+        place.copy_(normalize(rows))
+    return made
 
 
 def in_parts(queries: Tensor, neighbours: Tensor) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .logits import energy_score
-from .neighbours import check_search, in_parts, searched
+from .neighbours import ROWS, check_search, directions, in_parts, searched
 
 
 def _confidence(logits: Tensor) -> Tensor:
@@ -43,8 +43,10 @@ class NNGuide:
     def fit(self, training: TrainingSet) -> State:
         """guides: [n,D], directions of training images times their confidence."""
         chosen = searched(training, self.k, self.share)
-        directions = normalize(chosen.tap())
-        return {"guides": directions.mul_(_confidence(chosen.logits)[:, None].to(directions))}
+        guides = directions(chosen.tap())
+        for rows, logits in zip(guides.split(ROWS), chosen.logits.split(ROWS), strict=True):
+            rows.mul_(_confidence(logits)[:, None].to(rows))
+        return {"guides": guides}
 
     def score(self, features: Features, state: State) -> Tensor:
         """[N] in float64."""

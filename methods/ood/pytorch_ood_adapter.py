@@ -135,7 +135,7 @@ class PytorchOOD:
         if self.needs().penultimate:
             self._check_size(*training.head.weight.shape)
         bank = training.bank
-        labelled = bank.rows(bank.labels >= 0)
+        labelled = bank if bool((bank.labels >= 0).all()) else bank.rows(bank.labels >= 0)
         state = {"values": self._kind.values(labelled).contiguous(), "labels": labelled.labels}
         self._made(labelled, state)
         return state

@@ -53,6 +53,15 @@ def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(scores_of(KNN(4), test, training_of(train)), whole, atol=1e-12, rtol=0)
 
 
+def test_directions_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven rows at a time: torch's normalised rows to the bit, zeros left as they are, the features left alone."""
+    monkeypatch.setattr(neighbours, "ROWS", 7)
+    values = torch.cat([random_features().tap(), torch.zeros(1, 12, dtype=torch.float64)])
+    before = values.clone()
+    assert torch.equal(neighbours.directions(values), torch.nn.functional.normalize(values))
+    assert torch.equal(values, before)
+
+
 def test_share() -> None:
     """A third of 60 images: 20 different rows in order, the same for a seed, others for another."""
     train = random_features()

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -18,6 +18,8 @@ from ..results.tidy import runs_table
 from ..store.store import SAMPLES
 from ..types import Batch
 from .cell import AttributionCell
+
+T = TypeVar("T")
 
 PROBE_IMAGES = 2
 LONG_S = 10.0  # what takes as long is not done twice to be timed
@@ -113,23 +115,22 @@ def _probe(job: Job, unknown: list[str]) -> dict[str, float]:
         alike = [sample for sample in samples if sample.image.shape == shape]
         return share(job, alike, cells, job.config.compute.batch_size)
 
-    seconds, (batch, forward) = {SHARED: _seconds(read)}, read()
+    shared, (batch, forward) = _timed(read)
+    seconds = {SHARED: shared}
     for cell in cells if batch.pairs else []:
-        seconds[cell.name] = _seconds(partial(cell.prepare, batch, forward))
-        prepared = cell.prepare(batch, forward)
+        seconds[cell.name], prepared = _timed(partial(cell.prepare, batch, forward))
         for group in sorted(cell.groups.keys() - {SAMPLES}):
             if (cost := cell.cost_of(group)) in unknown and cost not in seconds:
-                seconds[cost] = _seconds(partial(cell.columns, group, prepared, batch, forward))
+                seconds[cost] = _timed(partial(cell.columns, group, prepared, batch, forward))[0]
     return {name: each / len(batch.samples) for name, each in seconds.items() if name in unknown}
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """What it takes once it is warm: a network's first pass may take hundreds of times as long."""
-    start = time.perf_counter()
-    work()
-    first = time.perf_counter() - start
-    if first > LONG_S:
-        return first
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of some work once it is warm (a first pass may take hundreds of times as long), and its result."""
+    seconds = 0.0
+    while True:
+        is_warm, start = bool(seconds), time.perf_counter()
+        made = work()
+        seconds = time.perf_counter() - start
+        if is_warm or seconds > LONG_S:
+            return seconds, made

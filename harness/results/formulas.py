@@ -7,6 +7,7 @@ A text that begins with apostrophes and then one of these gets one more, so that
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
 SIGNS = "'=+-@\t\r"
@@ -41,5 +42,6 @@ def _with(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
 
 def _moved(column: pd.Series, change: Callable[[str], str]) -> dict[str, str]:
     """Of the few texts that change, what they become."""
-    texts = [text for text in column.unique() if isinstance(text, str) and text[:1] and text[0] in SIGNS]
+    every = np.asarray(column.unique(), object).tolist()
+    texts = [text for text in every if isinstance(text, str) and text[:1] and text[0] in SIGNS]
     return {text: made for text in texts if (made := change(text)) != text}

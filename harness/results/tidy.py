@@ -154,10 +154,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def csv_of(frame: pd.DataFrame) -> bytes:
-    """The bytes of `write_csv`. Every text is in quotes where one holds a carriage return, which may end a line."""
+    """The bytes of `write_csv`. Every field is in quotes where one holds a carriage return, which may end a line."""
     shown = quoted_cells(frame)
     made = str(shown.to_csv(index=False))
-    return (made if "\r" not in made else str(shown.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))).encode()
+    return (made if "\r" not in made else str(shown.to_csv(index=False, quoting=csv.QUOTE_ALL))).encode()
 
 
 def _collect_unlocked(results: Path) -> pd.DataFrame:
@@ -202,7 +202,7 @@ def collect(results: Path) -> pd.DataFrame:
 def _rebuild(results: Path) -> pd.DataFrame:
     frame = results_table(cells(results / "store"))
     put_tables(frame, results / "tidy")
-    write_csv(_through_text(runs_table(results / "runs")), results / "tidy" / RUNS)
+    write_csv(runs_table(results / "runs"), results / "tidy" / RUNS)
     return frame
 
 
@@ -252,8 +252,8 @@ def _sums(tidy: Path) -> dict[str, str]:
 
 def table_files(rows: pd.DataFrame) -> dict[str, bytes]:
     """results.csv and results.parquet of tidy rows; equal rows give equal bytes."""
-    text = _through_text(rows)
-    return {RESULTS: csv_of(text), TYPED: packed(text, COLUMNS)}
+    data = csv_of(rows)
+    return {RESULTS: data, TYPED: packed(_fields(io.BytesIO(data)), COLUMNS)}
 
 
 def put_tables(rows: pd.DataFrame, folder: Path) -> None:

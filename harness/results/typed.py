@@ -27,5 +27,5 @@ def packed(text: pd.DataFrame, columns: Iterable[str]) -> bytes:
 
 
 def _typed(column: pd.Series, kind: pa.DataType) -> pa.Array:
-    texts = pa.array(column.to_numpy(object), pa.string())
+    texts = pa.array(column).cast(pa.string())
     return texts if kind == pa.string() else pc.if_else(pc.equal(texts, ""), None, texts).cast(kind)

@@ -184,7 +184,7 @@ def _cost(column: str, rows: pd.DataFrame) -> Any:
         for row in rows.itertuples()
     ]
     across = {"xaxis": axis("seconds an image, of the method alone", type="log"), "yaxis": axis(column)}
-    legend = {"orientation": "h", "y": -0.22, "yanchor": "top"}
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
     return figure([_front(rows), *points], 430 + 8 * len(points), legend=legend, **across)
 
 

@@ -62,7 +62,7 @@ def figure(traces: Iterable[Any], height: int, **layout: Any) -> "go.Figure":
 
 def axis(title: str = "", **others: Any) -> dict[str, Any]:
     """One axis that makes room for its labels."""
-    return {"title": {"text": plain(title)}, "automargin": True, "zeroline": False, **others}
+    return {"title": {"text": plain(title), "standoff": 12}, "automargin": True, "zeroline": False, **others}
 
 
 def plain(text: object) -> str:

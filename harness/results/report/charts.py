@@ -9,11 +9,10 @@ from markupsafe import Markup
 
 from .cliques import Cliques
 from .figures import COLOURS, FLOOR, RANKS, SIGNED, axis, embedded, figure, hover, looks, marks, plain
-from .heat import heat_map
+from .heat import LINE, heat_map
 from .leaderboard import ARROWS, direction
 from .ranks import agreement, ordered, ranks
 
-LINE = 19  # pixels of a method
 GROUPS = 8  # of methods that a chart has room for
 
 Charts = dict[str, Markup]  # by what the reader chooses
@@ -86,7 +85,7 @@ def rank_map(shown: pd.DataFrame) -> Markup | None:
         "title": "rank",
     }
     names = [*made.columns], [*made.index]
-    return embedded(heat_map(made.to_numpy(float), names, style, 230 + LINE * len(made)))
+    return embedded(heat_map(made.to_numpy(float), names, style))
 
 
 def agreement_map(shown: pd.DataFrame) -> Markup | None:
@@ -103,7 +102,7 @@ def agreement_map(shown: pd.DataFrame) -> Markup | None:
         "title": "tau",
     }
     names = [*made.columns], [*made.columns][::-1]
-    return embedded(heat_map(made.to_numpy(float)[::-1], names, style, 230 + LINE * len(made)))
+    return embedded(heat_map(made.to_numpy(float)[::-1], names, style))
 
 
 def curves(points: pd.DataFrame) -> Charts:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from .figures import axis, figure, plain
 
 Style = dict[str, Any]  # scale and whether it is reversed, range of values, format of figures, hover, title
+LINE, MARGINS, SLANTED = 19, 90, 4.5  # pixels: of a row, around them all, and of a letter of a slanted name below
 INKS = ("#000000", "#ffffff")  # of which one has a contrast of at least sqrt(21) = 4.58 to any colour
 
 
@@ -30,7 +31,7 @@ def ink(rgb: Sequence[float]) -> str:
     return INKS[int(contrast((255, 255, 255), rgb) > contrast((0, 0, 0), rgb))]
 
 
-def heat_map(values: NDArray[np.float64], names: tuple[list[str], list[str]], style: Style, height: int) -> Any:
+def heat_map(values: NDArray[np.float64], names: tuple[list[str], list[str]], style: Style) -> Any:
     """A figure of values [rows, columns], the first row at the bottom. names: of columns and of rows."""
     across, up = ([*map(plain, each)] for each in names)
     low, high = style["range"]
@@ -62,6 +63,7 @@ def heat_map(values: NDArray[np.float64], names: tuple[list[str], list[str]], st
     }
     upwards = axis(type="category", categoryorder="array", categoryarray=up, range=[-0.6, len(up) - 0.4])
     sideways = axis(type="category", categoryorder="array", categoryarray=across, tickangle=-40)
+    height = MARGINS + LINE * len(up) + int(SLANTED * max(map(len, names[0])))
     return figure([cells, texts], height, xaxis=sideways, yaxis=upwards)
 
 

@@ -304,6 +304,8 @@ def test_the_maps_show_ranks_and_agreement() -> None:
     made = charts.rank_map(rows)
     assert made is not None
     cells, texts = charted(made).data
+    tall = charts.rank_map(rows.assign(column="a quantity of a long name, " + rows["column"]))
+    assert tall is not None and charted(tall).layout.height - charted(made).layout.height == int(4.5 * 28) - 4
     assert [*zip(texts.x, texts.y, texts.text, strict=True)][:2] == [("p", "c", "3"), ("q", "c", "1")]
     assert list(cells.y) == ["c", "b", "a"] and np.array_equal(cells.z, [[3, 1], [2, 2], [1, 3]])
     taus = charts.agreement_map(rows)

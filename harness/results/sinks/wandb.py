@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ...places import is_remote, place
 from .contract import Left, needed
 
 
@@ -26,6 +27,8 @@ class WandB:
     def __post_init__(self) -> None:
         with needed("wandb"):
             is_known = self.mode == "offline" or _has_key()
+        if is_remote(place(self.folder)):
+            raise ValueError(f"folder={self.folder}: wandb keeps its files on this machine: sink.wandb.folder=FOLDER")
         if not is_known:
             raise ValueError("no account is known: `wandb login` (or WANDB_API_KEY), or sink.wandb.mode=offline")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 HERE = ("file", "local")  # what fsspec calls the file system of this machine
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}  # of ours, with the client of a protocol
 
 
 class NoPlace(ValueError):
@@ -39,8 +39,8 @@ def place(text: str | Path) -> Path:
         made = UPath(str(text).rstrip("/"), use_listings_cache=False)  # other workers' files are to be seen
         _ = made.fs
     except ImportError as error:
-        package = PACKAGES.get(protocol, "universal_pathlib")
-        raise NoPlace(f"{error} (pip install {package}, or assay-harness[{protocol}])") from error
+        extra = f": pip install 'assay-harness[{EXTRAS[protocol]}]'" if protocol in EXTRAS else ""
+        raise NoPlace(f"{protocol}:// needs a package that is not installed ({error}){extra}") from error
     except ValueError as error:
         raise NoPlace(str(error)) from error
     return cast(Path, made)

@@ -151,11 +151,11 @@ def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     whole = path.read_bytes()
     last = 512 * 8  # four files of a header and a block each; what follows ends the tar
-    for length in (100, 512, 700, last - 600, last - 512, last - 1, last):
+    for length in (100, 512, 700, last - 600, last - 512, last - 1, last, last + 512):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"a\.tar (is no tar that can be read|is cut short)"):
+        with pytest.raises(DataError, match=r"a\.tar(:| is no tar that can be read| is cut short)"):
             load(tmp_path)
-    path.write_bytes(whole[: last + 512])  # one block of zeros is an end
+    path.write_bytes(whole[: last + 1024])  # two blocks of zeros are an end, and all that some programs write
     assert len(load(tmp_path)) == 2
     with tarfile.open(path, "w:gz"):
         pass
@@ -163,6 +163,57 @@ def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
         load(tmp_path)
     path.unlink()
     with pytest.raises(DataError, match=r"no tar \*\.tar at .*Put the tars"):
+        load(tmp_path)
+
+
+def _patched(whole: bytes, at: int, new: bytes) -> bytes:
+    return whole[:at] + new + whole[at + len(new) :]
+
+
+def test_a_tar_that_ends_early_is_refused(tmp_path: Path) -> None:
+    """Python's tarfile ends without a word at a header of zeros or with a wrong checksum: six files of 1 kB each."""
+    path = tmp_path / "a.tar"
+    write(path, *sample("x", 1, 0), *sample("y", 2, 1), *sample("z", 3, 1))
+    whole, header, last = path.read_bytes(), 4 * 512, 12 * 512
+    assert len(whole) == 10240 and len(load(tmp_path)) == 3
+    ends = [
+        (
+            _patched(whole, header + 3, bytes([whole[header + 3] ^ 1])),
+            r"at byte 2048, .*\(at 2048\): a header is damaged",
+        ),
+        (_patched(whole, header, bytes(512)), r"at byte 2048, .*\(at 2560\): a header is damaged"),
+        (whole + whole, r"at byte 6144, .*\(at 10240\): .*or tars were joined"),
+        (whole[:last] + b"x" + whole[last + 1 :], r"at byte 6144, .*\(at 6144\)"),
+        (whole + bytes(512), "4608 zeros come after its last file"),
+        (_patched(whole, header, bytes(len(whole) - header))[: last + 1024], "5120 zeros .* broken off"),
+        (_patched(whole, header, bytes(len(whole) - header)) + bytes(10240), "18432 zeros .* broken off"),
+    ]
+    for data, told in ends:
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=told):
+            load(tmp_path)
+
+
+def _linked(path: Path, kind: bytes, target: str) -> None:
+    write(path, *sample("./x", 7, 1))
+    with tarfile.open(path, "a") as tar:
+        for ending in ("png", "cls"):
+            about = tarfile.TarInfo(f"./y.{ending}")
+            about.type, about.linkname = kind, f"{target}.{ending}"
+            tar.addfile(about)
+
+
+def test_a_files_second_name_is_a_file(tmp_path: Path) -> None:
+    """tar stores what has two names (a hard link) once; a link whose bytes are elsewhere is refused, not left out."""
+    _linked(tmp_path / "a.tar", tarfile.LNKTYPE, "./x")
+    data = load(tmp_path)
+    assert [(red(data, index), data[index].targets) for index in (0, 1)] == [(7, (1,)), (7, (1,))]
+    for kind, target in ((tarfile.LNKTYPE, "elsewhere"), (tarfile.SYMTYPE, "x")):
+        _linked(tmp_path / "a.tar", kind, target)
+        with pytest.raises(DataError, match=rf"a\.tar: \./y\.png is a link to {target}\.png, .*--dereference"):
+            load(tmp_path)
+    _linked(tmp_path / "a.tar", tarfile.FIFOTYPE, "")
+    with pytest.raises(DataError, match=r"\./y\.png is no file"):
         load(tmp_path)
 
 

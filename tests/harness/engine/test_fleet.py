@@ -140,6 +140,7 @@ def test_a_store_in_an_object_store_is_read(capsys: pytest.CaptureFixture[str]) 
         run_here(results, *ATTRIBUTIONS)
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_made_anew(results: str) -> None:
     """Set aside, whether or not there are folders to rename in."""
     assert run_here(results, *ATTRIBUTIONS, FLEET) == 0

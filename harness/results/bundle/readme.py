@@ -21,7 +21,7 @@ ABOUT = {
     "report/index.html": "everything in one page that needs nothing else (`python -m harness report`)",
     "configs/": "each run's config as it was composed; its first line is the command",
     "environment/requirements.txt": "exact versions of all that was installed where this bundle was made",
-    "environment/environment.json": "Python, Assay, torch and the processor there, and the code's commit",
+    "environment/environment.json": "Python, Assay, torch and the processor there, and (not for the blind) the commit",
     "samples/": "the per-sample tables behind the numbers: a folder a `cell_key`, a file a metric (`metric_key`)",
     "SHA256SUMS": "checksums: `sha256sum -c SHA256SUMS`",
 }

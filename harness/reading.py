@@ -146,7 +146,14 @@ def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
 
 
 def check_folder(results: str) -> None:
-    """Refuse a place for results that is a file, below one, or can be none."""
+    """Refuse a place for results that is a file, below one, or can be none.
+
+    Also one with a line feed, say: it stands in the scripts of Slurm's workers, where a shell would run what follows.
+    """
+    if not results.isprintable():
+        raise ConfigError(
+            f"results={shown(results)} holds a character that cannot be printed: give a folder, results=FOLDER"
+        )
     try:
         path = place(results)
         if is_remote(path):

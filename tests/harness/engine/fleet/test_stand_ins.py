@@ -5,14 +5,19 @@ With the packages themselves: tests/campaigns/test_engines.py.
 
 import importlib.util
 import io
+import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from assay.harness import launch
 from assay.harness.config import ENGINES as NAMES
 from assay.harness.config import ConfigError
@@ -28,6 +33,7 @@ from assay.harness.engine.job import Job
 from assay.harness.engine.processes import Rebuild
 from assay.harness.engine.rank import Rank
 from assay.harness.overrides import compose_config, sweep
+from assay.harness.reading import SCHEDULED, check_folder
 from assay.harness.store.damage import Damaged
 from assay.harness.store.store import Shard
 
@@ -36,6 +42,7 @@ WORDS = [
     *("compute.device=cpu", "compute.processes=1", "limit=8", "compute.shard_size=2", "method=[gradient,center]"),
     "metric=[pointing_game]",
 ]
+NAMED = ("partition", "account", "qos", "constraint")  # of `compute.slurm`, texts of a file's
 Dies = Callable[[Task], bool]
 
 
@@ -315,6 +322,42 @@ def test_a_file_may_not_give_a_shells_lines(tmp_path: Path) -> None:
         sweep([*where, "experiment=sweeps"])
     made = compose_config(["compute=slurm", "compute.slurm.setup=[module load cuda]"])
     assert made.compute.slurm.setup == ["module load cuda"]
+
+
+@pytest.mark.parametrize("key", ["results", *(f"compute.slurm.{name}" for name in NAMED)])
+def test_nothing_of_a_file_is_a_line_of_a_workers_script(key: str, tmp_path: Path) -> None:
+    """Every text of a config that stands in it."""
+    settings: dict[str, Any] = {}
+    *folders, name = key.split(".")
+    reduce(lambda inner, folder: inner.setdefault(folder, {}), folders, settings)[name] = "a'\ntouch owned\n#"
+    (tmp_path / "experiment").mkdir()
+    made = yaml.safe_dump({"defaults": [{"override /compute": "slurm"}], **settings})
+    (tmp_path / "experiment/lines.yaml").write_text(f"# @package _global_\n{made}")
+    with pytest.raises(ConfigError, match=re.escape(f"{key}=") + r".*: give a "):
+        compose_config(["--config-dir", str(tmp_path), "experiment=lines"])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x0b", "\x85", "\u2028", "\0"], ids=ascii)
+def test_no_end_of_a_line_is_part_of_a_place(end: str) -> None:
+    """Each that a shell, or Python, knows, at the very end too; of a folder, and of names of a cluster's."""
+    for text in (f"a{end}b", f"a{end}"):
+        with pytest.raises(ConfigError, match=r"results=.*: give a folder"):
+            check_folder(text)
+        assert not SCHEDULED.fullmatch(text)
+
+
+def test_what_stands_in_a_workers_script_is_quoted(tmp_path: Path) -> None:
+    """By submitit itself, as a shell reads it: quotes and dollars of the folder and of names stay text."""
+    slurm = pytest.importorskip("submitit.slurm.slurm", reason="submitit is not installed")
+    from assay.harness.engine.fleet.scheduled import parameters
+
+    folder = tmp_path / 'it\'s "$(touch owned)" `touch owned`; touch owned'
+    asked = compose_config(["compute=slurm", "compute.slurm.constraint='[a|b]'"]).compute
+    text = slurm._make_sbatch_string("true", folder, **parameters(asked))
+    settings, _, rest = text.partition("# command\n")
+    assert [line for line in settings.splitlines() if line and not line.startswith("#")] == []
+    (run,) = [line for line in rest.splitlines() if line.startswith("srun")]
+    assert shlex.split(run)[-1] == "true" and all(str(folder) in word for word in shlex.split(run)[3:6:2])
 
 
 def test_an_engine_that_is_not_here_is_named_before_anything_is_built(

@@ -25,6 +25,8 @@ from .results.record import finish
 from .results.sinks.sending import command, send
 from .store.damage import mended
 
+NEVER = (PermissionError, FileNotFoundError)  # of an object store: no right to write, no such bucket; else it may pass
+
 
 class Run(Protocol):
     """What a run of either kind can do; nothing is computed or written before `prepare`."""
@@ -172,7 +174,7 @@ def _writing(results: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno == errno.ENOSPC or (is_remote(place(results)) and not isinstance(error, NEVER)):
             raise
         raise ConfigError(
             f"results={results}: nothing can be written there ({error}): give another folder, results=FOLDER, or "

@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any, cast
 
 HERE = ("file", "local")  # what fsspec calls the file system of this machine
@@ -92,6 +93,27 @@ def readable(path: Path) -> Path | BytesIO:
     return BytesIO(read_bytes(path)) if is_remote(path) else path
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file; an object store that does not answer has not said no, and raises."""
+    if not is_remote(path):
+        return path.exists()
+    system, name = _remote(path)
+    with suppress(FileNotFoundError):
+        system.info(name)
+        return True
+    return False
+
+
+def remove(path: Path) -> None:
+    """Remove a file; harmless when it is not there."""
+    if not is_remote(path):
+        path.unlink(missing_ok=True)
+    elif exists(path):
+        system, name = _remote(path)
+        with suppress(FileNotFoundError):  # another worker was quicker
+            system.rm(name)
+
+
 def put(path: Path, data: bytes) -> None:
     """Put an object, which is then whole."""
     system, name = _remote(path)
@@ -104,7 +126,7 @@ def rename(path: Path, target: Path) -> None:
         path.replace(target)
         return
     put(target, read_bytes(path))
-    path.unlink(missing_ok=True)
+    remove(path)
 
 
 def folders_in(path: Path) -> set[str]:
@@ -130,6 +152,18 @@ def names_in(path: Path) -> set[str]:
     return set()
 
 
+def matching(path: Path, pattern: str) -> list[Path]:
+    """Files in a folder (`DONE-*.json`) or in its folders (`*/cell.json`), in the order of their names.
+
+    fsspec's own glob leaves out what a request that fails would have listed.
+    """
+    if not is_remote(path):
+        return sorted(path.glob(pattern))
+    names = _listed(path) if "/" in pattern else names_in(path)
+    alike = (name for name in names if name.count("/") == pattern.count("/"))
+    return sorted(path / name for name in alike if PurePosixPath(name).match(pattern))
+
+
 def _last(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
@@ -152,8 +186,7 @@ def _listed(path: Path) -> Iterator[str]:
 def stamps(path: Path) -> dict[str, str]:
     """Name below a path of each of its files -> what tells two contents of one name apart; by one listing."""
     if not is_remote(path):
-        files = (each for each in path.rglob("*") if each.is_file())
-        return {str(each.relative_to(path)): _stamp(each.stat()) for each in files}
+        return dict(_stamps_here(path))
     system, name = _remote(path)
     with suppress(FileNotFoundError):
         every = system.find(name, detail=True).items()
@@ -161,8 +194,13 @@ def stamps(path: Path) -> dict[str, str]:
     return {}
 
 
-def _stamp(about: Any) -> str:
-    return f"{about.st_size} {about.st_mtime_ns}"
+def _stamps_here(path: Path) -> Iterator[tuple[str, str]]:
+    """Of a folder of this machine, in which others write meanwhile; not of what is hidden, as files half written."""
+    for each in path.rglob("[!.]*"):
+        with suppress(FileNotFoundError):
+            about = each.stat()
+            if S_ISREG(about.st_mode):
+                yield str(each.relative_to(path)), f"{about.st_size} {about.st_mtime_ns}"
 
 
 def _mark(about: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..engine.costs import Summary
-from ..places import is_remote, readable, stamps
+from ..places import is_remote, matching, readable, stamps
 from ..store.damage import unless_damaged
 from ..store.files import Lock, write_atomically
 from ..store.identity import SCHEMA, canonical
@@ -124,7 +124,7 @@ def _sort_key(column: pd.Series) -> pd.Series:
 
 def runs_table(runs: Path) -> pd.DataFrame:
     """One row for each method of each invocation: host, versions, overrides, wall time, passes."""
-    rows = [row for path in sorted(runs.glob("*/*.json")) for row in _run_rows(path)]
+    rows = [row for path in matching(runs, "*/*.json") for row in _run_rows(path)]
     return pd.DataFrame(rows or None, columns=None if rows else ["record", "run_id", "method"])
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..places import exists, matching, remove
 from .files import Lock
 from .sealed import CHECKSUM, SEAL, read_sealed, write_sealed
 
@@ -23,7 +24,7 @@ class Fit:
 
     def exists(self) -> bool:
         """Whether it was made."""
-        return self.path.exists()
+        return exists(self.path)
 
     def read(self) -> "dict[str, Tensor]":
         """Tensors by name, on the CPU.
@@ -54,9 +55,9 @@ class Fit:
 
     def remove(self) -> None:
         """Forget it; harmless when it is not there."""
-        self.path.unlink(missing_ok=True)
+        remove(self.path)
 
 
 def fits(root: Path) -> Iterator[Path]:
     """Files of all fits below a store's root."""
-    yield from sorted((root / FITS).glob("*.safetensors"))
+    yield from matching(root / FITS, "*.safetensors")

@@ -5,18 +5,21 @@ JSON object. So a file is put whole by one rename, has one name, and is what oth
 of up to three bits in 11 kB and of two in 500 MB, every burst of 32, and of anything else all but one in 2^32.
 """
 
+import errno
 import json
 import zlib
 from pathlib import Path
 from typing import Any
 
-from ..places import read_bytes
+from ..places import is_remote, read_bytes
 from .damage import REMEDY, Damaged, Incomplete
 from .files import write_atomically
 
 CHECKSUM = "checksum"  # the metadata's name, and the JSON entry's
 _MARK, _BLANK = b"assay-crc32:", b"00000000"
 SEAL = (_MARK + _BLANK).decode()  # what a writer puts where the checksum will stand
+
+ILL = {errno.EIO, errno.EISDIR, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)}  # what a disk says of lost bytes
 
 
 def write_sealed(path: Path, data: bytes) -> None:
@@ -31,6 +34,7 @@ def read_sealed(path: Path, remedy: str = REMEDY, data: bytes | None = None) -> 
     Raises:
         Damaged: they are not those that were written.
         Incomplete: there is no such file any more.
+        OSError: whoever keeps it does not give it now: an object store that is slow, a network that is down.
     """
     try:
         data = read_bytes(path) if data is None else data
@@ -39,6 +43,8 @@ def read_sealed(path: Path, remedy: str = REMEDY, data: bytes | None = None) -> 
     except FileNotFoundError as error:
         raise Incomplete(f"{path} has gone meanwhile: run again") from error
     except OSError as error:
+        if is_remote(path) or error.errno not in ILL:
+            raise OSError(error.errno, f"{path} cannot be read now ({type(error).__name__}: {error})") from error
         raise Damaged([path], f"cannot be read ({error.strerror})", remedy) from error
     at = data.rfind(_MARK) + len(_MARK)
     if at < len(_MARK):

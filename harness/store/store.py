@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..places import files_below, is_remote, names_in, read_together
+from ..places import exists, files_below, is_remote, matching, names_in, read_together, remove
 from .columns import packed, to_numpy, unpacked
 from .damage import Damaged, Incomplete, unless_damaged
 from .files import Lock, started_by
@@ -89,7 +89,7 @@ class Group:
         return self._holds(self._file(shard))
 
     def _holds(self, file: Path) -> bool:
-        return file.exists() if self.seen is None else file.name in self.seen
+        return exists(file) if self.seen is None else file.name in self.seen
 
     def missing(self, wanted: Iterable[Shard]) -> list[Shard]:
         """The wanted ranges that files on disk, of whatever sizes, do not cover."""
@@ -161,12 +161,12 @@ class Group:
 
     def stops(self) -> list[int]:
         """Numbers of images over which there are result rows."""
-        return sorted(int(path.stem.split("-")[1]) for path in self.path.glob("DONE-*.json"))
+        return sorted(int(path.stem.split("-")[1]) for path in matching(self.path, "DONE-*.json"))
 
     def finished(self, stop: int) -> Finished | None:
         """Result rows over the first `stop` images, if they are there; a damaged file, which is named, holds none."""
         path = self._done(stop)
-        kept = unless_damaged(lambda: read_json(path)) if path.exists() else None
+        kept = unless_damaged(lambda: read_json(path)) if exists(path) else None
         return None if kept is None else Finished(**kept)
 
     def finish(self, stop: int, result: Finished) -> None:
@@ -200,20 +200,20 @@ class Group:
         failure = self.failure()
         if failure is not None and not (launch and failure.by == launch):
             self._note()
-            self._failed.unlink(missing_ok=True)
+            remove(self._failed)
 
     def withdraw(self, stop: int) -> None:
         """Forget the result rows over the first `stop` images."""
-        if self._done(stop).exists():
+        if exists(self._done(stop)):
             self._note()
-            self._done(stop).unlink(missing_ok=True)
+            remove(self._done(stop))
 
     def clear(self, stop: int) -> None:
         """Forget what was computed of the first `stop` images, and every summary."""
         self._note()
         shards = [self._file(shard) for shard in self.shards() if shard.start < stop]
-        for path in [*shards, *self.path.glob("DONE-*.json"), self._failed]:
-            path.unlink(missing_ok=True)
+        for path in [*shards, *matching(self.path, "DONE-*.json"), self._failed]:
+            remove(path)
 
     def _done(self, stop: int) -> Path:
         return self.path / f"DONE-{stop:08d}.json"
@@ -256,7 +256,7 @@ class CellStore:
     def groups(self) -> list[str]:
         """Keys of the metrics present, without `SAMPLES`, and without those whose description is damaged: these are
         named."""
-        keys = sorted(path.parent.name for path in self.path.glob("*/group.json"))
+        keys = sorted(path.parent.name for path in matching(self.path, "*/group.json"))
         return [key for key in keys if key != SAMPLES and unless_damaged(self.group(key).about) is not None]
 
     def lock(self, shard: Shard) -> Lock:
@@ -269,7 +269,7 @@ class CellStore:
             *([(self._about, cell)] if cell else []),
             *((self.path / key / "group.json", v) for key, v in groups.items()),
         ]:
-            if not path.exists():
+            if not exists(path):
                 write_json(path, value)
             elif _is_damaged(path):
                 write_json(path, value)
@@ -286,7 +286,7 @@ class CellStore:
 
     def exists(self) -> bool:
         """Whether it is described; features are not."""
-        return self._about.exists()
+        return exists(self._about)
 
     @property
     def _about(self) -> Path:

@@ -54,6 +54,23 @@ def test_both_answer_alike(root: Path) -> None:
         read_bytes(root / "a" / "z.json")
 
 
+def test_what_goes_while_it_is_looked_at_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file half written is hidden and soon renamed; another one may be removed between listing and looking."""
+    for name in ("a/x.json", "a/y.json", "a/.x.json.host.1.tmp"):
+        write_atomically(tmp_path / name, b"1")
+    (tmp_path / "a" / "gone.json").symlink_to(tmp_path / "nowhere")  # listed, and not there
+    assert stamps(tmp_path).keys() == {"a/x.json", "a/y.json"}
+    look = Path.stat
+
+    def renamed_meanwhile(path: Path, **more: bool) -> object:
+        if path.name == "y.json":
+            path.unlink(missing_ok=True)
+        return look(path, **more)
+
+    monkeypatch.setattr(Path, "stat", renamed_meanwhile)
+    assert stamps(tmp_path).keys() == {"a/x.json"}
+
+
 def test_what_lies_below_is_one_listing() -> None:
     """By folder, of the last part of names alone."""
     pytest.importorskip("upath", reason="universal_pathlib is not installed")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...config import ConfigError
+from ...places import matching
 from ..environment import environment
 from ..report.page import rendered
 from ..tables.files import own_tables
@@ -54,7 +55,7 @@ def contents(asked: Asked) -> dict[str, bytes]:
 
 
 def _configs(results: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted((results / "runs").glob("*/*.yaml")):
+    for path in matching(results / "runs", "*/*.yaml"):
         yield f"configs/{path.parent.name}.{path.stem}.yaml", without_paths(path.read_text()).encode()
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...places import matching
 from ...store.damage import unless_damaged
 from ...store.sealed import read_json, write_json
 
@@ -44,7 +45,7 @@ def write(report: Path, run_id: str, samples: list[Sample]) -> Path:
 
 def read(report: Path) -> list[Sample]:
     """Every sample that was pictured; what is damaged is named and left out."""
-    return [each for path in sorted((report / FOLDER).glob("*.json")) for each in _samples(path)]
+    return [each for path in matching(report / FOLDER, "*.json") for each in _samples(path)]
 
 
 def united(samples: Iterable[Sample]) -> list[Sample]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...places import exists
 from ...stats import Array
 from ...store.damage import unless_damaged
 from ..compare.candidates import Candidate, Known, known_cells
@@ -26,7 +27,7 @@ class Detectors:
     """The detectors of a store with their score tables."""
 
     def __init__(self, root: Path) -> None:
-        self._known: Known = known_cells(root) if root.is_dir() else {}
+        self._known: Known = known_cells(root) if exists(root) else {}
         self._table = cache(lambda key, stop: Scored(self._known[key], stop).table())
         self._judged = cache(lambda key: list(judged(self._known[key], self._known)))
 

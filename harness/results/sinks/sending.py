@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...config import ConfigError, suggest
+from ...places import matching
 from ...store.sealed import read_json
 from ..reading import read_table
 from ..terminal import wrapped
@@ -49,7 +50,7 @@ def records(results: Path, wanted: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: there is no such record, or none at all.
     """
-    known = sorted(f"{path.parent.name}.{path.stem}" for path in (results / "runs").glob("*/*.json"))
+    known = sorted(f"{path.parent.name}.{path.stem}" for path in matching(results / "runs", "*/*.json"))
     if not known:
         raise ConfigError(f"no runs below {results.absolute()}: compute some with python run.py")
     if unknown := [name for name in wanted if name not in known]:

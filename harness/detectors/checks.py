@@ -7,9 +7,6 @@ from ..network import Network
 from ..outputs import OutputError
 from .readings import check_reading
 
-PROBABILITIES = frozenset({"softmax", "Softmax", "sigmoid", "Sigmoid"})  # what a graph may end in
-LOGARITHMS = frozenset({"log_softmax", "LogSoftmax"})
-
 
 def check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
     """Raise ConfigError for a method that is no detector or lacks a training set or layer; for networks of grids."""
@@ -34,15 +31,6 @@ def check_detectors(config: RunConfig, network: Network, detectors: dict[str, De
                 raise ConfigError(f"model {config.model.name}: {error}") from error
     for reading, name in _first_asked(detectors).items():  # one object for all that ask: what it loads it holds
         check_reading(config, network, name, reading)
-
-
-def check_logits(config: RunConfig, network: Network) -> None:
-    """Raise ConfigError for a network that ends in softmax or sigmoid: detectors would read its outputs as logits."""
-    if (last := network.obstacle()) in PROBABILITIES:
-        raise ConfigError(
-            f"model {config.model.name} ends in {last}: its outputs are probabilities, and detectors read logits, so "
-            "that their scores would mean nothing: give the network without its last operation"
-        )
 
 
 def _check_single_images(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:

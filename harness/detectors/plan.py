@@ -17,17 +17,13 @@ from ..engine.targets import whole_images
 from ..store import identity
 from ..store.store import SAMPLES, SCORE, CellStore, Shard
 from .cells import ImageSet, ScoreCell
-from .checks import LOGARITHMS, check_detectors, check_logits
+from .checks import check_detectors
 from .features import FeatureCell, linear_head
 from .known import check_known, doubtful_labels, is_known
 from .readings import KeptReading, kept_readings
 
 FEW_A_CLASS, FEW = 10, 500  # images below which a run says so
 TEST, TRAIN, VALIDATION = "test", "train", "validation"  # places of data sets in the config, beside the ood sets
-LOG_PROBABILITIES = (
-    "the network ends in log_softmax: of its log probabilities energy is 0 whatever the image, and max_logit is MSP; "
-    "what reads probabilities (msp, entropy, margin, gen, klm) is as it was"
-)
 RESERVED = frozenset({TEST, TRAIN, VALIDATION, AVERAGE, TOGETHER})
 
 
@@ -155,8 +151,6 @@ class Detection:
         sets = {name: each.images for name, each in self.sets.items()}
         yield from doubtful_labels(sets[TEST], self.request.config.ood, sets)
         yield from (f"{name} will have no scores: {why}" for name, why in self.unable.items())
-        if self.sets[TEST].features.head is None and self.request.network.obstacle() in LOGARITHMS:
-            yield LOG_PROBABILITIES
         yield from chain.from_iterable(each.images.cautions(self.request.network) for each in self.everywhere())
 
 
@@ -210,8 +204,6 @@ def _head(request: Request, test: Images) -> LinearHead | None:
     """What the network ends in, found by a pass of the first image."""
     with understood(request, test):
         head = linear_head(request.network, test.dataset[0].image.to(request.device))
-    if head is None:
-        check_logits(request.config, request.network)
     if head is None and all(detector.needs().penultimate for detector in request.methods.values()):
         raise ConfigError(f"{', '.join(request.methods)}: {_no_head(request)}")
     return head

@@ -197,12 +197,13 @@ def _check_logits(name: str, network: Network, logits: Tensor, say: Say) -> None
             f"{network.activation} is taken of it again. Take the softmax out of the module: methods explain, and "
             "detectors read, the logits before it"
         )
-    if within and logits.numel() >= SUSPICIOUS and network.activation == "sigmoid":
-        say(f"all outputs of {name} are in [0,1]: a sigmoid inside the network is taken twice")
+    if within and logits.numel() >= SUSPICIOUS:
+        then = "is taken twice" if network.activation == "sigmoid" else "makes probabilities, whose softmax is taken"
+        say(f"all outputs of {name} are in [0,1]: a sigmoid inside the network {then}")
     if logits.shape[1] > 1 and _are(logits.logsumexp(1), 0):
         say(
             f"{name} returns logarithms of probabilities (log_softmax): probabilities are right, but energy is 0 for "
-            "every image, and methods explain log p"
+            "every image, max_logit is msp, and methods explain log p"
         )
 
 

@@ -218,7 +218,7 @@ def test_a_detector_that_cannot_score_this_network_does_not_stop_the_others(
 
 def test_a_convolution_at_the_end_stops_no_detector_and_probabilities_stop_all(tmp_path: Path) -> None:
     """A 1x1 convolution and a pool are a last layer: SCALE's score is the energy of its scaled features under the
-    convolution's weights (1e-5 relative). Behind a softmax nothing is scored; behind log_softmax a caution stands."""
+    convolution's weights (1e-5 relative). Behind a softmax nothing is scored."""
     pool = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
     config = with_network(ConvolutionalEnd(*pool), tmp_path, "method=[msp,scale]")
     assert launch.run(config, []) == 0
@@ -226,10 +226,18 @@ def test_a_convolution_at_the_end_stops_no_detector_and_probabilities_stop_all(t
     part, point = next(test.features.parts(len(test))), config.model.made.module[2]
     logits = scaled(part.tap(), 85) @ point.weight.flatten(1).T + point.bias
     assert np.allclose(test.table("scale").score, -logits.detach().logsumexp(1), rtol=1e-5)
-    with pytest.raises(ConfigError, match="model own ends in Softmax: its outputs are probabilities"):
-        launch.run(with_network(ConvolutionalEnd(*pool, torch.nn.Softmax(1)), tmp_path, "method=[msp]"), [])
-    logarithms = with_network(ConvolutionalEnd(*pool, torch.nn.LogSoftmax(1)), tmp_path, "method=[msp]")
-    assert any("ends in log_softmax" in each for each in build_detection(logarithms, tmp_path / "store").cautions())
+    with pytest.raises(ConfigError, match="own returns probabilities"):
+        launch.run(with_network(ConvolutionalEnd(*pool, torch.nn.Softmax(1)), tmp_path / "softmax", "method=[msp]"), [])
+
+
+def test_a_sigmoid_inside_is_no_obstacle_to_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a 3x3 convolution and a mean: real logits, which MSP scores; what reads features says why it cannot."""
+    pool = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    module = ConvolutionalEnd(torch.nn.Sigmoid(), torch.nn.Conv2d(11, 11, 3, padding=1), *pool)
+    assert launch.run(with_network(module, tmp_path, "method=[msp]"), []) == 0
+    assert "sigmoid inside" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"ash: reads penultimate .* \(Sigmoid comes last of what is not linear\)"):
+        launch.run(with_network(module, tmp_path, "method=[ash]"), [])
 
 
 def test_a_projection_head_and_a_temperature_stop_no_detector(tmp_path: Path) -> None:

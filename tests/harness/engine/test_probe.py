@@ -218,6 +218,7 @@ def test_logits_that_are_no_numbers_name_their_images(
     [
         ("log_softmax", "softmax", "returns logarithms of probabilities (log_softmax)"),
         ("sigmoid", "sigmoid", "a sigmoid inside the network is taken twice"),
+        ("sigmoid", "softmax", "a sigmoid inside the network makes probabilities, whose softmax is taken"),
         ("plain", "softmax", None),
         ("plain", "sigmoid", None),
     ],

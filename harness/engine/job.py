@@ -149,11 +149,18 @@ class Job:
     def open(self) -> Missing:
         """What is missing and has not failed."""
         missing, failed = self.look()
-        alive = {
-            shard: {name: left for name, groups in wanted.items() if (left := groups - failed[name])}
-            for shard, wanted in missing.items()
-        }
-        return {shard: wanted for shard, wanted in alive.items() if wanted}
+        return _without(missing, failed)
+
+    def truly(self, left: Missing) -> Missing:
+        """Of what listings lack, which may be old (NFS), what is not there when asked for by name."""
+        found = Missing()
+        for shard, wanted in left.items():
+            there = {
+                cell.name: {name for name in wanted.get(cell.name, ()) if _is_settled(cell.group(name), shard)}
+                for cell in self.cells
+            }
+            found |= _without({shard: wanted}, there)
+        return found
 
     def describe(self) -> Iterator[str]:
         """One line a cell: key, name, shards done / total."""
@@ -161,3 +168,17 @@ class Job:
         for cell in self.cells:
             done = sum(cell.name not in absent.get(shard, {}) for shard in self.shards)
             yield f"{cell.store.key}  {cell.name:<22} {done}/{len(self.shards)} shards of {self.images.stop} images"
+
+
+def _without(missing: Missing, settled: Wanted) -> Missing:
+    """What is left where some groups of each cell are settled."""
+    alive = {
+        shard: {name: left for name, groups in wanted.items() if (left := groups - settled[name])}
+        for shard, wanted in missing.items()
+    }
+    return {shard: wanted for shard, wanted in alive.items() if wanted}
+
+
+def _is_settled(group: Group, shard: Shard) -> bool:
+    """Whether a shard is there, or the group has failed, by the files themselves."""
+    return group.has(shard) or group.has_failed

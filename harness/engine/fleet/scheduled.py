@@ -24,12 +24,12 @@ from ..processes import Rebuild, peak_memory_mb
 from ..rank import Rank
 from .mailbox import Mailbox
 from .orders import Order, answered, turns
+from .squeue import Squeue
 from .watch import Watch
 
 # Of Slurm's states those that a job does not come back from; a requeued one is PENDING.
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "GONE"}
 REQUEUES = 10_000  # when its time is over; submitit's own limit is 3
-ASK_S = 5.0  # between two questions to Slurm
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Crew:
         self.waiting: set[str] = set()
         self.hired = 0
         self.last_ended = ""
-        self.since = time.monotonic()
+        self.squeue = Squeue()
         self.closed = self.box.beat()
         self.executor = submitit.SlurmExecutor(folder=self.logs, max_num_timeout=REQUEUES)
         self.executor.update_parameters(**parameters(config.compute))
@@ -103,10 +103,10 @@ class Crew:
             raise ConfigError(f"compute.engine=slurm: sbatch refuses ({said})") from error
 
     def tend(self) -> int:
-        """Replace workers that have ended, seldom enough for the scheduler; how many had."""
-        if time.monotonic() - self.since < ASK_S or (states := _states()) is None:
+        """Replace workers that have ended; how many had."""
+        if (states := self.squeue.states()) is None:
             return 0
-        self.since, ended = time.monotonic(), 0
+        ended = 0
         self.waiting = {name for name, job in self.jobs.items() if states.get(job.job_id) == "PENDING"}
         for name, job in list(self.jobs.items()):
             state = states.get(job.job_id, "GONE")
@@ -149,16 +149,6 @@ def parameters(compute: Compute) -> dict[str, Any]:
         **{name: getattr(asked, name) for name in ("partition", "account", "qos", "constraint")},
     }
     return {name: value for name, value in made.items() if value is not None}
-
-
-def _states() -> dict[str, str] | None:
-    """Of every job of ours that Slurm still knows; None where it does not answer. A held one will not go on: GONE."""
-    command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i %T %r"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return None
-    words = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
-    return {number: "GONE" if "held" in reason.lower() else state for number, state, reason in words}
 
 
 crews: list[Crew] = []  # of this process, at most one

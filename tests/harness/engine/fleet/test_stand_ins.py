@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,11 +26,13 @@ from assay.harness.engine.costs import Outcome, merge
 from assay.harness.engine.engines import ENGINES, Offer, check_engine
 from assay.harness.engine.evaluate import evaluate
 from assay.harness.engine.fleet import mailbox, watch
+from assay.harness.engine.fleet import squeue as module_squeue
 from assay.harness.engine.fleet.mailbox import Mailbox
 from assay.harness.engine.fleet.orders import Lost, Order, answered
+from assay.harness.engine.fleet.squeue import Squeue
 from assay.harness.engine.fleet.tasks import Drive, Reply, Task, tasks_of
 from assay.harness.engine.fleet.watch import Watch
-from assay.harness.engine.job import Job
+from assay.harness.engine.job import Job, Missing
 from assay.harness.engine.processes import Rebuild
 from assay.harness.engine.rank import Rank
 from assay.harness.overrides import compose_config, sweep
@@ -190,6 +193,7 @@ class Crew:
     box: Mailbox
     turns: list[Callable[["Crew"], None]]
     last_ended: str = "FAILED, some.log"
+    logs: Path = Path("logs")
     count: int = 1
     tended: int = 0
     ended: int = 0
@@ -229,9 +233,29 @@ def begins_and_ends(crew: Crew) -> None:
     crew.ended += 1
 
 
-def at_mailbox(monkeypatch: pytest.MonkeyPatch, folder: Path, *turns: Callable[[Crew], None]) -> Crew:
-    """Make `compute.engine=slurm` such workers."""
+def sees_nothing(crew: Crew) -> None:
+    """The worker answers an order, if there is one for it: nothing is left to do."""
+    for number in set(crew.box.orders()) - {n for n in crew.box.orders() if crew.name in crew.box.done(n)}:
+        crew.box.finish(number, crew.name, Outcome())
+
+
+class Clock:
+    """Of a test: each look at it takes `step` seconds."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 1000.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def at_mailbox(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *turns: Callable[[Crew], None], step: float = watch.OLD_S
+) -> Crew:
+    """Make `compute.engine=slurm` such workers; step: of the clock by which the driver is patient."""
     crew = Crew(Mailbox(folder / "box"), list(turns))
+    monkeypatch.setattr(watch, "clock", Clock(step))
 
     def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
         return merge(Watch(job, crew, Order.of(job, rebuild)).outcomes(what))
@@ -265,6 +289,113 @@ def test_what_ends_every_worker_has_failed_by_name(
     at_mailbox(monkeypatch, tmp_path / "other", ends)
     with pytest.raises(Lost, match=r"some\.log\); none had begun"):
         evaluated(tmp_path / "two", "compute.engine=slurm")
+
+
+def sees_what_was(monkeypatch: pytest.MonkeyPatch, until_s: float) -> None:
+    """The driver's listings are those of the run's beginning, for so long by its clock."""
+    real, first = Job.open, list[Missing]()
+
+    def old(job: Job) -> Missing:
+        first.append(real(job))
+        return first[0] if watch.clock() < 1000 + until_s else first[-1]
+
+    monkeypatch.setattr(Job, "open", old)
+
+
+def test_a_listing_that_is_old_fails_nothing(lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """NFS shows a folder as of a minute ago: workers are asked again, each time they see nothing to do."""
+    crew = at_mailbox(monkeypatch, tmp_path, serves, sees_nothing, step=3.0)
+    sees_what_was(monkeypatch, until_s=100.0)
+    assert evaluated(tmp_path / "one", "compute.engine=slurm") == 0
+    assert table(tmp_path / "one") == lone
+    assert len(crew.box.orders()) > watch.TRIES
+
+
+def test_ends_of_workers_that_have_put_all_fail_nothing(
+    lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As many as would give a method up, meanwhile: each file is asked for by name before."""
+    at_mailbox(monkeypatch, tmp_path, serves, begins_and_ends, step=3.0)
+    sees_what_was(monkeypatch, until_s=100.0)
+    assert evaluated(tmp_path / "one", "compute.engine=slurm") == 0
+    assert table(tmp_path / "one") == lone
+
+
+@pytest.mark.parametrize(
+    ("served", "says"), [(serves, r"there when asked for by name, but not in the listing"), (sees_nothing, "not there")]
+)
+def test_what_only_workers_see_is_no_methods_failure(
+    served: Callable[[Crew], None], says: str, lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two folders under one path, say: the run ends, by name, and another one goes on from what is there."""
+    at_mailbox(monkeypatch, tmp_path, served, sees_nothing, step=3.0)
+    with monkeypatch.context() as patch:
+        sees_what_was(patch, until_s=1e9)
+        with pytest.raises(Lost, match=rf"times that nothing is left to do, but.*{says}.*center.*images 0 to 1.*logs$"):
+            evaluated(tmp_path / "one", "compute.engine=slurm")
+    assert not list(tmp_path.rglob("FAILED.json"))
+    assert evaluated(tmp_path / "one") == 0 and table(tmp_path / "one") == lone
+
+
+def test_an_answer_is_not_waited_for_without_end(lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that all that is known of says it runs, and that never comes: answers say only what it took."""
+
+    def serves_unsaid(crew: Crew) -> None:
+        number = max(crew.box.orders())
+        evaluate(crew.box.begin(number, crew.name).begin())
+
+    at_mailbox(monkeypatch, tmp_path, serves_unsaid)
+    assert evaluated(tmp_path / "one", "compute.engine=slurm") == 0
+    assert table(tmp_path / "one") == lone
+
+
+# What Slurm says
+
+
+@pytest.fixture
+def squeue(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What it answers, from now on: a text, an exit code or an error; the last one again. A look takes a minute."""
+    answers: list[Any] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        code, said = (answer, "") if isinstance(answer, int) else (0, answer)
+        return subprocess.CompletedProcess(command, code, said, "no controller")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(module_squeue, "clock", Clock(module_squeue.SILENT_S / 2))
+    return answers
+
+
+def test_what_squeue_says(squeue: list[Any]) -> None:
+    """By hand; a held job will not go on, and a line that is cut short says that its job is there."""
+    squeue[:] = ["7 RUNNING None\n8 PENDING JobHeldUser\n9 PENDING (Job held, by admin)\n\n10 PENDING\n11\n"]
+    made = Squeue().states()
+    assert made == {"7": "RUNNING", "8": "GONE", "9": "GONE", "10": "PENDING", "11": ""}
+
+
+def test_a_squeue_that_does_not_answer_is_named_once(squeue: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """After a minute, with what it says, whether it fails, hangs or is not there; anew when it has answered since."""
+    asked = Squeue()
+    squeue[:] = [1, subprocess.TimeoutExpired("squeue", 30), FileNotFoundError("no squeue"), 1]
+    assert [asked.states() for _ in range(8)] == [None] * 8
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("squeue has not answered for 60 s (") == 1
+    squeue[:] = ["7 RUNNING None", 1]
+    assert asked.states() == {"7": "RUNNING"}
+    assert [asked.states() for _ in range(8)] == [None] * 8
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("squeue has not answered for 60 s (no controller)") == 1
+
+
+def test_squeue_is_not_asked_all_the_time(squeue: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where it does not answer: every five seconds, of some hundred and fifty."""
+    monkeypatch.setattr(module_squeue, "clock", Clock(1.0))
+    asked, squeue[:] = Squeue(), [*range(1, 100)]
+    assert [asked.states() for _ in range(50)] == [None] * 50
+    assert 5 < 99 - len(squeue) < 25
 
 
 def test_a_worker_waits_for_orders_until_the_driver_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

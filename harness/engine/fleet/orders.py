@@ -1,10 +1,10 @@
 """What workers in other processes, or on other machines, are given, and what they give back."""
 
-import copy
 import os
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 from ...store.store import Shard
@@ -65,11 +65,13 @@ def answered(work: Callable[[], Outcome]) -> Answer:
 
 
 def _readable(error: Exception) -> Exception:
-    """The error itself, if it can be made again from its arguments, as unpickling does."""
+    """The error itself, if it can be pickled and read back; else its text, with its traceback."""
     try:
-        copy.copy(error)
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        told = RuntimeError(f"{type(error).__name__}: {error}")
+        told.__notes__ = list(error.__notes__)
+        return told
     return error
 
 

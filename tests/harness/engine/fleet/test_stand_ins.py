@@ -9,10 +9,12 @@ import re
 import shlex
 import shutil
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +165,26 @@ def test_detectors_pass_through_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_
     assert tables[0] == tables[1]
 
 
-def test_an_error_in_a_worker_is_the_runs() -> None:
-    """As it was raised, where it can be made again; else its text. Damage keeps the files that are to be set aside."""
+class Odd(Exception):
+    """Not to be made again from its arguments, as unpickling does."""
 
-    class Odd(Exception):
-        def __init__(self, one: int, two: int) -> None:
-            super().__init__(f"{one} and {two}")
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Holds(Exception):
+    """It is made again from them, and holds what no other process can have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = threading.Lock()
+
+    def __str__(self) -> str:
+        return "a lock"
+
+
+def test_an_error_in_a_worker_is_the_runs() -> None:
+    """As it was raised, where it can be pickled; else its text. Damage keeps the files that are to be set aside."""
 
     def raising(error: Exception) -> Callable[[], Outcome]:
         def work() -> Outcome:
@@ -177,8 +193,10 @@ def test_an_error_in_a_worker_is_the_runs() -> None:
         return work
 
     assert isinstance(answered(raising(ConfigError("wrong"))), ConfigError)
-    odd = answered(raising(Odd(1, 2)))
-    assert type(odd) is RuntimeError and str(odd) == "Odd: 1 and 2"
+    for error, text in {Odd(1, 2): "Odd: 1 and 2", Holds(): "Holds: a lock"}.items():
+        told = ForkingPickler.loads(ForkingPickler.dumps(answered(raising(error))))
+        assert type(told) is RuntimeError and str(told) == text
+        assert "in work\n    raise error" in told.__notes__[0]
     damaged = answered(raising(Damaged([Path("x")], "is torn", "mend it")))
     assert isinstance(damaged, Damaged) and damaged.__reduce__()[1] == ([Path("x")], "is torn", "mend it")
 

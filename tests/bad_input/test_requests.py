@@ -507,7 +507,7 @@ def test_a_full_disk(writes: int, place: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         code, said = GIVEN["run"](words)
-    assert code == FAILED and len(seen) == writes + 1
+    assert code == FAILED and len(seen) == writes + 2  # the next file, and the note of what ended the job
     assert said.startswith("error: [Errno 28] No space left on device: 'results/store/")
     assert said.endswith("what is finished is kept: the same command resumes")
     after = store(place)

@@ -234,14 +234,14 @@ def test_a_typo_is_answered_with_what_was_meant(override: str, mistyped: str, me
         ("dry_run=perhaps", "dry_run=perhaps"),
         ("method=[]", "no method chosen: method=["),
         ("metric=[]", "no metric chosen: metric=["),
-        ("model=[scenes_vgg]", "model=[...]: only method, metric, ood take a list; sweep with -m model=a,b"),
+        ("model=[scenes_vgg]", "model=[...]: only method, metric, ood, sink take a list; sweep with -m model=a,b"),
         ("subset_seed=-1", "subset_seed=-1"),
         ("+protocol.smooth.gradcm=0.1", "protocol.smooth.gradcm: 'gradcm' is not a method. Did you mean gradcam"),
         ("train.limit=0", "train.limit=0: give a whole number of at least 1"),
         ("validation.root=x", "validation.root: no validation set is chosen: dataset@validation=NAME"),
         ("ood.svhn=3", "ood.svhn=3: name one of its settings"),
         ("ood.svhn.root=/x", "ood.svhn.root: svhn is not chosen: ood=[svhn]"),
-        ("dataset@train=[cifar10]", "dataset=[...]: only method, metric, ood take a list"),
+        ("dataset@train=[cifar10]", "dataset=[...]: only method, metric, ood, sink take a list"),
         ("method.gradcam=3", "method.gradcam=3"),
         ("method=[gradcam", "method=[gradcam"),
     ],
@@ -365,7 +365,7 @@ def test_a_typo_ends_the_program_with_one_line(tmp_path: Path) -> None:
 def test_every_schema_field_is_in_the_composed_config() -> None:
     """The schema and conf/ name the same top-level keys and the same compute settings."""
     composed = OmegaConf.load(CONF / "compute" / "auto.yaml")
-    assert set(composed) == {field.name for field in fields(Compute)}
+    assert {*composed, "slurm"} == {field.name for field in fields(Compute)}  # a cluster's: conf/compute/slurm.yaml
     assert {field.name for field in fields(Schema)} == {field.name for field in fields(RunConfig)}
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import traceback
-from contextlib import suppress
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -46,11 +45,11 @@ def _job(config: DictConfig) -> None:
 
 
 def _keep(results: str, command: str, error: Exception) -> None:
-    """What ended the job, for `status`; where nothing can be written, it has been said."""
-    from .results.jobs import note_error
+    """What ended the job, for `status`."""
+    from .results.jobs import for_status, note_error
 
     if os.environ.get("RANK", "0") == "0":
-        with suppress(OSError):
+        with for_status():
             print(f"traceback: {note_error(place(results), command, error)}", file=sys.stderr)
 
 

@@ -20,8 +20,8 @@ from .engine.probe import Say, say
 from .engine.rank import Rank
 from .engine.request import Request, build_all
 from .places import NoPlace, is_remote, place, reach
-from .results.jobs import note_failures, settle
-from .results.record import finish
+from .results.jobs import for_status, note_failures, settle
+from .results.record import check_rows, finish
 from .results.sinks.sending import command, send
 from .store.damage import mended
 
@@ -116,19 +116,21 @@ def run(config: RunConfig, overrides: list[str], again: str = "") -> int:
         failures = summary.failures if rank.locked else outcome.failures | summary.failures  # another may have forgiven
         if again and config.cache in ("missing", "refresh"):
             _keep(config, again, failures, summary)
+        for name, why in failures.items():
+            print(f"FAILED {name}: {why}", file=sys.stderr)
+        check_rows(summary, left.rows)
     send(sinks, left, partial(command, config.results, left.name, overrides=overrides))
-    for name, why in failures.items():
-        print(f"FAILED {name}: {why}", file=sys.stderr)
     return int(bool(failures))
 
 
 def _keep(config: RunConfig, again: str, failures: dict[str, str], summary: Summary) -> None:
     """For `status`, which job failed; or that this one no longer does."""
-    if not failures:
-        settle(place(config.results), again)
-        return
-    log = note_failures(place(config.results), again, failures, summary.groups)
-    print(f"tracebacks: {log.absolute()}", file=sys.stderr)
+    with for_status():
+        if not failures:
+            settle(place(config.results), again)
+            return
+        log = note_failures(place(config.results), again, failures, summary.groups)
+        print(f"tracebacks: {log.absolute()}", file=sys.stderr)
 
 
 def complete(made: Run, rank: Rank) -> tuple[Outcome, Summary]:

@@ -169,6 +169,7 @@ def gc(yes: bool, unfinished: bool, features: bool, older_than: float | None, re
     """
     from ..store.files import remove_leftovers
     from ..store.garbage import find
+    from ..store.signs import signed
 
     if is_remote(results):
         raise ConfigError(
@@ -182,6 +183,8 @@ def gc(yes: bool, unfinished: bool, features: bool, older_than: float | None, re
     places = [results / name for name in ("store", "tidy", "runs", "report", "tables")]
     leftovers = sum(map(remove_leftovers, places)) if yes else 0  # first: an abandoned lock protects nothing
     doomed = find(root, unfinished, features, horizon)
+    if busy := list(signed(root)):
+        print(f"{len(busy)} stay: a worker without locks was at work there within the last hour ({', '.join(busy)})")
     for each in doomed:
         print(f"{'removing' if yes else 'would remove'} {each.path.stem} ({each.what})")
         if yes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..store.files import Lock
+from ..store.signs import sign
 from ..store.store import SAMPLES, Shard
 from .costs import Outcome
 from .job import Cell, Job, Missing, Wanted
@@ -103,8 +104,12 @@ class Numbered:
         return missing[::-1][start : start + piece]
 
     def take(self, job: Job, shard: Shard, wanted: Wanted) -> Task:
-        """The shard, unless it is there by now."""
-        return Task(shard, _unless_done(job, shard, wanted), {})
+        """The shard, unless it is there by now; signed, so that `gc` sees who holds no lock."""
+        task = Task(shard, _unless_done(job, shard, wanted), {})
+        for cell in job.cells:
+            if cell.name in task.wanted:
+                sign(cell.store.path)
+        return task
 
     def begin(self, job: Job, task: Task, outcome: Outcome) -> Wanted:
         """Without what has failed here and, where images are read ahead, unless it is there by now."""

@@ -5,13 +5,14 @@
 It goes when the same command ends well, and is not shown once nothing of the job is a failure in the store.
 """
 
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..places import names_in, read_bytes
+from ..places import names_in, read_bytes, remove
 from ..store.files import write_atomically
 from ..store.identity import digest
 from ..store.store import SAMPLES, SCORE, CellStore, Group
@@ -44,10 +45,19 @@ def note_error(results: Path, again: str, error: Exception) -> Path:
     return _put(results, again, [f"failed: {said}"], ["".join(traceback.format_exception(error))])
 
 
+@contextmanager
+def for_status() -> Iterator[None]:
+    """What only `status` reads: where it cannot be kept a line says so, and the run ends as it would have."""
+    try:
+        yield
+    except Exception as error:  # each object store's client has errors of its own
+        print(f"not kept for status: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
 def settle(results: Path, again: str) -> None:
     """The job has ended well."""
     with suppress(OSError):  # nothing may be written there, then nothing was
-        _log(results, again).unlink(missing_ok=True)
+        remove(_log(results, again))
 
 
 def failed_jobs(results: Path) -> list[FailedJob]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from ..engine.costs import SHARED, Cost, Outcome, Summary
@@ -16,6 +17,8 @@ from ..engine.rank import Rank
 from ..engine.request import Request
 from ..heads import Passes
 from ..places import place
+from ..store.damage import Incomplete
+from ..store.store import Group
 from .composed import put_config
 from .environment import environment
 from .sinks.contract import Left
@@ -54,6 +57,21 @@ def finish(
     print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / 'results.csv').absolute()}")
     print(f"all results: {(results / 'tidy' / 'results.csv').absolute()}")
     return Left(f"{run_id}.{moment}", {"run_id": run_id, **about}, rows)
+
+
+def check_rows(summary: Summary, rows: pd.DataFrame) -> None:
+    """Raise Incomplete where the run's own rows lack a metric that has neither failed nor ended without any."""
+    shown = {*zip(rows["cell_key"], rows["metric_key"], strict=True)}
+    gone = [group for group in summary.groups if (group.cell.key, group.key) not in shown and not _has_ended(group)]
+    if gone:
+        raise Incomplete(
+            f"{gone[0].path} has no rows (nor have {len(gone) - 1} others of this run): somebody has removed what was "
+            "computed there, as gc does: run again"
+        )
+
+
+def _has_ended(group: Group) -> bool:
+    return group.cell.exists() and group.key in group.cell.groups() and (group.has_failed or bool(group.stops()))
 
 
 def _worker(request: Request) -> str:

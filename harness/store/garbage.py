@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .fits import fits
+from .signs import is_signed
 from .store import SCORE, CellStore
 from .survey import Survey, caches, survey
 
@@ -39,7 +40,7 @@ def find(root: Path, unfinished: bool, features: bool, horizon: float | None) ->
     found += [Garbage(cell.path, "with a damaged description") for cell in seen.damaged]
     doomed = [each for each in found if _is_garbage(each.path, horizon, unfinished)]
     doomed += [each for each in _caches(root) if features and _is_old(each.path, horizon)]
-    doomed += [each for each in _unread(root, seen) if unfinished and not _is_locked(each.path)]
+    doomed += [each for each in _unread(root, seen) if unfinished and not _is_busy(each.path)]
     return list({each.path: each for each in doomed}.values())
 
 
@@ -56,7 +57,7 @@ def _caches(root: Path) -> Iterator[Garbage]:
 
 
 def _is_old(path: Path, horizon: float | None) -> bool:
-    if _is_locked(path):
+    if _is_busy(path):
         return False
     return horizon is None or _newest([path, *_parts(path)]) < horizon
 
@@ -66,7 +67,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _is_garbage(path: Path, horizon: float | None, unfinished: bool) -> bool:
-    if _is_locked(path):
+    if _is_busy(path):
         return False
     finished = [*path.glob("*/DONE-*.json"), *path.glob(f"{SCORE}/*.parquet")]  # scores are read by other cells' rows
     if not finished:
@@ -74,8 +75,9 @@ def _is_garbage(path: Path, horizon: float | None, unfinished: bool) -> bool:
     return horizon is not None and _newest(finished) < horizon
 
 
-def _is_locked(path: Path) -> bool:
-    return any(path.glob("locks/*.lock"))
+def _is_busy(path: Path) -> bool:
+    """Whether somebody computes it: holds a lock, or has signed it just now."""
+    return any(path.glob("locks/*.lock")) or is_signed(path)
 
 
 def _newest(paths: Iterable[Path]) -> float:

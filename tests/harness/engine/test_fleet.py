@@ -2,9 +2,10 @@
 
 import io
 import os
+import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from assay.harness.engine import evaluate as engine
 from assay.harness.engine import turns
 from assay.harness.overrides import compose_config
 from assay.harness.places import place, read_bytes, stamps
+from assay.harness.store.damage import Incomplete
 
 ATTRIBUTIONS = [
     *("compute.processes=1", "compute.device=cpu", "limit=16", "compute.shard_size=4"),
@@ -141,6 +143,40 @@ def test_a_store_in_an_object_store_is_read(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+def _meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Something happens when the first shard is there, and the second one is about to be computed."""
+    compute, begun = engine._compute, list[object]()
+
+    def second(job, *rest):  # type: ignore[no-untyped-def]
+        begun.append(job)
+        if len(begun) == 2:
+            act()
+        compute(job, *rest)
+
+    monkeypatch.setattr(engine, "_compute", second)
+
+
+def test_gc_leaves_what_workers_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lock says so."""
+    _meanwhile(monkeypatch, lambda: call(["gc", "--unfinished", "--features", "--yes", "--results", str(tmp_path)]))
+    assert run_here(str(tmp_path), *ATTRIBUTIONS, FLEET) == 0
+    assert len(columns(str(tmp_path))) == 2 * 3 * 4  # cells, groups, shards
+    assert table(str(tmp_path)).count(b"\n") > 4
+
+
+@pytest.mark.parametrize("words", [[], [FLEET]], ids=["locks", "none"])
+def test_a_run_whose_rows_are_gone_does_not_end_well(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody removes a cell by hand: its shards are computed again, but nothing says whose they are."""
+    cells = [*ATTRIBUTIONS, *words]
+    _meanwhile(monkeypatch, lambda: [shutil.rmtree(next((tmp_path / "store").glob("*/cell.json")).parent)])
+    with pytest.raises(Incomplete, match=r"has no rows .*somebody has removed what was computed there.*run again"):
+        run_here(str(tmp_path), *cells)
+    assert run_here(str(tmp_path), *cells) == 0
+    assert table(str(tmp_path)).count(b",pointing_game,") and table(str(tmp_path)).count(b"\n") > 4
+
+
 def test_a_damaged_shard_is_made_anew(results: str) -> None:
     """Set aside, whether or not there are folders to rename in."""
     assert run_here(results, *ATTRIBUTIONS, FLEET) == 0

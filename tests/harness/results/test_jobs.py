@@ -5,8 +5,11 @@ from pathlib import Path
 import forks
 import pandas as pd
 import pytest
+from assay.harness import console, launch
 from assay.harness.arguments import again
 from assay.harness.commands.program import call
+from assay.harness.overrides import compose_config
+from assay.harness.results import jobs
 from assay.harness.results.jobs import failed_jobs, note_error, note_failures, settle
 from assay.harness.store.outcomes import Failure
 from assay.harness.store.store import CellStore
@@ -68,3 +71,24 @@ def test_the_command_for_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["run.py", "--config-dir", "tests", *job]
     allowed = "--allow-target mine. --allow-target yours."
     assert again(given, job, False) == f"python run.py --config-dir tests {allowed} 'method=[a,b]' seed=1"
+
+
+def test_what_only_status_reads_changes_no_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client's own errors, which are no OSErrors: one line, and the run ends as it did."""
+
+    class NoCredentials(Exception):
+        """As botocore's."""
+
+    def refused(*_: object) -> None:
+        raise NoCredentials("Unable to\nlocate")
+
+    for name in ("write_atomically", "remove"):
+        monkeypatch.setattr(jobs, name, refused)
+    console._keep(str(tmp_path), "python run.py a=1", ValueError("first"))
+    words = ["method=[center]", "metric=[pointing_game]", "limit=1", "compute.device=cpu", "compute.processes=1"]
+    assert launch.run(compose_config([*words, f"results={tmp_path}"]), [], "python run.py a=1") == 0
+    assert capsys.readouterr().err.count("not kept for status: NoCredentials: Unable to locate\n") == 2
+    console._keep("nowhere://bucket", "python run.py a=1", ValueError("first"))
+    assert capsys.readouterr().err.startswith("not kept for status: NoPlace: ")

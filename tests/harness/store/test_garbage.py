@@ -12,6 +12,7 @@ from assay.harness.results.overview import overview
 from assay.harness.store import damage, garbage
 from assay.harness.store.files import write_atomically
 from assay.harness.store.identity import SCHEMA
+from assay.harness.store.signs import LASTS_S, SIGN, sign
 from assay.harness.store.store import CellStore
 
 
@@ -84,6 +85,25 @@ def test_what_may_go(root: Path, unfinished: bool, features: bool, horizon: floa
     assert not any(each.path.exists() for each in found)
     assert (root / "features/busy/logits/0-8.parquet").exists()
     assert (root / "scores/score/0-8.parquet").exists()
+
+
+def test_what_workers_without_locks_compute_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They hold nothing, so what one of them has begun within the hour is spared, and said."""
+    paths = [root / name for name in ("open", "done", "features/old", "begun")]
+    for path in paths:
+        sign(path)
+    found = garbage.find(root, True, True, time.time())
+    assert {each.path.stem for each in found} == {"f", "scores"}
+    for name in ("results", "results/tidy"):
+        (root / name).mkdir()
+    (root / "results" / "store").symlink_to(root)
+    capsys.readouterr()
+    assert call(["gc", "--unfinished", "--results", str(root / "results")]) == 0
+    assert "4 stay: a worker without locks was at work there within the last hour" in capsys.readouterr().out
+    for path in paths:
+        os.utime(path / SIGN, (time.time() - LASTS_S - 1,) * 2)
+    assert {each.path for each in garbage.find(root, True, True, None)} >= {root / "open", root / "features/old"}
+    assert {each.path.name for each in garbage.find(root, True, False, None)} >= {"open", "begun"}
 
 
 def test_temporary_files_of_dead_writers_go_wherever_they_lie(tmp_path: Path) -> None:

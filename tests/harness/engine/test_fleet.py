@@ -170,7 +170,7 @@ def test_a_run_whose_rows_are_gone_does_not_end_well(
 ) -> None:
     """Somebody removes a cell by hand: its shards are computed again, but nothing says whose they are."""
     cells = [*ATTRIBUTIONS, *words]
-    _meanwhile(monkeypatch, lambda: [shutil.rmtree(next((tmp_path / "store").glob("*/cell.json")).parent)])
+    _meanwhile(monkeypatch, lambda: shutil.rmtree(next((tmp_path / "store").glob("*/cell.json")).parent))
     with pytest.raises(Incomplete, match=r"has no rows .*somebody has removed what was computed there.*run again"):
         run_here(str(tmp_path), *cells)
     assert run_here(str(tmp_path), *cells) == 0

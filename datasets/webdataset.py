@@ -28,12 +28,12 @@ class WebDataset:
 
     A class is a whole number, as text, in KEY.cls; -1 says that this image has none. Boxes are, as torchvision's
     detectors take them, `{"boxes": [[x0, y0, x1, y1], ...], "labels": [class, ...]}` in each sample's JSON, in
-    half-open pixel edges of the image as it is stored; without KEY.cls the targets are the classes of the boxes.
+    half-open pixel edges of the image as it is stored; without labels the targets are the classes of the boxes.
 
     Args:
         root: folder of the tars.
         files: name or glob pattern of the tars, relative to root; several are taken in alphabetical order.
-        images: endings of images, of which each sample has one.
+        images: endings of images, of which each sample has one; endings are told without regard to case.
         label: ending of the files with the class; null: no labels are read.
         boxes: ending of the files with boxes; null: no boxes are read.
         classes: names of the classes, as of `datasets.class_names`; null: the numbers up to the highest.
@@ -43,7 +43,8 @@ class WebDataset:
         unreadable: samples without an image, or with one that cannot be read, as of `datasets.folder.Folder`.
 
     Raises:
-        DataError: no tar, one that is damaged, a key twice, a label or box that is none, some samples without a label.
+        DataError: no tar, one that is damaged, a key twice, a label or box that is none, some samples without a label,
+            an ending that no sample has.
     """
 
     def __init__(
@@ -59,16 +60,16 @@ class WebDataset:
         orientation: str = "stored",
         unreadable: str = "refuse",
     ) -> None:
-        self.root, self.endings, self.label, self.boxes = Path(root).expanduser(), tuple(images), label, boxes
+        self.root, self.endings = Path(root).expanduser(), tuple(each.lower() for each in images)
+        self.label, self.boxes = label and label.lower(), boxes and boxes.lower()
         self.reading, self.transform = Reading.of(orientation, unreadable), Transform.of(transform)
-        self.tars = sorted(self.root.glob(files))
-        if not self.tars:
-            raise DataError(f"no tar {files} at {self.root.absolute()}. {HINT}")
+        self.tars = self._found(files)
         every = [sample for tar in self.tars for sample in packed_samples(tar)]
         kept = self.reading.sift(every, self._failure, self.root)
         self.samples, self.skipped, self.split = kept.items, kept.skipped, kept.split(split)
+        self._check_endings()
         self.labels = self._read_labels()
-        self.objects = [_objects(each, boxes) if boxes else [] for each in self.samples]
+        self.objects = [_objects(each, self.boxes) if self.boxes else [] for each in self.samples]
         named = class_names(classes)
         self.classes: Sequence[str] = named or [str(index) for index in range(self._highest() + 1)]
         self._check_classes()
@@ -80,6 +81,23 @@ class WebDataset:
         for sample in self.samples:
             counts[sample.tar] += 1
         return [0, *accumulate(counts.values())]
+
+    def _found(self, files: str) -> list[Path]:
+        if not files or Path(files).is_absolute():
+            raise DataError(f"dataset.files={files}: give a name or pattern below dataset.root={self.root}. {HINT}")
+        if found := sorted(self.root.glob(files)):
+            return found
+        raise DataError(f"no tar {files} at {self.root.absolute()}. {HINT}")
+
+    def _check_endings(self) -> None:
+        """A name that no sample has would read nothing, without a word."""
+        held = {ending for each in self.samples for ending in each.members}
+        for setting, ending in (("label", self.label), ("boxes", self.boxes)):
+            if self.samples and ending and ending not in held:
+                raise DataError(
+                    f"dataset.{setting}={ending}: no sample of {self.root} has such a file: there are "
+                    f"{', '.join(sorted(held))}: name one of them, or dataset.{setting}=null to read none"
+                )
 
     def _read_labels(self) -> list[int | None]:
         labelled = [self.label is not None and self.label in each.members for each in self.samples]

@@ -98,9 +98,10 @@ def test_a_run_cuts_its_shards_there(tmp_path: Path) -> None:
 
 
 def test_labels_absent(tmp_path: Path) -> None:
-    """Without any .cls there are no targets; of some alone it is an error that names the first."""
+    """label=null reads none, so there are no targets; of some alone it is an error that names the first."""
     write(tmp_path / "a.tar", *sample("x", 1), *sample("y", 2))
-    assert [load(tmp_path)[index].targets for index in (0, 1)] == [(), ()] and list(load(tmp_path).classes) == []
+    data = load(tmp_path, label=None)
+    assert [data[index].targets for index in (0, 1)] == [(), ()] and list(data.classes) == []
     write(tmp_path / "b.tar", *sample("z", 3, 0))
     with pytest.raises(DataError, match=r"a\.tar: x has no \.cls, and others have"):
         load(tmp_path)
@@ -111,10 +112,28 @@ def test_boxes(tmp_path: Path) -> None:
     """Half-open edges by class; targets are the classes of boxes where there is no .cls."""
     about = {"boxes": [[0, 0, 2, 2], [1, 1, 5, 4], [3, 0, 6, 1]], "labels": [1, 0, 1]}
     write(tmp_path / "a.tar", *sample("x", 1, json=json.dumps(about).encode()), *sample("y", 2))
-    data = load(tmp_path, boxes="json")
+    data = load(tmp_path, boxes="JSON", label=None)
     assert data[0].targets == (0, 1) and data[1].targets == () and data[1].boxes == {}
     assert data[0].boxes[1].tolist() == [[0, 0, 2, 2], [3, 0, 6, 1]] and data[0].boxes[0].tolist() == [[1, 1, 5, 4]]
-    assert load(tmp_path)[0].boxes == {}
+    assert load(tmp_path, label=None)[0].boxes == {}
+
+
+@pytest.mark.parametrize(("setting", "value"), [("label", "class"), ("boxes", "jsn")])
+def test_a_name_that_no_sample_has_is_refused(setting: str, value: str, tmp_path: Path) -> None:
+    """It would leave all labels, or boxes, out; upper and lower case are one."""
+    write(tmp_path / "a.tar", *sample("x", 1, 1, json=b'{"boxes": [], "labels": []}'))
+    with pytest.raises(
+        DataError, match=rf"dataset\.{setting}={value}: no sample .*: there are cls, json, png: .*=null to"
+    ):
+        load(tmp_path, **{setting: value})
+    assert load(tmp_path, label="CLS", images=["PNG"])[0].targets == (1,)
+
+
+@pytest.mark.parametrize("files", ["", "absolute"])
+def test_files_are_named_from_the_root(files: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", *sample("x", 1, 1))
+    with pytest.raises(DataError, match=r"dataset\.files=.*: give a name or pattern below dataset\.root="):
+        load(tmp_path, files=str(tmp_path / "*.tar") if files else "")
 
 
 @pytest.mark.parametrize(
@@ -122,16 +141,20 @@ def test_boxes(tmp_path: Path) -> None:
     [
         ([*sample("x", 1), *sample("x", 2)], {}, r"a\.tar: x\.png is there twice"),
         ([*sample("x", 1), *sample("y", 2), ("x.cls", b"1")], {}, r"a\.tar: the key x comes twice, with other files"),
-        ([("x.png", b"no image")], {}, r"1 of 1 images cannot be read.*a\.tar: x\.png"),
+        ([("x.png", b"no image")], {"label": None}, r"1 of 1 images cannot be read.*a\.tar: x\.png"),
         ([("x.cls", b"1")], {}, r"a\.tar: x holds 0 images \(\.cls\)"),
-        ([*sample("x", 1), ("x.jpg", encoded(1, "JPEG"))], {}, r"x holds 2 images \(\.png, \.jpg\)"),
+        ([*sample("x", 1), ("x.jpg", encoded(1, "JPEG"))], {"label": None}, r"x holds 2 images \(\.png, \.jpg\)"),
         (sample("x", 1, cls=b"cat"), {}, r"x\.cls: b'cat' is no class: write a whole number"),
         (sample("x", 1, -2), {}, r"x\.cls: -2 is no class"),
         (sample("x", 1, 3), {"classes": ["a", "b"]}, r"a\.tar: x: class 3 is none of 2"),
-        (sample("x", 1, json=b"[]"), {"boxes": "json"}, r"x\.json holds no boxes \(TypeError"),
-        (sample("x", 1, json=b'{"boxes": [[0,0,1,1]], "labels": []}'), {"boxes": "json"}, r"x\.json holds no boxes"),
-        (sample("x", 1, json=b'{"boxes": [[2,0,1,1]], "labels": [0]}'), {"boxes": "json"}, r"x\.json: .* is no box"),
-        (sample("x", 1, json=b'{"boxes": [[0,0,9,9]], "labels": [0]}'), {"boxes": "json"}, r"x\.json: .*lies outside"),
+        (sample("x", 1, 0, json=b"[]"), {"boxes": "json"}, r"x\.json holds no boxes \(TypeError"),
+        (sample("x", 1, 0, json=b'{"boxes": [[0,0,1,1]], "labels": []}'), {"boxes": "json"}, r"x\.json holds no boxes"),
+        (sample("x", 1, 0, json=b'{"boxes": [[2,0,1,1]], "labels": [0]}'), {"boxes": "json"}, r"x\.json: .* is no box"),
+        (
+            sample("x", 1, 0, json=b'{"boxes": [[0,0,9,9]], "labels": [0]}'),
+            {"boxes": "json"},
+            r"x\.json: .*lies outside",
+        ),
         ([], {}, r"a\.tar holds no sample"),
     ],
     ids=str.split("twice again no-image none two word negative unknown list unequal no-box outside empty"),

@@ -16,6 +16,8 @@ from typing import Any, cast
 HERE = ("file", "local")  # what fsspec calls the file system of this machine
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}  # of ours, with the client of a protocol
 
+WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "memory")  # whose clients put an object whole or not at all
+
 
 class NoPlace(ValueError):
     """What is given can be no place for results; the message says why."""
@@ -27,13 +29,18 @@ def place(text: str | Path) -> Path:
     Credentials and endpoints are fsspec's own affair: it reads them from the environment.
 
     Raises:
-        NoPlace: nothing that is installed knows such places.
+        NoPlace: an object there could be half written, or nothing that is installed knows such places.
     """
     protocol, mark, rest = str(text).partition("://")
     if not mark:
         return Path(text)
     if protocol in HERE:
         return Path(rest)
+    if protocol not in WHOLE:
+        raise NoPlace(
+            f"{protocol}:// is no store that is known to put a file whole or not at all: choose one of "
+            f"{', '.join(f'{each}://' for each in WHOLE)}, or a folder (mounted, if it lies elsewhere)"
+        )
     try:
         from upath import UPath
 

@@ -87,14 +87,18 @@ def test_a_folder_stays_a_path(tmp_path: Path) -> None:
     assert not is_remote(place(f"file://{tmp_path}"))
 
 
-def test_what_can_be_no_place_is_refused() -> None:
-    """Nothing knows such places."""
+@pytest.mark.parametrize("protocol", ["nowhere", "sftp", "hdfs", "ftp", "smb", "simplecache::memory"])
+def test_where_a_file_could_be_half_there_is_refused(protocol: str) -> None:
+    """By name, before anything of it is loaded; with what can be chosen."""
+    with pytest.raises(NoPlace, match=f"^{protocol}:// is no store .* choose one of s3://, .*memory://, or a folder"):
+        place(f"{protocol}://bucket/results")
+    with pytest.raises(ConfigError, match=rf"results={protocol}://bucket/results: {protocol}:// is no store"):
+        compose_config([f"results='{protocol}://bucket/results'"])
+
+
+def test_the_store_in_memory_is_a_place() -> None:
     pytest.importorskip("upath", reason="universal_pathlib is not installed")
     assert is_remote(place("memory://x"))
-    with pytest.raises(NoPlace, match="nowhere"):
-        place("nowhere://bucket/results")
-    with pytest.raises(ConfigError, match=r"results=nowhere://bucket/results: .*nowhere"):
-        compose_config(["results=nowhere://bucket/results"])
 
 
 @pytest.mark.parametrize("worker", ["2/2", "1", "-1/2", "a/b", "0/0"])

@@ -11,6 +11,7 @@ import torch
 from ..heads import Passes
 from ..network import Network
 from ..store.store import Group
+from .machine import Where, where
 
 SHARED = "(shared)"  # timing of what all methods of a call share: loading, forward pass, targets
 
@@ -30,6 +31,7 @@ class Outcome:
     """What one process, or several together, did: costs a method, failures a method, shards written.
 
     helpers_mb: peak memory of helper processes. unstable: operations that torch has no deterministic kernel for.
+    places: where the time of the costs was spent. gpu_mb: peak memory of a process there on its GPU.
     """
 
     costs: dict[str, Cost] = field(default_factory=dict)
@@ -39,6 +41,8 @@ class Outcome:
     batch_size: int = 0
     helpers_mb: float = 0.0
     unstable: set[str] = field(default_factory=set)
+    places: set[Where] = field(default_factory=set)
+    gpu_mb: float = 0.0
 
 
 class Summary(NamedTuple):
@@ -58,7 +62,8 @@ class Clock:
     """Adds wall time and passes of a block to a method's cost; waits for the GPU at both ends."""
 
     def __init__(self, network: Network, outcome: Outcome, name: str, images: int = 0, pairs: int = 0) -> None:
-        self.network, self.cost = network, outcome.costs.setdefault(name, Cost())
+        self.network, self.outcome, self.cost = network, outcome, outcome.costs.setdefault(name, Cost())
+        outcome.places.add(where(network.mean.device))
         self.cost.images += images
         self.cost.pairs += pairs
 
@@ -73,6 +78,12 @@ class Clock:
     def __exit__(self, *_: object) -> None:
         self.cost.wall_s += self._now() - self.start
         self.cost.passes += self.network.passes - self.passes
+        self.outcome.gpu_mb = max(self.outcome.gpu_mb, peak_gpu_mb(self.network.mean.device))
+
+
+def peak_gpu_mb(device: torch.device) -> float:
+    """Of this process, so far; 0 on the CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
 
 
 def merge(outcomes: list[Outcome]) -> Outcome:
@@ -82,6 +93,8 @@ def merge(outcomes: list[Outcome]) -> Outcome:
         merged.shards += outcome.shards
         merged.helpers_mb += outcome.helpers_mb
         merged.unstable |= outcome.unstable
+        merged.places |= outcome.places
+        merged.gpu_mb = max(merged.gpu_mb, outcome.gpu_mb)
         merged.failures.update(outcome.failures)
         for name, cost in outcome.costs.items():
             total = merged.costs.setdefault(name, Cost())

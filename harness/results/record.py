@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..engine.costs import SHARED, Cost, Outcome, Summary
+from ..engine.costs import SHARED, Cost, Outcome, Summary, peak_gpu_mb
 from ..engine.processes import peak_memory_mb
 from ..engine.rank import Rank
 from ..engine.request import Request
@@ -96,12 +96,12 @@ def _record(
 ) -> dict[str, Any]:
     """Everything that happened to be true of this invocation; one entry a method."""
     config, device, failures = request.config, request.device, outcome.failures | summary.failures
-    gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
     shared = outcome.costs.get(SHARED, Cost(passes=Passes()))
     return {
         "started": datetime.fromtimestamp(started, UTC).isoformat(),
         "wall_s": round(time.time() - started, 3),
         **environment(device),
+        **_places(outcome),
         "model": config.model.name,
         "dataset": config.dataset.name,
         "overrides": " ".join(overrides),
@@ -112,7 +112,7 @@ def _record(
         "workers": config.compute.workers,
         "shared_wall_s": round(shared.wall_s, 4),
         "peak_memory_mb": round(peak_memory_mb() + outcome.helpers_mb, 1),
-        "peak_gpu_memory_mb": round(gpu, 1),
+        "peak_gpu_memory_mb": round(outcome.gpu_mb if outcome.places else peak_gpu_mb(device), 1),
         "deterministic": torch.are_deterministic_algorithms_enabled() and not outcome.unstable,
         "methods": {
             name: {
@@ -128,3 +128,9 @@ def _record(
             for name, cost in sorted(outcome.costs.items())
         },
     }
+
+
+def _places(outcome: Outcome) -> dict[str, str]:
+    """Host and device where something was computed, which may be workers' alone; several of either, by name."""
+    named = (("host", {place.host for place in outcome.places}), ("device", {place.device for place in outcome.places}))
+    return {name: ", ".join(sorted(values)) for name, values in named if values}

@@ -50,7 +50,7 @@ class Hand:
         return answered(lambda: self._taken(order))
 
     def _taken(self, order: Order) -> Outcome:
-        self.job = order.begin()
+        self.job, self.told_mb = order.begin(), 0.0
         return Outcome(batch_size=self.job.config.compute.batch_size)
 
     def do(self, task: Task) -> Answer:

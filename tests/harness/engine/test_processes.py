@@ -17,6 +17,7 @@ import pytest
 import torch
 from assay.harness.engine.costs import Cost, Outcome, merge
 from assay.harness.engine.determinism import deterministic, make_deterministic, watched
+from assay.harness.engine.machine import Where
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["compute.device=cpu", "limit=24", "compute.shard_size=2", "metric=[pointing_game]"]
@@ -135,10 +136,12 @@ def test_memory_of_helpers_counts(tmp_path: Path) -> None:
 
 
 def test_what_several_did_is_added_up() -> None:
-    """Shards, memory, costs and unstable operations of all; the smallest batch."""
-    one = Outcome({"a": Cost(1.0, 2, 3)}, {}, set(), 1, 16, 100.0, {"x"})
-    other = Outcome({"a": Cost(0.5, 4, 5), "b": Cost()}, {"b": "why"}, set(), 2, 8, 50.0, {"y"})
+    """Shards, memory, costs, unstable operations and places of all; the smallest batch, the fullest GPU."""
+    here, there = Where("here", "cpu"), Where("there", "gpu")
+    one = Outcome({"a": Cost(1.0, 2, 3)}, {}, set(), 1, 16, 100.0, {"x"}, {here}, 7.0)
+    other = Outcome({"a": Cost(0.5, 4, 5), "b": Cost()}, {"b": "why"}, set(), 2, 8, 50.0, {"y"}, {there}, 9.0)
     made = merge([one, other])
+    assert made.places == {here, there} and made.gpu_mb == 9.0
     assert (made.shards, made.batch_size, made.helpers_mb, made.unstable) == (3, 8, 150.0, {"x", "y"})
     assert (made.costs["a"].wall_s, made.costs["a"].images, made.costs["a"].pairs) == (1.5, 6, 8)
     assert made.failures == {"b": "why"}

@@ -22,8 +22,10 @@ import pandas as pd
 import pytest
 import yaml
 from assay.harness import launch
+from assay.harness.commands.program import call
 from assay.harness.config import ENGINES as NAMES
 from assay.harness.config import ConfigError
+from assay.harness.engine import costs
 from assay.harness.engine.costs import Outcome, merge
 from assay.harness.engine.engines import ENGINES, Offer, check_engine
 from assay.harness.engine.evaluate import evaluate
@@ -35,6 +37,7 @@ from assay.harness.engine.fleet.squeue import Squeue
 from assay.harness.engine.fleet.tasks import Drive, Reply, Task, tasks_of
 from assay.harness.engine.fleet.watch import Watch
 from assay.harness.engine.job import Job, Missing
+from assay.harness.engine.machine import Where
 from assay.harness.engine.processes import Rebuild
 from assay.harness.engine.rank import Rank
 from assay.harness.overrides import compose_config, sweep
@@ -163,6 +166,27 @@ def test_detectors_pass_through_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_
         assert bool(ended) == (engine == "ray")
         tables.append(table(tmp_path / engine))
     assert tables[0] == tables[1]
+
+
+def test_the_record_names_who_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not who asked: a plan takes the seconds of its own device alone, and times what has none."""
+
+    def plan() -> str:
+        capsys.readouterr()
+        assert call(["plan", *WORDS, f"results={tmp_path}", "limit=10"]) == 0
+        return capsys.readouterr().out
+
+    use(monkeypatch, lambda task: False)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(costs, "where", lambda device: Where("node7", "NVIDIA H100"))
+        assert evaluated(tmp_path, "compute.engine=ray") == 0
+    frame = pd.read_csv(tmp_path / "tidy/runs.csv")
+    assert {*zip(frame.host, frame.device, frame.engine, strict=True)} == {("node7", "NVIDIA H100", "ray")}
+    assert "measured now" in (said := plan()) and "earlier runs" not in said
+    assert evaluated(tmp_path, "limit=9") == 0
+    assert "earlier runs" in (said := plan()) and "measured now" not in said
 
 
 class Odd(Exception):

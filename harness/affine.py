@@ -6,6 +6,7 @@ are a parameter alone. The layer is found in the graph; weight and bias are what
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -14,11 +15,11 @@ from torch import Tensor, fx, nn
 
 from .ending import POOLING, ending_of, is_affine, operation, stays_affine, way_to
 from .graph import Traced, cut_at, fed_by_input
-from .heads import LayerValues
+from .heads import Head
 
 _WEIGHTED = frozenset({"Linear", "linear", "Conv2d", "conv2d", "matmul"})
 AFFINE = POOLING | {"Conv2d", "BatchNorm1d", "BatchNorm2d", "sum"}
-ROWS = 64  # units that go through a head at once
+NUMBERS = 2**24  # of maps that go through a head at once: 128 MiB
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # of logits from pooled features beside the network's own, the latter of the largest
 
 
@@ -28,14 +29,20 @@ class Weights(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    def make(self, logits: Tensor, features: Tensor) -> bool:
+        """Whether they make these logits [B,C] of features [B,D]."""
+        made = features @ self.weight.T + self.bias
+        return torch.allclose(made, logits, rtol=RELATIVE, atol=ABSOLUTE * float(logits.abs().max()))
 
-def layer_instead(module: nn.Module, trace: Callable[[], Traced]) -> str | None:
+
+def end_instead(module: nn.Module, trace: Callable[[], Traced]) -> "AffineEnd | None":
     """Where no linear layer makes the logits of a module, what `affine_layer` finds in its graph, if there is one."""
     try:
         traced = trace()
     except ValueError:
         return None
-    return affine_layer(traced) if ending_of(module, traced) is None else None
+    layer = affine_layer(traced) if ending_of(module, traced) is None else None
+    return None if layer is None else AffineEnd(layer)
 
 
 def affine_layer(traced: Traced) -> str | None:
@@ -76,38 +83,61 @@ def _has_weights(head: fx.GraphModule) -> bool:
     return any(operation(head, node) in _WEIGHTED for node in head.graph.nodes if node.op.startswith("call"))
 
 
-def features_of(values: LayerValues) -> Tensor:
-    """The layer's activation [B,D,...] averaged over space: [B,D]."""
-    activation = values.activation
-    return activation.flatten(2).mean(2) if activation.ndim > 2 else activation
+class AffineEnd:
+    """A layer of which a network's logits are an affine function, and the weights that were found: once for all maps
+    where one place is enough (a mean over them), else once for maps of each shape (a sum, a fixed window).
+    """
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+        self._weights: dict[tuple[int, ...], Weights | None] = {}
+
+    def read(self, head: Head, activation: Tensor, logits: Tensor) -> tuple[Tensor, Weights]:
+        """Features [B,D], the layer's activation [B,D,...] averaged over space, and the weights that make the logits.
+
+        Raises:
+            ValueError: none do.
+        """
+        features = activation.flatten(2).mean(2) if activation.ndim > 2 else activation
+        for places in _maps_of(activation):
+            if places not in self._weights:
+                self._weights[places] = weights_of(head, activation, places)
+            weights = self._weights[places]
+            if weights is not None and weights.make(logits, features):
+                return features, weights
+        raise ValueError(f"no penultimate features: the mean of {self.layer} over space does not make the logits")
 
 
-def make_logits(head: fx.GraphModule, values: LayerValues, logits: Tensor) -> bool:
-    """Whether the head makes the logits [B,C] of the features alone, each at every place of its map."""
-    if values.activation.ndim == 3:
-        return False  # tokens, whose channels come last
-    with torch.no_grad():
-        found = head(_at_every_place(features_of(values), values.activation), *values.constants)
-    return torch.allclose(found, logits, rtol=RELATIVE, atol=ABSOLUTE * float(logits.abs().max()))
+def _maps_of(activation: Tensor) -> list[tuple[int, ...]]:
+    """Shapes of maps that may tell the weights: a single place, all of them; of tokens, with channels last, none."""
+    space = tuple(activation.shape[2:])
+    return [] if activation.ndim == 3 else list(dict.fromkeys(((1,) * len(space), space)))
 
 
-def weights_of(head: fx.GraphModule, values: LayerValues) -> Weights:
-    """Weight and bias of a head that is affine, from the images of one pass: the values of a unit of each feature, less
-    those of zero, in float64 and then of the features' type."""
-    exact = copy.deepcopy(head).double()
-    constants = [each.double() if _is_floating(each) else each for each in values.constants]
-    activation, width = values.activation[:1].double(), values.activation.shape[1]
-    units = torch.eye(width + 1, width, dtype=torch.float64, device=activation.device)  # the last row is zero
-    with torch.no_grad():
-        steps = torch.cat([exact(_at_every_place(rows, activation), *constants) for rows in units.split(ROWS)])
-    like = values.activation
+def weights_of(head: Head, like: Tensor, places: tuple[int, ...]) -> Weights | None:
+    """Weight and bias of a head that is affine, from maps that are one unit everywhere, less one of zeros, in float64.
+
+    Args:
+        like: an activation [B,D,...], for their type.
+        places: height and width of the maps; a head that does not run on such maps has None.
+    """
+    width = like.shape[1]
+    units = torch.eye(width + 1, width, dtype=torch.float64, device=like.device)  # the last row is zero
+    parts = units.view(*units.shape, *[1] * len(places)).split(max(1, NUMBERS // (width * math.prod(places))))
+    exact = copy.deepcopy(head.module).double()
+    try:
+        steps = torch.cat([_logits(head, exact, maps.expand(*maps.shape[:2], *places)) for maps in parts])
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError):  # a window larger than the map, a fixed number of places
+        return None
     return Weights((steps[:-1] - steps[-1]).T.contiguous().to(like), steps[-1].to(like))
 
 
-def _is_floating(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _at_every_place(rows: Tensor, like: Tensor) -> Tensor:
-    """Rows [N,D] as maps [N,D,...] of the shape of an activation [B,D,...]."""
-    return rows.view(*rows.shape, *[1] * (like.ndim - 2)).expand(*rows.shape, *like.shape[2:])
+@torch.no_grad()
+def _logits(head: Head, exact: fx.GraphModule, maps: Tensor) -> Tensor:
+    """[N,C] of maps [N,D,...] by the head in float64."""
+    others = head.others(torch.zeros(len(maps), dtype=torch.long, device=maps.device))
+    doubled = [each.double() if isinstance(each, Tensor) and each.is_floating_point() else each for each in others]
+    made: Tensor = exact.forward(maps, *doubled)  # a call would print where it stopped
+    return made

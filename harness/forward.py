@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .affine import features_of, make_logits, weights_of
+from .affine import Weights
 from .heads import Head, LayerValues, Targets, target_gradients
 from .network import Network
 
@@ -36,8 +36,8 @@ class ForwardPass:
         penultimate: bool = False,
     ) -> None:
         self.network, self.images = network, images
-        self._affine = network.affine_layer if penultimate else None
-        self.layers = layers if self._affine is None else tuple(dict.fromkeys((*layers, self._affine)))
+        self._affine = network.affine_end if penultimate else None
+        self.layers = layers if self._affine is None else tuple(dict.fromkeys((*layers, self._affine.layer)))
         self.input_graph, self.keeps_penultimate = input_graph, penultimate
         self.max_rows = max(len(images), max_rows or 0)
         self.inputs = network.normalise(images)  # [B,3,H,W]
@@ -69,7 +69,7 @@ class ForwardPass:
             ValueError: the network does not end in a linear layer, or it was not to be kept.
         """
         if self._affine is not None:
-            return self._pooled(self._affine)
+            return self._by_weights[0]
         logits, ending = self.logits, self.network.ending if self.keeps_penultimate else None
         if ending is None or not self._caught:
             raise ValueError("no penultimate features: the network does not end in a linear layer, or see needs()")
@@ -78,20 +78,17 @@ class ForwardPass:
             raise ValueError("no penultimate features: the network's last linear layer does not make the logits")
         return kept
 
-    def _pooled(self, layer: str) -> Tensor:
-        values = self._detached(layer)
-        if not make_logits(self.head(layer).module, values, self.logits):
-            raise ValueError(f"no penultimate features: the mean of {layer} over space does not make the logits")
-        return features_of(values)
-
-    def _detached(self, layer: str) -> LayerValues:
-        return LayerValues(self.activation(layer), self.head(layer).constants)
+    @cached_property
+    def _by_weights(self) -> tuple[Tensor, Weights]:
+        assert self._affine is not None  # who asks has seen it
+        layer = self._affine.layer
+        return self._affine.read(self.head(layer), self.activation(layer), self.logits)
 
     def last_weights(self) -> tuple[Tensor, Tensor]:
         """Weight [C,D] and bias [C] that make the logits of the penultimate features; raises as these do."""
         features, ending = self.penultimate, self.network.ending
         if self._affine is not None:
-            return weights_of(self.head(self._affine).module, self._detached(self._affine))
+            return self._by_weights[1]
         assert ending is not None  # or there were no penultimate features
         return ending.affine(features.shape[1])
 

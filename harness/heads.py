@@ -107,8 +107,12 @@ class Head:
     def __call__(self, activation: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits [R,C] of activations [R,...]."""
         self.passes.head += len(activation)
+        return self.module(activation, *self.others(rows))
+
+    def others(self, rows: Tensor | None = None) -> list[Any]:
+        """What is read beside the activation, where its rows are of these images."""
         pairs = zip(self.crossing, self.constants, strict=True)
-        return self.module(activation, *(_picked(crossing, value, rows) for crossing, value in pairs))
+        return [_picked(crossing, value, rows) for crossing, value in pairs]
 
     def gradient(self, activation: Tensor, targets: Targets) -> Tensor:
         """Gradient of each pair's logit with respect to the activation [B,...]: [P,...]."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from .affine import layer_instead, obstacle
+from .affine import AffineEnd, end_instead, obstacle
 from .ending import POOLING, Ending, is_affine, last_linear
 from .graph import Cut, Traced, check_same, cut_at, trace, up_to, with_outputs
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
@@ -83,9 +83,9 @@ class Network:
         return None if self.groups is not None else last_linear(self.module, lambda: self._traced)
 
     @cached_property
-    def affine_layer(self) -> str | None:
+    def affine_end(self) -> AffineEnd | None:
         """Where no linear layer makes the logits, the layer of which they are an affine function (`harness.affine`)."""
-        return None if self.groups is not None else layer_instead(self.module, lambda: self._traced)
+        return None if self.groups is not None else end_instead(self.module, lambda: self._traced)
 
     def obstacle(self) -> str | None:
         """The last operation before the logits that is not affine, as the graph calls it; None where none is known."""
@@ -109,7 +109,7 @@ class Network:
     def _forget(self) -> None:
         """What was found of the module is to be found anew."""
         self._cuts, self._tapped, self._prefixes = {}, {}, {}
-        for made in ("_traced", "ending", "affine_layer"):
+        for made in ("_traced", "ending", "affine_end"):
             self.__dict__.pop(made, None)
 
     @property

@@ -49,12 +49,26 @@ def head_of(forward: ForwardPass) -> LinearHead | None:
     What stands behind the network's last linear layer (a temperature) is in its weights.
     """
     try:
-        features = forward.penultimate
+        head = LinearHead(*forward.last_weights())
+        penultimate_of(forward, head)
     except ValueError:
         return None
-    head = LinearHead(*forward.last_weights())
-    largest = float(forward.logits.abs().max())
-    return head if torch.allclose(head(features), forward.logits, rtol=1e-3, atol=1e-3 * largest) else None
+    return head
+
+
+def penultimate_of(forward: ForwardPass, head: LinearHead) -> Tensor:
+    """Penultimate features [B,D], of which the head makes the pass's logits.
+
+    Raises:
+        ValueError: there are none; the head is that of images of another size (of logits that are a sum over the map).
+    """
+    features, largest = forward.penultimate, float(forward.logits.abs().max())
+    if not torch.allclose(head(features), forward.logits, rtol=1e-3, atol=1e-3 * largest):
+        raise ValueError(
+            f"no penultimate features: images {list(forward.images.shape[2:])} have other weights in the last layer "
+            "than those before them, as of a sum over the map: give images of one size (dataset.transform.size=N)"
+        )
+    return features
 
 
 def label_of(sample: Sample, predicted: int) -> int:
@@ -121,7 +135,7 @@ class FeatureCell(ImageCell):
         """
         taps: dict[str, Tap] = {LOGITS: lambda forward, _: forward.scores}
         if head is not None:
-            taps[PENULTIMATE] = lambda forward, _: forward.penultimate
+            taps[PENULTIMATE] = lambda forward, _: penultimate_of(forward, head)
         taps |= {_group_of(layer): _layer_tap(layer) for layer in layers}
         groups = {name: name for name in (SAMPLES, *taps)}
         store, sigmoid = CellStore(root / FEATURES, key), network.activation == "sigmoid"
@@ -202,7 +216,7 @@ def _check_labels(kept: KeptReading, batch: Batch) -> None:
 def features_of(forward: ForwardPass, head: LinearHead | None, layers: Sequence[str]) -> Features:
     """The features of one forward pass, on its device, without labels; penultimate ones where there is a head."""
     unknown = torch.full((len(forward.images),), -1, device=forward.logits.device)
-    penultimate = None if head is None else forward.penultimate
+    penultimate = None if head is None else penultimate_of(forward, head)
     kept = {layer: pooled(forward.activation(layer)) for layer in layers}
     return Features(forward.scores, unknown, penultimate, kept, head, forward.network.activation == "sigmoid")
 

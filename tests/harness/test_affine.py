@@ -5,11 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from assay.harness.detectors.features import linear_head
+from assay.harness import affine
+from assay.harness.detectors.features import head_of, linear_head, penultimate_of
 from assay.harness.forward import ForwardPass
+from assay.harness.heads import Head
 from assay.harness.network import Network
 from conftest import random_images
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 End = Callable[["Net", Tensor], Tensor]
 
@@ -53,6 +55,10 @@ AFFINE: dict[str, tuple[End, Callable[[Tensor], Tensor]]] = {
     "batch-norm behind": (lambda net, a: net.norm(net.fc(mean(a))), mean),
     "convolution behind the pooling": (lambda net, a: net.point(net.pool(a)).flatten(1), mean),
     "convolution before the pooling": (lambda net, a: net.pool(net.point(a)).flatten(1), mean),
+    "a count read before": (lambda net, a: net.point(net.pool(a)).view(a.size(0), -1), mean),
+    "a count and classes": (lambda net, a: net.point(net.pool(a)).view(a.shape[0], 4), mean),
+    "a fixed number of places": (lambda net, a: net.point(a).view(-1, 4, 36).mean(2), mean),
+    "convolution, sum": (lambda net, a: net.point(a).sum((2, 3)), mean),
     "convolution, mean": (lambda net, a: net.point(a).mean((2, 3)) / 2, mean),
     "convolution of the map's size": (
         lambda net, a: net.wide(F.adaptive_avg_pool2d(a, 1).expand(-1, -1, 3, 3)).flatten(1),
@@ -115,6 +121,52 @@ def test_maps_of_which_the_mean_does_not_make_the_logits_are_refused_batch_by_ba
         ValueError, match="no penultimate features: the mean of relu over space does not make the logits"
     ):
         _ = forward.penultimate
+
+
+def test_a_sum_over_the_map_has_weights_of_each_size() -> None:
+    """Those of 6 x 6 places are 36 times the convolution's, of 4 x 4 16 times; a head of one size is refused at
+    another, where it makes no logits."""
+    made = network(lambda net, a: net.point(a).sum((2, 3)))
+    point = made.module.get_submodule("point")
+    assert isinstance(point, nn.Conv2d)
+    heads = {size: linear_head(made, random_images(1, size).double()[0]) for size in (8, 6, 8)}
+    for size, head in heads.items():
+        assert head is not None
+        assert torch.allclose(head.weight, (size - 2) ** 2 * point.weight.flatten(1), rtol=1e-12)
+        forward = ForwardPass(made, random_images(2, size).double(), penultimate=True)
+        assert torch.equal(penultimate_of(forward, head), forward.penultimate)
+        other = heads[14 - size]
+        assert other is not None
+        with pytest.raises(ValueError, match=rf"images \[{size}, {size}\] have other weights .*a sum over the map"):
+            penultimate_of(forward, other)
+
+
+def test_weights_are_found_once_a_network_and_at_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches of two sizes: the units go through the head once, as maps of one place; moved, once more."""
+    shapes: list[torch.Size] = []
+    original = affine._logits
+
+    def seen(head: Head, exact: fx.GraphModule, maps: Tensor) -> Tensor:
+        shapes.append(maps.shape)
+        return original(head, exact, maps)
+
+    monkeypatch.setattr(affine, "_logits", seen)
+    made = network(AFFINE["convolution before the pooling"][0])
+    for size in (8, 8, 11):
+        assert head_of(ForwardPass(made, random_images(3, size).double(), penultimate=True)) is not None
+    assert shapes == [(7, 6, 1, 1)]
+    made.to(dtype=torch.float32)
+    assert linear_head(made, random_images(1, 8)[0]) is not None
+    assert shapes == [(7, 6, 1, 1)] * 2
+
+
+def test_units_in_parts_have_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two units at a time, where the network counts its images: the same to the bit."""
+    whole = linear_head(network(AFFINE["a count read before"][0]), random_images(1, 8).double()[0])
+    monkeypatch.setattr(affine, "NUMBERS", 12)
+    parted = linear_head(network(AFFINE["a count read before"][0]), random_images(1, 8).double()[0])
+    assert whole is not None and parted is not None
+    assert torch.equal(whole.weight, parted.weight) and torch.equal(whole.bias, parted.bias)
 
 
 def test_float32_weights_are_exact() -> None:

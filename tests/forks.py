@@ -58,11 +58,19 @@ class Forked(NamedTuple):
 
 
 def start(
-    *words: str, environment: Mapping[str, str] | None = None, session: bool = False, place: Path = ROOT
+    *words: str,
+    environment: Mapping[str, str] | None = None,
+    session: bool = False,
+    place: Path = ROOT,
+    before: Path | None = None,
 ) -> Forked:
-    """Start `run.py WORDS` in a folder, with more environment variables, as a process group of its own if `session`."""
+    """Start `run.py WORDS` in a folder, with more environment variables, as a process group of its own if `session`.
+
+    before: a script that the same process runs first, as one that replaces a function.
+    """
     variables = {**os.environ, **(environment or {})}
     request = {"ask": "start", "words": words, "variables": variables, "session": session, "place": str(place)}
+    request["before"] = before and str(before)
     pid, folder = _ask(request)
     return Forked(pid, Path(folder))
 
@@ -127,6 +135,8 @@ def _become(request: dict[str, Any]) -> None:
     os.chdir(request["place"])
     own = [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
     sys.argv, sys.path[:1] = [RUN, *request["words"]], [str(ROOT), *own]
+    if request["before"]:
+        runpy.run_path(request["before"])
     runpy.run_path(RUN, run_name="__main__")
 
 

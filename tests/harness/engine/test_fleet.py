@@ -198,20 +198,49 @@ def test_a_failure_is_every_worker_s(results: str, capsys: pytest.CaptureFixture
     assert frame[frame.method == "cam"].status.str.startswith("failed").all()
 
 
+HOLD = """
+import os, pathlib, signal
+from assay.harness.store import store
+
+put, puts = store.write_sealed, []
+
+def held(path, data):
+    put(path, data)
+    puts.append(path)
+    if len(puts) == int(os.environ["HOLD_AFTER"]):
+        pathlib.Path(os.environ["HELD"]).touch()
+        while True:
+            signal.pause()
+
+store.write_sealed = held
+"""
+
+
 def test_two_processes_one_killed(work: list[str], alone: str, tmp_path: Path) -> None:
-    """Both at once on a folder; the first is killed as soon as anything is there, wherever it is then."""
-    assert_survives(work, alone, str(tmp_path))
+    """On a folder; the first is killed in the middle of its second shard, while the other one is at work."""
+    assert_survives(work, alone, str(tmp_path / "results"), tmp_path, 4)
 
 
-def assert_survives(work: list[str], alone: str, results: str) -> None:
-    """Two workers at once, of whom one is killed in the middle: the other one leaves the lone run's table."""
-    words = [*work, FLEET, f"results={results}"]
-    killed, other = (forks.start(*words, f"compute.worker={k}/2", environment=dict(os.environ)) for k in (0, 1))
-    while killed.poll() is None and not columns(results):
+def assert_survives(work: list[str], alone: str, results: str, scratch: Path, puts: int) -> None:
+    """Two workers, of whom one is killed, for certain: after so many puts it does no more until then.
+
+    The other one leaves the lone run's table.
+    """
+    words, variables = [*work, FLEET, f"results={results}"], dict(os.environ)
+    sign, script = scratch / "held", scratch / "hold.py"
+    script.write_text(HOLD)
+    holding = variables | {"HOLD_AFTER": str(puts), "HELD": str(sign)}
+    killed = forks.start(*words, "compute.worker=0/2", environment=holding, before=script)
+    while not sign.exists():
+        assert killed.poll() is None, killed.errors()
         time.sleep(0.01)
-    if killed.poll() is None:
-        os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() in (0, -signal.SIGKILL)
+    held = columns(results)
+    assert len(held) == puts < len(columns(alone))
+    other = forks.start(*words, "compute.worker=1/2", environment=variables)
+    while len(columns(results)) == puts and other.poll() is None:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
     assert other.wait() == 0, other.errors()
     assert table(results) == table(alone) and columns(results) == columns(alone)
 
@@ -245,7 +274,7 @@ def bucket() -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", range(10))
-def test_two_workers_on_s3_one_killed(kill: int, work: list[str], alone: str, bucket: str) -> None:
-    """Ten kills of each wing: processes of their own, an S3 of this machine."""
+def test_two_workers_on_s3_one_killed(kill: int, work: list[str], alone: str, bucket: str, tmp_path: Path) -> None:
+    """Ten kills of each wing, each a put later: processes of their own, an S3 of this machine."""
     reading = ["compute.workers=1"] * (kill % 2)  # loader processes are forked beside fsspec's thread
-    assert_survives([*work, *reading], alone, f"{bucket}/{uuid4()}/results")
+    assert_survives([*work, *reading], alone, f"{bucket}/{uuid4()}/results", tmp_path, 1 + kill)

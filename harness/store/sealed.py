@@ -44,7 +44,8 @@ def read_sealed(path: Path, remedy: str = REMEDY, data: bytes | None = None) -> 
         raise Incomplete(f"{path} has gone meanwhile: run again") from error
     except OSError as error:
         if is_remote(path) or error.errno not in ILL:
-            raise OSError(error.errno, f"{path} cannot be read now ({type(error).__name__}: {error})") from error
+            why = f"{type(error).__name__}: {error}".removesuffix(": ")  # a time-out says nothing
+            raise OSError(f"{path} cannot be read now ({why})") from error
         raise Damaged([path], f"cannot be read ({error.strerror})", remedy) from error
     at = data.rfind(_MARK) + len(_MARK)
     if at < len(_MARK):

@@ -4,6 +4,7 @@ import os
 import shlex
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Sequence
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,11 @@ REFUSED = {  # of Hydra's options
     "config_path": ONLY_CONFIG,
     "experimental_rerun": "it reads a pickle, which can run any code; give the overrides again",
 }
+
+# Variables of the environment that a command reads: always, and those by which an engine finds its cluster.
+READ = ("ASSAY_DATA", "ASSAY_WEIGHTS", "ASSAY_PLUGINS")
+READ_BY = {"ray": ("RAY_ADDRESS",), "slurm": ("SLURM_CONF",)}
+SET = {*READ, *chain.from_iterable(READ_BY.values())}
 
 
 def parsed_options(arguments: Sequence[str]) -> Namespace:
@@ -73,10 +79,11 @@ def take_allow_flag(arguments: list[str]) -> list[str]:
     return rest
 
 
-def again(command: Sequence[str], words: Sequence[str], swept: bool) -> str:
-    """The command for one job of a command of run.py (or of `assay run`).
+def again(command: Sequence[str], words: Sequence[str], swept: bool, engine: str = "") -> str:
+    """The command for one job of a command of run.py (or of `assay run`), with the variables that it reads.
 
     command: as in `sys.argv`, the program first. words: the job's overrides. swept: whether it is one of several.
+    engine: of `compute.engine`.
     """
     program, *arguments = command
     asked = parsed_options(arguments)
@@ -85,4 +92,15 @@ def again(command: Sequence[str], words: Sequence[str], swept: bool) -> str:
     options += [word for prefix in allowed for word in ("--allow-target", prefix)]
     alone = ["hydra.mode=RUN"] if swept and not asked.multirun else []  # an experiment's file says MULTIRUN
     start = ["python", "run.py"] if Path(program).name == "run.py" else ["assay", "run"]
-    return shlex.join([*start, *options, *words, *alone])
+    return " ".join([*_variables(engine), shlex.join([*start, *options, *words, *alone])])
+
+
+def _variables(engine: str) -> list[str]:
+    """Those that are set, as a shell takes them before a command."""
+    names = (*READ, *READ_BY.get(engine, ()))
+    return [f"{name}={shlex.quote(os.environ[name])}" for name in names if name in os.environ]
+
+
+def without_variables(command: str) -> str:
+    """What `again` gives, without them."""
+    return shlex.join(dropwhile(lambda word: word.partition("=")[0] in SET, shlex.split(command)))

@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 import traceback
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from .arguments import again, options_first, parsed_options, take_allow_flag
 from .config import CONF, ConfigError, register_schema
@@ -30,7 +31,7 @@ def _job(config: DictConfig) -> None:
     from .launch import run  # torch is imported here, not for --help or tab completion
 
     words, swept = list(HydraConfig.get().overrides.task), HydraConfig.get().mode == RunMode.MULTIRUN
-    command = again(sys.argv, words, swept)
+    command = again(sys.argv, words, swept, _engine(config))
     try:
         failures.append(run(read_config(config), words, command))
     except Exception as error:
@@ -42,6 +43,12 @@ def _job(config: DictConfig) -> None:
         failures.append(code)
         if swept or code == FAILED:
             _keep(str(config.results), command, error)
+
+
+def _engine(config: DictConfig) -> str:
+    """As it stands: it may be anything before `read_config`."""
+    plain: Any = OmegaConf.to_container(config)
+    return str(plain["compute"]["engine"])
 
 
 def _keep(results: str, command: str, error: Exception) -> None:

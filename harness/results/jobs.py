@@ -1,6 +1,6 @@
 """Jobs that failed: of each the command that asks for it again, why, and the tracebacks, in one file to read.
 
-    <results>/runs/failed/<digest of the command>.log
+    <results>/runs/failed/<digest of the command, without variables of the environment>.log
 
 It goes when the same command ends well, and is not shown once nothing of the job is a failure in the store.
 """
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..arguments import without_variables
 from ..places import names_in, read_bytes, remove
 from ..store.files import write_atomically
 from ..store.identity import digest
@@ -103,4 +104,5 @@ def _folder(results: Path) -> Path:
 
 
 def _log(results: Path, again: str) -> Path:
-    return _folder(results) / f"{digest(again)[:12]}.log"
+    """Of a command, with whatever variables: where those were wrong it is given again with others."""
+    return _folder(results) / f"{digest(without_variables(again))[:12]}.log"

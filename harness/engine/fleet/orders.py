@@ -24,7 +24,8 @@ OURS = "ASSAY_"  # variables that a run reads
 class Order:
     """A job for workers to share. It is pickled.
 
-    folder: the working folder of who gives it, to which a config's paths are relative. variables: of the environment.
+    folder: the working folder of who gives it, to which a config's paths are relative. variables: of the environment,
+    ours alone.
     """
 
     rebuild: Rebuild
@@ -41,6 +42,8 @@ class Order:
     def begin(self) -> Job:
         """The job, built in a worker as a helper process builds it."""
         os.chdir(self.folder)
+        for name in [name for name in os.environ if name.startswith(OURS)]:
+            del os.environ[name]
         os.environ.update(self.variables)
         make_deterministic(self.threads)
         return self.rebuild()

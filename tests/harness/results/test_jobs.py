@@ -1,12 +1,13 @@
 """Jobs that failed: kept with what to type and what to read, until they no longer fail."""
 
+import subprocess
 from pathlib import Path
 
 import forks
 import pandas as pd
 import pytest
 from assay.harness import console, launch
-from assay.harness.arguments import again
+from assay.harness.arguments import SET, again
 from assay.harness.commands.program import call
 from assay.harness.overrides import compose_config
 from assay.harness.results import jobs
@@ -14,6 +15,13 @@ from assay.harness.results.jobs import failed_jobs, note_error, note_failures, s
 from assay.harness.store.outcomes import Failure
 from assay.harness.store.store import CellStore
 from planted import FAILS
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of who runs the tests stands in a command."""
+    for name in ("ASSAY_ALLOW_TARGET", *SET):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_sweep_with_a_failing_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +71,6 @@ def test_what_no_longer_fails_is_not_shown(tmp_path: Path) -> None:
 
 def test_the_command_for_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: options stay, a sweep's words go, what a shell would read otherwise is quoted."""
-    monkeypatch.delenv("ASSAY_ALLOW_TARGET", raising=False)
     job = ["method=[a,b]", "seed=1"]
     assert again(["run.py", "-m", "method=[a,b]", "seed=0,1"], job, True) == "python run.py 'method=[a,b]' seed=1"
     assert again(["/x/assay", "experiment=e"], job, True) == "assay run 'method=[a,b]' seed=1 hydra.mode=RUN"
@@ -92,3 +99,22 @@ def test_what_only_status_reads_changes_no_exit_code(
     assert capsys.readouterr().err.count("not kept for status: NoCredentials: Unable to locate\n") == 2
     console._keep("nowhere://bucket", "python run.py a=1", ValueError("first"))
     assert capsys.readouterr().err.startswith("not kept for status: NoPlace: ")
+
+
+def test_the_command_says_the_variables_that_it_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those that are set, as a shell takes them; of clusters the engine's. The job is the same with others."""
+    for name, value in {"ASSAY_DATA": "/a b", "ASSAY_PLUGINS": "none", "RAY_ADDRESS": "x:1", "SLURM_CONF": "c"}.items():
+        monkeypatch.setenv(name, value)
+    job = ["method=[a,b]", "seed=1"]
+    mine = "ASSAY_DATA='/a b' ASSAY_PLUGINS=none"
+    rest = "python run.py 'method=[a,b]' seed=1"
+    assert again(["run.py", *job], job, False, "local") == f"{mine} {rest}"
+    by_ray = again(["run.py", *job], job, False, "ray")
+    assert by_ray == f"{mine} RAY_ADDRESS=x:1 {rest}"
+    assert again(["run.py", *job], job, False, "slurm") == f"{mine} SLURM_CONF=c {rest}"
+    shown = subprocess.run(["sh", "-c", f"{by_ray.partition('python')[0]} env"], capture_output=True, text=True).stdout
+    assert "ASSAY_DATA=/a b\n" in shown and "RAY_ADDRESS=x:1\n" in shown
+    note_error(tmp_path, by_ray, OSError("no such data"))
+    assert [each.again for each in failed_jobs(tmp_path)] == [by_ray]
+    settle(tmp_path, rest)
+    assert failed_jobs(tmp_path) == []

@@ -5,6 +5,7 @@ With the packages themselves: tests/campaigns/test_engines.py.
 
 import importlib.util
 import io
+import os
 import re
 import shlex
 import shutil
@@ -44,6 +45,7 @@ from assay.harness.overrides import compose_config, sweep
 from assay.harness.reading import SCHEDULED, check_folder
 from assay.harness.store.damage import Damaged
 from assay.harness.store.store import Shard
+from plugin_site import forget_example, install_example
 
 ALONE = Rank(0, 1)
 WORDS = [
@@ -109,7 +111,8 @@ def use(monkeypatch: pytest.MonkeyPatch, dies: Dies) -> list[Task]:
         return False
 
     def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
-        worker = StandIn(Order.of(job, rebuild).begin(), noted)
+        order = ForkingPickler.loads(ForkingPickler.dumps(Order.of(job, rebuild)))
+        worker = StandIn(order.begin(), noted)
         return merge([outcome for outcome, _ in Drive(job, worker, tasks_of(job)).outcomes()])
 
     monkeypatch.setitem(ENGINES, "ray", Offer(lambda: compute))
@@ -166,6 +169,35 @@ def test_detectors_pass_through_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_
         assert bool(ended) == (engine == "ray")
         tables.append(table(tmp_path / engine))
     assert tables[0] == tables[1]
+
+
+def test_a_worker_sees_the_variables_of_who_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And none of its machine's own: where data lie, which plug-ins there are, what a config may name."""
+    monkeypatch.chdir(tmp_path)
+    names = ("ASSAY_DATA", "ASSAY_WEIGHTS", "ASSAY_PLUGINS", "ASSAY_ALLOW_TARGET")
+    for name in names:
+        monkeypatch.setenv(name, f"its {name}")
+    asked = {"ASSAY_DATA": "/data", "ASSAY_PLUGINS": "none"}
+    Order(dict, 1, str(tmp_path), asked).begin()  # type: ignore[arg-type]  # no job is built
+    assert {name: os.environ[name] for name in names if name in os.environ} == asked
+
+
+def test_a_plug_in_is_a_workers_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The example's model, data, method and metric, which no option allows: the lone run's table."""
+    install_example(tmp_path)
+    forget_example()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ASSAY_ALLOW_TARGET", "")
+    monkeypatch.setenv("ASSAY_PLUGINS", "example")
+    words = [
+        *("model=example_colours", "dataset=example_discs", "method=[example_occlusion,center]", "limit=4"),
+        "metric=[example_mass_centre]",
+    ]
+    ended = use(monkeypatch, lambda task: task.ended == 0)
+    for engine in ("local", "ray"):
+        assert evaluated(tmp_path / engine, *words, f"compute.engine={engine}") == 0
+    assert ended and table(tmp_path / "ray") == table(tmp_path / "local")
+    forget_example()
 
 
 def test_the_record_names_who_computed(

@@ -17,7 +17,7 @@ from ..plugins import installed
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "hydra-core")
 
 
-EXTRAS = ("captum", "zennit", "timm", "transformers")  # shown where they are installed
+EXTRAS = ("captum", "zennit", "pytorch_ood", "timm", "transformers")  # shown where they are installed
 
 
 def _git(*arguments: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import metadata
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,8 +14,9 @@ from assay.harness.training import TrainingSet
 from torch import Tensor, nn
 
 from ..attribution.adapters import check_names, imported, near, parameters
+from .ash import Negative, check_negative, rectified
 
-NUMBERS = 2**26  # that a call may make of its rows' features: 256 MiB
+NUMBERS = 2**24  # that a call may make of its rows: 128 MiB in float64, which GMM holds three times
 HELD = 2**31  # bytes that a fit may hold beside its rows
 
 
@@ -52,6 +54,7 @@ REFUSED = {
     "RankFeat": "it needs maps, and the mean of one has rank 1, so that nothing is left of it",
     "WeightedEBO": "it needs weights of the classes that VOS trains with the network",
 }
+RECTIFIED = frozenset({"ASH", "SCALE", "VRA"})  # of which the smallest features are the least active
 # Bytes that a fit holds, of C classes and D features, where these are more than a covariance.
 LARGE: dict[str, Callable[[int, int], int]] = {
     "fDBD": lambda classes, width: 4 * classes**2 * width,
@@ -86,6 +89,19 @@ class _Flat(nn.Module):
 
 
 @dataclass(frozen=True)
+class Release:
+    """pytorch-ood's, which is part of the keys of what its code computes."""
+
+    VERSION: str
+
+    @classmethod
+    def installed(cls) -> "Release":
+        """ImportError without one."""
+        imported("pytorch-ood", "pytorch_ood.detector")
+        return cls(metadata.version("pytorch-ood"))
+
+
+@dataclass(frozen=True)
 class PytorchOOD:
     """A detector of pytorch-ood (Kirchheim et al. 2022), which scores kept logits or features; no pass is made.
 
@@ -94,17 +110,22 @@ class PytorchOOD:
     is fitted on the labelled rows of the training set's bank; these are what is kept, and whoever scores with them fits
     again. ReAct with a threshold among its options needs none of it.
 
-    detector: a class of `pytorch_ood.detector`, as EnergyBased, GMM, VRA, OpenMax.
+    detector: a class of `pytorch_ood.detector`, as EnergyBased, GMM, VRA.
     options: of its constructor, but the network's parts (model, encoder, backbone, head, w, b), which it is given.
+    negative: what ASH, SCALE and VRA do with features that are not rectified (`rectified`).
+    release: of the library, for the keys.
 
     Needs pytorch-ood (`pip install '.[adapters]'`).
     """
 
     detector: str = "EnergyBased"
     options: Mapping[str, Any] = field(default_factory=dict)
+    negative: Negative = "refuse"
+    release: Release = field(init=False, default_factory=Release.installed)
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        check_negative(self.negative)
         taken = {name: each for name, each in parameters(self._class).items() if each.kind != each.VAR_KEYWORD}
         check_names(f"{self.detector}'s options", self.options, taken, (*NETWORK, FUNCTION))
 
@@ -152,10 +173,11 @@ class PytorchOOD:
         """[N]."""
         made = self._made(features, state)
         predict = getattr(made, f"predict_{self._kind.word}")
-        width = 1 if features.penultimate is None else features.penultimate.shape[1]
-        rows = max(1, NUMBERS // (features.logits.shape[1] * width))
+        values = self._kind.values(features)
+        if self.detector in RECTIFIED:
+            rectified(self, values, self.negative)
         with torch.no_grad(), _named(self.detector):
-            return torch.cat([predict(part).detach() for part in self._kind.values(features).split(rows)])
+            return torch.cat([predict(part).detach() for part in values.split(_rows(features, state))])
 
     @cached_property
     def _held(self) -> list[tuple[State, Any]]:
@@ -171,12 +193,27 @@ class PytorchOOD:
     def _fitted(self, features: Features, state: State) -> Any:
         head = features.linear_head() if self.needs().penultimate else None
         given = {name: make(head) for name, make in NETWORK.items() if name in parameters(self._class)}
-        made = self._class(**given, **self.options)
+        made = _on_one_thread(self._class(**given, **self.options))
         if self.needs().training and not getattr(made, "_is_fitted", False):  # by its options
             values, labels = fitted(self, state, "values", "labels")
             with torch.enable_grad(), _named(self.detector):
                 getattr(made, f"fit_{self._kind.word}")(values, labels)
         return made
+
+
+def _rows(features: Features, state: State) -> int:
+    """How many are scored at once, if a call makes a number a row for each weight or each row that it was fitted on."""
+    classes, width = features.logits.shape[1], 1 if features.penultimate is None else features.penultimate.shape[1]
+    fitted_on = len(state["values"]) if "values" in state else 1
+    return max(1, NUMBERS // max(classes * width, fitted_on))
+
+
+def _on_one_thread(made: Any) -> Any:
+    """A detector whose estimators of scikit-learn take no more: the processes of a run share the machine."""
+    for each in vars(made).values():
+        if "n_jobs" in getattr(each, "get_params", dict)():
+            each.set_params(n_jobs=1)
+    return made
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from ..tidy import runs_table
 
 ABOUT = ("started", "model", "dataset", "split", "overrides", "host", "device", "wall_s", "peak_memory_mb", "threads")
 CODE = ("assay", "git_sha", "git_dirty", "plugins")
-LIBRARIES = ("python", "torch", "torchvision", "numpy", "pandas", "hydra_core", "captum", "zennit", "timm")
+ADAPTED = ("captum", "zennit", "pytorch_ood", "timm")
+LIBRARIES = ("python", "torch", "torchvision", "numpy", "pandas", "hydra_core", *ADAPTED)
 
 
 class Runs(NamedTuple):

@@ -1,5 +1,6 @@
 """pytorch-ood's detectors through the adapter: every class is tried, each is its own, and no pass is made."""
 
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from assay.harness.build import build
 from assay.harness.detection import Features, LinearHead
 from assay.harness.detectors.features import head_of
 from assay.harness.forward import ForwardPass
+from assay.harness.store.identity import nested_versions
 from assay.methods.attribution.adapters import parameters
+from assay.methods.ood import pytorch_ood_adapter
 from assay.methods.ood.ash import ASH, SCALE
 from assay.methods.ood.dice import DICE
 from assay.methods.ood.fdbd import FDBD
@@ -29,7 +32,7 @@ from torch import Tensor
 library = pytest.importorskip("pytorch_ood.detector")
 
 OPTIONS: dict[str, dict[str, Any]] = {"DICE": {"p": 0.5}, "ViM": {"d": 5}, "KNN": {"k": 5}}
-# Every one that works, as docs/methods/ood_adapter.md lists them, with a setting that changes its scores.
+# Every one that works, as docs/methods/ood_today.md lists them, with a setting that changes its scores.
 WORKING: dict[str, dict[str, Any]] = {
     "ASH": {"percentile": 0.3},
     "DICE": {"p": 0.2},
@@ -201,6 +204,57 @@ def test_a_fit_is_made_once_a_state(train: Features, test: Features, monkeypatch
     assert fits == [200]
     method.score(test, dict(state))
     assert fits == [200, 200]
+
+
+@pytest.mark.parametrize("name", ["ASH", "SCALE", "VRA"])
+def test_features_that_are_not_rectified_are_refused(name: str, train: Features, test: Features) -> None:
+    """As `ash` refuses them; negative=keep scores them as the class does."""
+    signed = features_of(test.tap() - test.tap().mean(), test.linear_head())
+    with pytest.raises(ValueError, match=rf"'{name}'.* % of these features are negative .*negative=keep"):
+        scores_of(method_of(name), signed, training_of(train))
+    assert scores_of(PytorchOOD(name, negative="keep"), signed, training_of(train)).isfinite().all()
+    with pytest.raises(ValueError, match="negative='abs': choose one of refuse, keep"):
+        PytorchOOD(name, negative="abs")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "bank", "numbers", "rows"),
+    [("NNGuide", 200, 2000, 10), ("GMM", 40, 300, 5), ("KNN", 200, 1000, 5), ("EnergyBased", 0, 15, 3)],
+    ids=["bank", "classes x features", "bank of KNN", "logits"],
+)
+def test_rows_at_once_are_bounded(
+    name: str, bank: int, numbers: int, rows: int, train: Features, test: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many rows in the bank, 5 classes, 12 features: no call makes more numbers than are allowed."""
+    sizes: list[int] = []
+    word = next(KINDS[base.__name__].word for base in getattr(library, name).__mro__ if base.__name__ in KINDS)
+    original = getattr(getattr(library, name), f"predict_{word}")
+
+    def seen(self: Any, values: Tensor) -> Tensor:
+        sizes.append(len(values))
+        made: Tensor = original(self, values)
+        return made
+
+    monkeypatch.setattr(getattr(library, name), f"predict_{word}", seen)
+    monkeypatch.setattr(pytorch_ood_adapter, "NUMBERS", numbers)
+    given = test if name != "EnergyBased" else Features(test.logits, test.labels)
+    assert len(scores_of(method_of(name), given, training_of(train.rows(slice(0, bank))))) == 60
+    assert max(sizes) == rows and sum(sizes) == 60
+
+
+def test_neighbours_are_searched_on_one_thread(train: Features) -> None:
+    """pytorch-ood takes all processors, and so would each process of a run."""
+    method = method_of("KNN")
+    method.fit(training_of(train))
+    assert method._held[0][1].knn.get_params()["n_jobs"] == 1
+
+
+def test_the_release_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another release is another key, in the cell and in the fit's; what is equal but for that is not equal."""
+    here = nested_versions(PytorchOOD("KNN"))
+    assert here == {"versions": {"release": metadata.version("pytorch-ood")}}
+    monkeypatch.setattr(metadata, "version", lambda _: "0.9")
+    assert nested_versions(PytorchOOD("KNN")) == {"versions": {"release": "0.9"}}
 
 
 def test_a_threshold_given_is_not_fitted(train: Features, test: Features) -> None:

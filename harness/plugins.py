@@ -24,7 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from .config import ConfigError, suggest
 
 GROUP = "assay.plugins"  # of entry points
-CHOOSE = "ASSAY_PLUGINS"  # variable of the environment: names of those that are used, or NONE; all, if it is not set
+CHOOSE = "ASSAY_PLUGINS"  # variable of the environment: who is used, by `Plugin.names`, or NONE; all, if it is not set
 NONE = "none"
 
 
@@ -45,6 +45,16 @@ class Plugin(NamedTuple):
     def prefix(self) -> str:
         """What the `_target_`s begin with that a config may name because of it."""
         return f"{self.module}."
+
+    @property
+    def package(self) -> str:
+        """What pip calls it. No two have one; two entry points may be called alike."""
+        return self.release.split()[0]
+
+    @property
+    def names(self) -> set[str]:
+        """What ASSAY_PLUGINS may call it."""
+        return {self.name, self.package}
 
     @property
     def roots(self) -> list[Path]:
@@ -70,7 +80,7 @@ def installed() -> tuple[Plugin, ...]:
 def left_out() -> list[str]:
     """What is wrong with each of the others, and the mend."""
     return [
-        f"{each} is left out: {each.why}; install it anew, or pip uninstall {each.release.split()[0]}"
+        f"{each} is left out: {each.why}; install it anew, or pip uninstall {each.package}"
         for each in _chosen()
         if each.conf is None
     ]
@@ -80,10 +90,10 @@ def _chosen() -> list[Plugin]:
     every, wanted = _found(tuple(sys.path)), os.environ.get(CHOOSE, "").replace(",", " ").split()
     if wanted == [NONE]:
         return []
-    known = {each.name for each in every}
+    known = {name for each in every for name in each.names}
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(f"{CHOOSE}={','.join(wanted)}: {suggest(unknown[0], {*known, NONE}, 'plug-in')}")
-    return [each for each in every if not wanted or each.name in wanted]
+    return [each for each in every if not wanted or each.names.intersection(wanted)]
 
 
 @cache

@@ -35,7 +35,7 @@ def check_one(group: str, choice: str, folders: Sequence[Path]) -> None:
     if said := _said(group, choice, folders):
         raise ConfigError(
             f"{group} {choice} is defined by {said}: rename one, or say which plug-ins are used "
-            f"({CHOOSE}=NAME,NAME; {CHOOSE}={NONE}: without any)"
+            f"({CHOOSE}=NAME,NAME: theirs, or their packages'; {CHOOSE}={NONE}: without any)"
         )
 
 
@@ -46,7 +46,12 @@ def about(folders: Sequence[Path], group: str | None = None) -> Iterator[str]:
         named = "; ".join(f"{name} {', '.join(names)}" for name, names in held.items())
         if named:
             yield f"of {owner(folder)}: {named}"
+    yield from refusals(folders, group)
+    yield from left_out()
+
+
+def refusals(folders: Sequence[Path], group: str | None = None) -> Iterator[str]:
+    """Lines for the choices, of one group or all, that are there twice."""
     for name, choice in clashes(folders):
         if group in (None, name):
             yield f"{name} {choice} is refused: it is defined by {_said(name, choice, folders)}"
-    yield from left_out()

@@ -17,6 +17,7 @@ from assay.harness import launch
 from assay.harness.build import ALLOW_VARIABLE
 from assay.harness.commands.program import call
 from assay.harness.config import ConfigError
+from assay.harness.detection import Features
 from assay.harness.overrides import compose_config
 from assay.harness.plugins import CHOOSE
 from assay.harness.types import Dataset
@@ -113,6 +114,20 @@ def test_its_detector_tells_noise_from_discs(results: Path) -> None:
     rows = pd.read_csv(results / "tidy/results.csv")
     auroc = rows[(rows.method == "example_class_means") & (rows.stat == "auroc") & (rows.dataset == "scenes_noise")]
     assert auroc.value.tolist() == [1.0] and auroc.n.tolist() == [8]
+
+
+def test_its_scores_do_not_depend_on_the_batch(site: Path) -> None:
+    """Features far from 0, means near them: a distance taken by products would be off by as much as it is."""
+    scorer = importlib.import_module("assay_example.detector").ClassMeans("l")
+    taken = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) + 30
+    state = {"means": taken[:30] + 1e-2}
+
+    def scores(rows: torch.Tensor) -> torch.Tensor:
+        none = torch.zeros(len(rows), dtype=torch.long)
+        return scorer.score(Features(logits=rows[:, :3], labels=none, layers={"l": rows}), state)
+
+    assert torch.equal(scores(taken), torch.cat([scores(row[None]) for row in taken]))
+    torch.testing.assert_close(scores(taken)[:30], torch.full((30,), 0.04), rtol=1e-3, atol=0)  # 1e-2 in 16 directions
 
 
 def test_what_happened_names_the_release(results: Path) -> None:

@@ -12,7 +12,7 @@ from ..config import ConfigError, groups, suggest
 from ..overrides import compose_config
 from ..plugins import installed, left_out
 from ..results.terminal import wrapped
-from ..sources import about, owner
+from ..sources import about, clashes, owner, refusals
 from .options import composed, overrides_only, results, searched
 from .planning import composed_run
 
@@ -95,14 +95,17 @@ def _describe_cell(prefix: str, root: Path, folders: list[Path]) -> None:
 def validate(words: list[str]) -> int:
     """Compose and build a config without computing.
 
-    Without overrides: compose every choice of every group.
+    Without overrides: compose every choice of every group, but those that are refused because two define them.
     """
     if overrides_only(words) != searched():
         print(*map(wrapped, composed_run(words).describe()), sep="\n")
         return 0
-    every = [(group, choice) for group, choices in groups(config_folders(words)).items() for choice in choices]
-    for group, choice in every:
+    folders = config_folders(words)
+    every = [(group, choice) for group, choices in groups(folders).items() for choice in choices]
+    twice = clashes(folders)
+    single = [each for each in every if each not in twice]
+    for group, choice in single:
         value = f"[{choice}]" if group in configs.LIST_GROUPS else choice
         compose_config([*words, f"{group}={value}"])
-    print(f"{len(every)} configs compose")
+    print(f"{len(single)} configs compose", *map(wrapped, refusals(folders)), sep="\n")
     return 0

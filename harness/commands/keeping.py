@@ -40,9 +40,10 @@ def publish(words: list[str]) -> int:
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False), required=False, metavar="[OUT.zip]")
 @click.option("--samples", is_flag=True, help="also the per-sample tables behind the numbers")
-@click.option("--anonymous", is_flag=True, help="for double-blind review: no hosts, no commits")
+@click.option("--anonymous", is_flag=True, help="for double-blind review: no hosts, no commits, nobody's name")
+@click.option("--allow", multiple=True, metavar="WORD", help="a word that is no name there, after a refusal (again)")
 @results()
-def export(out: Path | None, samples: bool, anonymous: bool, results: Path) -> int:
+def export(out: Path | None, samples: bool, anonymous: bool, allow: tuple[str, ...], results: Path) -> int:
     """One file for a paper's supplement: tables, report, environment.
 
     Tables that have numbers of ours, the report, tidy results, configs, versions, and how all of it was made. Equal
@@ -55,7 +56,7 @@ def export(out: Path | None, samples: bool, anonymous: bool, results: Path) -> i
 
     if out is not None and out.suffix != ".zip":
         raise ConfigError(f"{out}: give a name that ends in .zip")
-    files = contents(Asked(results, floors(config_folders(searched())), samples, anonymous))
+    files = contents(Asked(results, floors(config_folders(searched())), samples, anonymous, allow))
     path = out or results / "assay-results.zip"
     write_archive(files, path)
     print(f"{len(files) + 1} files, {path.stat().st_size / 1e6:.1f} MB: {path.absolute()}")

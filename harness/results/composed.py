@@ -1,5 +1,7 @@
 """The config of a run as a file beside its record: what every setting was, also of what the command line left out."""
 
+import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -10,19 +12,32 @@ import yaml
 
 from ..config import Choice, RunConfig, Settings
 from ..store.files import write_atomically
+from .words import kept, without_credentials
+
+SINKS = re.compile(r"(?m)^sink:\n(?:(?:[ -].*)?\n)*")  # of an earlier version, which kept them
 
 
 def put_config(config: RunConfig, overrides: Sequence[str], path: Path) -> None:
-    """Write it as YAML, the command in the first line."""
-    command = " ".join(shlex.join(["python", "run.py", *overrides]).splitlines())
-    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    write_atomically(path, f"# {command}\n{text}".encode())
+    """Write it as YAML, the command in the first line; sinks are left out, and credentials in addresses."""
+    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=math.inf)
+    write_atomically(path, f"# {_command(overrides)}\n{without_credentials(text)}".encode())
+
+
+def _command(overrides: Sequence[str]) -> str:
+    return " ".join(shlex.join(["python", "run.py", *kept(overrides)]).splitlines())
+
+
+def told(text: str) -> str:
+    """What `put_config` writes, of a file that an earlier version has written."""
+    first, _, body = text.partition("\n")
+    command = _command(shlex.split(first.removeprefix("# python run.py")))
+    return f"# {command}\n{without_credentials(SINKS.sub('', body))}"
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
     """Of every group its choices, each with its settings and notes; then the settings of the run."""
     alone = {name: getattr(config, name) for name in ("model", "dataset", "train", "validation")}
-    lists = {group: getattr(config, group) for group in ("ood", "method", "metric", "sink")}
+    lists = {group: getattr(config, group) for group in ("ood", "method", "metric")}
     made: dict[str, Any] = {name: _choice(each) for name, each in alone.items() if each is not None}
     made |= {group: {name: _choice(each) for name, each in chosen.items()} for group, chosen in lists.items() if chosen}
     return made | {each.name: _value(getattr(config, each.name)) for each in fields(Settings)}

@@ -18,12 +18,15 @@ from ..engine.request import Request
 from ..heads import Passes
 from ..places import place
 from ..store.damage import Incomplete
+from ..store.files import write_atomically
 from ..store.store import Group
 from .composed import put_config
 from .environment import environment
+from .kept_rows import FILE, ROWS, mark
 from .sinks.contract import Left
 from .text import terminal_table
-from .tidy import own_rows, put_record, update, write_csv
+from .tidy import csv_of, own_rows, put_record, update
+from .words import kept
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -40,12 +43,13 @@ def finish(
     folder = results / "runs" / run_id
     about = {"split": " ".join(sorted(summary.splits)), **_record(request, outcome, summary, overrides, started)}
     rows = own_rows(summary)
+    data = csv_of(rows)
     with _written_if_it_can_be(results, request.config.cache):
-        put_record(results, run_id, moment, about)
+        put_record(results, run_id, moment, {**about, ROWS: mark(data)})
         put_config(request.config, overrides, folder / f"{moment}.yaml")
         if outcome.costs and summary.draw is not None:
             summary.draw(folder)
-        write_csv(rows, folder / "results.csv")
+        write_atomically(folder / FILE, data)
         update(results, locked=request.config.compute.coordination == "locks")
     floors = [name for name, chosen in request.config.method.items() if chosen.notes.get("floor")]
     print(terminal_table(rows, floors))
@@ -54,7 +58,7 @@ def finish(
     if outcome.unstable:
         print(f"caution: another run may differ in last bits; not deterministic: {', '.join(sorted(outcome.unstable))}")
     seconds = time.time() - started
-    print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / 'results.csv').absolute()}")
+    print(f"{outcome.shards} shards computed, {seconds:.1f} s; rows: {(folder / FILE).absolute()}")
     print(f"all results: {(results / 'tidy' / 'results.csv').absolute()}")
     return Left(f"{run_id}.{moment}", {"run_id": run_id, **about}, rows)
 
@@ -104,7 +108,7 @@ def _record(
         **_places(outcome),
         "model": config.model.name,
         "dataset": config.dataset.name,
-        "overrides": " ".join(overrides),
+        "overrides": " ".join(kept(overrides)),
         "batch_size": outcome.batch_size,
         "threads": config.compute.threads,
         "engine": config.compute.engine,

@@ -23,6 +23,7 @@ from ..store.store import CellStore
 from ..store.survey import cells
 from ..types import ResultRow
 from .formulas import plain_cells, quoted_cells
+from .kept_rows import ROWS
 from .typed import packed
 
 COLUMNS = [
@@ -143,7 +144,7 @@ def _record_path(results: Path, name: str) -> Path:
 def _run_rows(path: Path) -> Iterator[dict[str, Any]]:
     if (record := read_unsealed(path) or unless_damaged(partial(read_json, path, LOST))) is None:
         return
-    methods = record.pop("methods")
+    methods, _ = record.pop("methods"), record.pop(ROWS, "")
     name = f"{path.parent.name}.{path.stem}"
     yield from ({"record": name, **record, "method": method, **cost} for method, cost in methods.items())
 

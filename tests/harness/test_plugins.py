@@ -10,6 +10,7 @@ import forks
 import pytest
 import torch
 from assay.harness.build import ALLOW_VARIABLE, build
+from assay.harness.commands import configs as commands
 from assay.harness.commands.program import call
 from assay.harness.config import ConfigError
 from assay.harness.overrides import compose_config
@@ -38,12 +39,14 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def install(self, package: str, entry: str = "", *methods: str, code: str = CODE, steps: int = 3) -> None:
-        """A distribution whose entry point is called like its package; its conf/ has methods of `methods.Mine`."""
+    def install(
+        self, package: str, entry: str = "", *methods: str, code: str = CODE, steps: int = 3, name: str = ""
+    ) -> None:
+        """A distribution whose entry point is called like its package, or `name`; its conf/ has methods."""
         about = self.folder / f"{package}-1.5.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
-        (about / "entry_points.txt").write_text(f"[assay.plugins]\n{package} = {entry or package}\n")
+        (about / "entry_points.txt").write_text(f"[assay.plugins]\n{name or package} = {entry or package}\n")
         for name in methods:
             text = f"# @package method.{name}\n_target_: {package}.methods.Mine\nsteps: {steps}\n"
             write(self.folder / package / "conf" / "method" / f"{name}.yaml", text)
@@ -183,7 +186,10 @@ def test_one_that_is_broken_is_named_and_in_nobodys_way(entry: str, why: str, si
 
 # One name, two owners
 
-BOTH = "rename one, or say which plug-ins are used (ASSAY_PLUGINS=NAME,NAME; ASSAY_PLUGINS=none: without any)"
+BOTH = (
+    "rename one, or say which plug-ins are used "
+    "(ASSAY_PLUGINS=NAME,NAME: theirs, or their packages'; ASSAY_PLUGINS=none: without any)"
+)
 
 
 def test_a_name_that_two_have_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -199,6 +205,37 @@ def test_a_name_that_two_have_is_refused(site: Site, monkeypatch: pytest.MonkeyP
     assert compose_config(["method=[center]"]).method.keys() == {"center"}
     monkeypatch.setenv(CHOOSE, "second")
     assert compose_config(["method=[gradcam,shared_map]"]).method["shared_map"].settings["steps"] == 4
+
+
+def test_two_plugins_of_one_name_are_told_apart_by_their_packages(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The mend that the refusal names."""
+    site.install("first", "", "shared_map", name="example")
+    site.install("second", "", "shared_map", steps=4, name="example")
+    monkeypatch.setenv(CHOOSE, "example")
+    assert BOTH in refused(["plan", "method=[shared_map]"], capsys)
+    monkeypatch.setenv(CHOOSE, "second")
+    assert compose_config(["method=[shared_map]"]).method["shared_map"].settings["steps"] == 4
+
+
+def test_a_clash_that_nobody_uses_is_no_failure_of_validate(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """All others are composed, and it is named; where something chooses it, it is."""
+    site.install("first", "", "edges")
+    few = {"method": ["center", "edges"]}
+    monkeypatch.setattr(commands, "groups", lambda folders: few)
+    text = said(["validate"], capsys)
+    assert text.startswith(
+        "1 configs compose\nmethod edges is refused: it is defined by the project and by plug-in first"
+    )
+    few["experiment"] = ["first_edges"]
+    write(
+        site.folder / "first/conf/experiment/first_edges.yaml",
+        "# @package _global_\ndefaults:\n  - override /method: [edges]\n",
+    )
+    assert "method edges is defined by" in refused(["validate"], capsys)
 
 
 def test_a_name_that_an_experiment_chooses_is_refused(site: Site) -> None:

@@ -11,23 +11,30 @@ import torch
 
 from ...config import ConfigError
 from ...places import matching
+from ..composed import told
 from ..environment import environment
 from ..report.page import rendered
 from ..tables.files import own_tables
 from ..tidy import collect, csv_of, runs_table, table_files
-from .hiding import WHO, check, hidden, private, without_paths
+from . import people
+from .hiding import WHO, hidden, without_paths
 from .per_sample import sample_files
 from .readme import commands, readme
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be bundled. floors: of the report. samples: per-sample tables, too. anonymous: nothing says whose."""
+    """What is to be bundled.
+
+    floors: of the report. samples: per-sample tables, too. anonymous: nothing says whose.
+    allowed: words that say nothing of anybody.
+    """
 
     results: Path
     floors: Sequence[str] = ()
     samples: bool = False
     anonymous: bool = False
+    allowed: Sequence[str] = ()
 
 
 def contents(asked: Asked) -> dict[str, bytes]:
@@ -50,13 +57,16 @@ def contents(asked: Asked) -> dict[str, bytes]:
     files |= _environment(asked.anonymous)
     files |= dict(sample_files(asked.results / "store")) if asked.samples else {}
     files["README.md"] = readme(files, runs, commands(asked.results, runs), asked.anonymous).encode()
-    check(files, private(asked.results, every, asked.anonymous))
+    people.check(people.texts(files), people.places(asked.results, every, asked.anonymous), asked.allowed)
+    if asked.anonymous:
+        free = people.written(files, {"results/results.csv": rows, "results/runs.csv": runs})
+        people.check(free, people.names(every), asked.allowed)
     return files
 
 
 def _configs(results: Path) -> Iterator[tuple[str, bytes]]:
     for path in matching(results / "runs", "*/*.yaml"):
-        yield f"configs/{path.parent.name}.{path.stem}.yaml", without_paths(path.read_text()).encode()
+        yield f"configs/{path.parent.name}.{path.stem}.yaml", without_paths(told(path.read_text())).encode()
 
 
 def _environment(anonymous: bool) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """What a bundle says of itself: how each file was made, and the commands that make it again."""
 
-import re
 import shlex
 from collections.abc import Collection, Iterator
 from importlib import metadata
@@ -10,7 +9,9 @@ import pandas as pd
 
 from assay.version import __version__
 
+from ..composed import told
 from ..environment import PACKAGES
+from ..words import WORD
 from .hiding import without_paths
 
 ABOUT = {
@@ -25,7 +26,7 @@ ABOUT = {
     "samples/": "the per-sample tables behind the numbers: a folder a `cell_key`, a file a metric (`metric_key`)",
     "SHA256SUMS": "checksums: `sha256sum -c SHA256SUMS`",
 }
-WORD = re.compile(r" (?=[~+]{0,2}[\w@/.]+=|~)")  # between overrides
+PATHS = "Paths and addresses stand as `PATH/NAME`: put your own there. Where results were sent (`sink`) is left out."
 
 
 def readme(files: Collection[str], runs: pd.DataFrame, again: list[str], anonymous: bool) -> str:
@@ -34,7 +35,7 @@ def readme(files: Collection[str], runs: pd.DataFrame, again: list[str], anonymo
     lines = ["# Results of Assay", "", f"Written by `python -m harness export`, Assay {__version__}.", ""]
     lines += ["| file | what |", "|---|---|", *(f"| `{name}` | {ABOUT[name]} |" for name in kept), ""]
     lines += ["## Made again", "", *_code(runs), "```", *again, "python -m harness export", "```", ""]
-    lines += ["Absolute paths stand as `PATH/NAME`: put your own there.", "", _who(anonymous), *_others(runs)]
+    lines += [PATHS, "", _who(anonymous), *_others(runs)]
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +52,7 @@ def _command(results: Path, record: str, overrides: str) -> str:
     run, _, moment = record.partition(".")
     path = results / "runs" / run / f"{moment}.yaml"
     if path.is_file():
-        return without_paths(path.read_text().partition("\n")[0].removeprefix("# "))
+        return without_paths(told(path.read_text()).partition("\n")[0].removeprefix("# "))
     return shlex.join(["python", "run.py", *WORD.split(str(overrides))])
 
 

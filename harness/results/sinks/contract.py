@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from ..text import headlines
+from ..words import told
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +34,9 @@ class Left:
         return bool(self.rows["status"].str.startswith("failed").any())
 
     def parameters(self) -> dict[str, str]:
-        """What was asked for: names, conventions, overrides, and the key of each method's cell."""
+        """What was asked for: names, conventions, overrides but the sinks', and the key of each method's cell."""
+        asked = {name: self.about[name] for name in ("model", "dataset")} | {"overrides": told(self.about["overrides"])}
         names = ("weights", "split", "protocol", "seed", "precision")
-        asked = {name: self.about[name] for name in ("model", "dataset", "overrides")}
         asked |= {name: ", ".join(sorted(set(map(str, self.rows[name])) - {""})) for name in names}
         asked |= {part: ", ".join(sorted(set(self.rows[part]))) for part in ("method", "metric")}
         cells = self.rows.groupby(["method", "dataset"])["cell_key"].agg(lambda keys: ", ".join(sorted(set(keys))))

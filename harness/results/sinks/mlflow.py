@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tidy import put_tables
+from ..words import without_credentials
 from .contract import Left, needed
 
 TAG = "assay.record"
@@ -36,7 +37,7 @@ class MLflow:
             try:
                 self._client()
             except MlflowException as error:
-                raise ValueError(f"uri={self.uri}: {str(error).splitlines()[0]}") from error
+                raise ValueError(without_credentials(f"uri={self.uri}: {str(error).splitlines()[0]}")) from error
 
     def send(self, left: Left) -> str:
         """Log it; a run that an earlier try left unfinished is made anew."""
@@ -59,7 +60,7 @@ class MLflow:
         return MlflowClient(self.uri)
 
     def _told(self, run: str, what: str) -> str:
-        place = f" at {self.uri}" if self.uri else ""
+        place = f" at {without_credentials(self.uri)}" if self.uri else ""
         return f"run {run} of experiment {self.experiment}{place} {what}"
 
     def _log(self, client: Any, run: str, quantities: Mapping[str, float], left: Left) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from ...config import ConfigError, suggest
 from ...places import matching
 from ...store.sealed import read_json
+from ..kept_rows import FILE, ROWS, holders
 from ..reading import read_table
 from ..terminal import wrapped
 from ..tidy import COLUMNS
 from ..typed import TYPES
+from ..words import without_credentials
 from .contract import Left, Sink
 
 
@@ -34,7 +36,7 @@ def send(sinks: Mapping[str, Sink], left: Left, again: Callable[[str], str]) -> 
 
 
 def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = without_credentials(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
@@ -48,20 +50,39 @@ def records(results: Path, wanted: Sequence[str]) -> list[str]:
     """Names of the records below a folder of results that are wanted; of none, the last one of each run.
 
     Raises:
-        ConfigError: there is no such record, or none at all.
+        ConfigError: there is no such record, or none at all, or another invocation's rows have taken the place of its.
     """
     known = sorted(f"{path.parent.name}.{path.stem}" for path in matching(results / "runs", "*/*.json"))
     if not known:
         raise ConfigError(f"no runs below {results.absolute()}: compute some with python run.py")
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(suggest(unknown[0], known, "record of runs.csv"))
-    return list(wanted) or list({name.partition(".")[0]: name for name in known}.values())
+    runs = sorted({name.partition(".")[0] for name in wanted or known})
+    whole = {run: [f"{run}.{moment}" for moment in holders(results / "runs" / run)] for run in runs}
+    for name in wanted or runs:
+        _check_rows(name, whole[name.partition(".")[0]])
+    return list(wanted) or [names[-1] for names in whole.values()]
+
+
+def _check_rows(name: str, whole: Sequence[str]) -> None:
+    """name: of a record, or of a run. whole: records of the run whose rows are there."""
+    if not whole:
+        raise ConfigError(
+            f"the rows of run {name.partition('.')[0]} are no record's: run it again, which makes both anew"
+        )
+    if "." in name and name not in whole:
+        raise ConfigError(
+            f"the rows of record {name} are gone: a later invocation of its run has put its own in their place; "
+            f"publish that one: {whole[-1]}"
+        )
 
 
 def left_by(results: Path, names: Sequence[str]) -> Iterator[Left]:
-    """What records are of, with the rows of their runs."""
+    """What records are of, with their rows (`records` has looked whose are there)."""
     texts = [name for name in COLUMNS if name not in TYPES]
     for name in names:
         run, _, moment = name.partition(".")
         folder = results / "runs" / run
-        yield Left(name, read_json(folder / f"{moment}.json"), read_table(folder / "results.csv", texts))
+        about = read_json(folder / f"{moment}.json")
+        about.pop(ROWS, None)
+        yield Left(name, about, read_table(folder / FILE, texts))

@@ -46,7 +46,9 @@ class WandB:
             id=re.sub(r"\W", "-", left.name),
             name=left.title,
             config={**left.parameters(), "environment": left.environment()},
-            settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+            settings=wandb.Settings(  # its machine info holds the command line with all credentials, user and folders
+                console="off", silent=True, disable_git=True, disable_code=True, x_disable_machine_info=True
+            ),
         )
         place = run.url or run.settings.sync_dir
         run.log({"results": wandb.Table(dataframe=_plain(left.rows), allow_mixed_types=True)})

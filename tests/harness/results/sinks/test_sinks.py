@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import struct
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ from assay.harness import launch
 from assay.harness.commands.program import call
 from assay.harness.config import ConfigError
 from assay.harness.overrides import compose_config
+from assay.harness.results.kept_rows import ROWS, mark
 from assay.harness.results.sinks.contract import Left
 from assay.harness.results.sinks.mlflow import LONGEST_NAME, cut, named, valid
 from assay.harness.results.sinks.sending import left_by, records
 from assay.harness.results.tables import read_tidy
+from assay.harness.store.sealed import read_json, write_json
 from tidy_rows import table
 
 RUN = ["method=[gradcam,center]", "metric=[pointing_game,positive_ratio]", "limit=4", "compute.processes=1"]
@@ -69,7 +72,7 @@ def test_a_sink_is_sent_what_the_run_left(plain: Path, toys: list[str], tmp_path
         )
     assert len(means) == 2
     asked = sent["parameters"]
-    assert asked["overrides"] == " ".join(words) and asked["model"] == "scenes_vgg" and asked["seed"] == "0"
+    assert asked["overrides"] == " ".join([*RUN, words[-1]]) and asked["model"] == "scenes_vgg" and asked["seed"] == "0"
     assert (
         asked["cell_key/center/scenes"] in set(rows["cell_key"]) and asked["metric"] == "pointing_game, positive_ratio"
     )
@@ -104,6 +107,38 @@ def test_publish_sends_the_last_record_of_each_run(plain: Path) -> None:
         records(plain, ["x"])
     with pytest.raises(ConfigError, match="no runs below"):
         records(plain / "store", [])
+
+
+def test_rows_are_sent_under_no_other_record(plain: Path, tmp_path: Path) -> None:
+    """Each invocation of a run overwrites its rows: an earlier record is refused, naming the one whose they are."""
+    results = tmp_path / "r"
+    shutil.copytree(plain, results)
+    (last,) = records(results, [])
+    (folder,) = (path.parent for path in results.glob("runs/*/results.csv"))
+    about = read_json(folder / f"{last.partition('.')[2]}.json")
+    assert about[ROWS] == mark((folder / "results.csv").read_bytes())
+    for moment, rows in {"1": "others", "2": about[ROWS], "9": "of a worker that was faster"}.items():
+        write_json(folder / f"{moment}.json", {**about, ROWS: rows})
+    run = folder.name
+    assert records(results, []) == [last] and records(results, [f"{run}.2"]) == [f"{run}.2"]  # the same rows
+    for moment in "19":
+        with pytest.raises(ConfigError, match=rf"{run}\.{moment} are gone: .*publish that one: {last}"):
+            records(results, [f"{run}.{moment}"])
+    (folder / "results.csv").write_text("else")
+    with pytest.raises(ConfigError, match=f"the rows of run {run} are no record's: run it again"):
+        records(results, [])
+
+
+def test_of_records_without_a_digest_the_last_has_the_rows(plain: Path, tmp_path: Path) -> None:
+    """Those of an earlier version."""
+    folder = tmp_path / "runs/r"
+    folder.mkdir(parents=True)
+    (folder / "results.csv").write_text("x")
+    for moment in "12":
+        write_json(folder / f"{moment}.json", {})
+    assert records(tmp_path, []) == ["r.2"]
+    with pytest.raises(ConfigError, match=r"record r\.1 are gone: .*: r\.2"):
+        records(tmp_path, ["r.1"])
 
 
 def test_publish_asks_for_a_sink(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,8 +219,11 @@ def test_wandb_keeps_a_run_offline(left: Left, tmp_path: Path, monkeypatch: pyte
 
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr(sys, "argv", ["run.py", "sink.mlflow.uri=http://ann:s3cret@lab.edu"])  # it would keep them
     said = WandB(mode="offline", folder=str(tmp_path)).send(left)
     assert "wandb sync" in said
+    sys.modules["wandb"].teardown()  # waits for its writer, which finish() does not
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()] == []
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     held = _wandb_records(path)
     assert held["summary"].items() >= left.quantities().items()

@@ -509,7 +509,7 @@ def test_a_full_disk(writes: int, place: Path, monkeypatch: pytest.MonkeyPatch) 
         code, said = GIVEN["run"](words)
     assert code == FAILED and len(seen) == writes + 2  # the next file, and the note of what ended the job
     assert said.startswith("error: [Errno 28] No space left on device: 'results/store/")
-    assert said.endswith("what is finished is kept: the same command resumes")
+    assert "; what is finished is kept: the same command resumes\nnot kept for status: OSError: [Errno 28]" in said
     after = store(place)
     assert {name: after.get(name) for name in before} == before
     assert not [name for name in after if name.endswith(".tmp")]

@@ -38,7 +38,7 @@ from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.engine.samples import check_pixels
 from assay.harness.forward import ForwardPass
-from assay.harness.launch import Run, build_run, check_locks, complete, refuse_to_compute
+from assay.harness.launch import Run, build_run, check_place, complete, refuse_to_compute
 from assay.harness.places import place
 from assay.harness.reading import check_folder
 from assay.harness.results.tidy import joined, own_rows
@@ -78,8 +78,9 @@ def evaluation(
         with redirect_stdout(sys.stderr):  # cautions are the command line's to print
             said: list[str] = []
             run.examine(said.append)
-            run.prepare()
-            _, summary = complete(run, Rank.alone(config.compute))
+            rank = Rank.alone(config.compute)
+            run.prepare(rank)
+            _, summary = complete(run, rank)
         yield run, summary._replace(cautions=(*said, *summary.cautions))
 
 
@@ -172,7 +173,7 @@ def _root(config: RunConfig, results: str | Path | None) -> Iterator[Path]:
             "write configs for them (docs/how-to), or leave `results` out"
         )
     check_folder(str(results))
-    check_locks(config, str(results))
+    check_place(config, str(results))
     yield place(results) / "store"
 
 

@@ -9,13 +9,13 @@ from captum.attr import IntegratedGradients as CaptumIntegrated
 from captum.attr import NoiseTunnel, Saliency
 from pytorch_grad_cam import GradCAM as PeerGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.floors import gradients
-from bench.floors.subject import Runs, Subject, untouched
+from bench.floors.subject import BATCH, Runs, Subject, no_inplace, untouched
 from bench.timing import race
 
-BATCH, STEPS = 8, 8
+STEPS = 8
 
 
 def tasks() -> Iterator[pd.DataFrame]:
@@ -60,15 +60,6 @@ def _deeplift(subject: Subject) -> pd.DataFrame:
     peer = CaptumDeepLift(no_inplace(subject.architecture))
     captum: Runs = {"captum DeepLift": lambda: peer.attribute(subject.inputs, target=subject.targets.label)}
     return race(f"deeplift {subject.architecture} batch {BATCH}", gradients.deeplift(subject) | captum)
-
-
-def no_inplace(architecture: str) -> nn.Module:
-    """Captum's hooks do not bear in-place ReLUs."""
-    module = untouched(architecture)
-    for layer in module.modules():
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = False
-    return module
 
 
 def _leaf(inputs: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from zennit.composites import EpsilonPlus
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from bench.attribution import BATCH, no_inplace
 from bench.floors.relevance import RESNET50, VGG16, contests
-from bench.floors.subject import Runs, Subject
+from bench.floors.subject import BATCH, Runs, Subject, no_inplace
 from bench.timing import race
 
 CANONIZERS = ((RESNET50, ResNetCanonizer), (VGG16, VGGCanonizer))

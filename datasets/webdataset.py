@@ -28,7 +28,7 @@ class WebDataset:
 
     A class is a whole number, as text, in KEY.cls; -1 says that this image has none. Boxes are, as torchvision's
     detectors take them, `{"boxes": [[x0, y0, x1, y1], ...], "labels": [class, ...]}` in each sample's JSON, in
-    half-open pixel edges of the image as it is stored; without labels the targets are the classes of the boxes.
+    half-open pixel edges; without labels the targets are the classes of the boxes.
 
     Args:
         root: folder of the tars.
@@ -39,7 +39,8 @@ class WebDataset:
         classes: names of the classes, as of `datasets.class_names`; null: the numbers up to the highest.
         split: name of the split in tables.
         transform: settings of `datasets.images.Transform`.
-        orientation: `upright`, as the EXIF of a photograph says, or `stored`, as boxes are counted.
+        orientation: which pixels are read, and boxes counted in: `stored`, as they lie in the file, or `upright`, as a
+            viewer shows a photograph with an EXIF orientation.
         unreadable: samples without an image, or with one that cannot be read, as of `datasets.folder.Folder`.
 
     Raises:
@@ -177,6 +178,13 @@ def _label(sample: Packed, ending: str) -> int | None:
     return None if found == NO_LABEL else found
 
 
+def _whole(label: Any) -> int:
+    """The number of a class; ValueError for one that is not whole."""
+    if int(label) != label:
+        raise ValueError(f"label {label} is no whole number")
+    return int(label)
+
+
 def _objects(sample: Packed, ending: str) -> list[BoxedObject]:
     """The boxes of a sample's JSON; none where it has no such file."""
     if ending not in sample.members:
@@ -185,7 +193,7 @@ def _objects(sample: Packed, ending: str) -> list[BoxedObject]:
         about = json.loads(sample.read(ending))
         pairs = [*zip(about["boxes"], about["labels"], strict=True)]
         made = [
-            BoxedObject(str(int(label)), [float(x0), float(y0), float(x1), float(y1)], False)
+            BoxedObject(str(_whole(label)), [float(x0), float(y0), float(x1), float(y1)], False)
             for (x0, y0, x1, y1), label in pairs
         ]
     except (ValueError, TypeError, KeyError) as error:

@@ -87,12 +87,17 @@ def again(command: Sequence[str], words: Sequence[str], swept: bool, engine: str
     """
     program, *arguments = command
     asked = parsed_options(arguments)
-    allowed = filter(None, os.environ.get("ASSAY_ALLOW_TARGET", "").split(","))
-    options = ["--config-dir", asked.config_dir] if asked.config_dir else []
-    options += [word for prefix in allowed for word in ("--allow-target", prefix)]
+    options = options_again(asked.config_dir)
     alone = ["hydra.mode=RUN"] if swept and not asked.multirun else []  # an experiment's file says MULTIRUN
     start = ["python", "run.py"] if Path(program).name == "run.py" else ["assay", "run"]
     return " ".join([*_variables(engine), shlex.join([*start, *options, *words, *alone])])
+
+
+def options_again(config_dir: str | None) -> list[str]:
+    """What lets another command find the configs and the classes that this one finds."""
+    allowed = filter(None, os.environ.get("ASSAY_ALLOW_TARGET", "").split(","))
+    found = ["--config-dir", config_dir] if config_dir else []
+    return [*found, *(word for prefix in allowed for word in ("--allow-target", prefix))]
 
 
 def _variables(engine: str) -> list[str]:

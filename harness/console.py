@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .arguments import again, options_first, parsed_options, take_allow_flag
+from .arguments import again, options_again, options_first, parsed_options, take_allow_flag
 from .config import CONF, ConfigError, register_schema
 from .overrides import check_jobs, check_overrides
 from .places import place
@@ -33,7 +33,8 @@ def _job(config: DictConfig) -> None:
     words, swept = list(HydraConfig.get().overrides.task), HydraConfig.get().mode == RunMode.MULTIRUN
     command = again(sys.argv, words, swept, _engine(config))
     try:
-        failures.append(run(read_config(config), words, command))
+        options = options_again(parsed_options(sys.argv[1:]).config_dir)
+        failures.append(run(read_config(config), words, command, options))
     except Exception as error:
         code = exit_code(error)
         if not isinstance(error, (ConfigError, OSError, Incomplete)):

@@ -4,9 +4,8 @@ import errno
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +21,7 @@ from .engine.request import Request, build_all
 from .places import NoPlace, is_remote, place, reach
 from .results.jobs import for_status, note_failures, settle
 from .results.record import check_rows, finish
-from .results.sinks.sending import command, send
+from .results.sinks.sending import Later, send
 from .store.damage import mended
 
 NEVER = (PermissionError, FileNotFoundError)  # of an object store: no right to write, no such bucket; else it may pass
@@ -57,7 +56,7 @@ class Run(Protocol):
             ConfigError: the network cannot be evaluated as it is.
         """
 
-    def prepare(self) -> None:
+    def prepare(self, rank: Rank) -> None:
         """Write identities; forget earlier failures, and what `cache=refresh` asks to forget."""
 
     def compute(self, rank: Rank) -> Outcome:
@@ -82,10 +81,11 @@ def build_run(config: RunConfig, root: Path) -> Run:
     return wing.of(Request.of(config, root, methods))
 
 
-def run(config: RunConfig, overrides: list[str], again: str = "") -> int:
+def run(config: RunConfig, overrides: list[str], again: str = "", options: Sequence[str] = ()) -> int:
     """Evaluate a config; returns the exit code (0, or 1 when something failed).
 
-    again: the command that asks for it again; what fails is kept with it.
+    again: the command that asks for it again; it is kept with the config, and with what fails. options: of it, that
+    other commands need as well (`arguments.options_again`).
 
     Under torchrun rank 0 alone writes tables and says what failed, wherever it failed. Without locks each process does:
     when it ends nothing is missing, and what another one writes is the same.
@@ -108,18 +108,18 @@ def run(config: RunConfig, overrides: list[str], again: str = "") -> int:
             return 0  # an exit code of 1 would end rank 0 before it has summarised
         if config.cache != "only":
             with _writing(config.results):
-                made.prepare()
+                made.prepare(rank)
         with watched() as unstable:
             outcome, summary = complete(made, rank)
         outcome.unstable |= unstable
-        left = finish(made.request, made.run_id, summary, outcome, overrides, started)
+        left = finish(made.request, made.run_id, summary, outcome, overrides, started, again)
         failures = summary.failures if rank.locked else outcome.failures | summary.failures  # another may have forgiven
         if again and config.cache in ("missing", "refresh"):
             _keep(config, again, failures, summary)
         for name, why in failures.items():
             print(f"FAILED {name}: {why}", file=sys.stderr)
         check_rows(summary, left.rows)
-    send(sinks, left, partial(command, config.results, left.name, overrides=overrides))
+    send(sinks, left, Later(config.results, overrides, options))
     return int(bool(failures))
 
 
@@ -154,11 +154,11 @@ def _check_shared(config: RunConfig, rank: Rank) -> None:
             "clear it nor do without it; use cache=missing, with results=NEW_FOLDER to compute all anew"
         )
     if config.cache != "off":
-        check_locks(config, config.results)
+        check_place(config, config.results)
 
 
-def check_locks(config: RunConfig, results: str) -> None:
-    """Raise ConfigError where locks are asked for and the place for results has none, or it does not answer."""
+def check_place(config: RunConfig, results: str) -> None:
+    """Raise ConfigError where the place for results has no locks, which are asked for, or does not answer."""
     if config.compute.coordination == "locks" and is_remote(place(results)):
         raise ConfigError(
             f"results={results}: an object store has no locks, by which processes share their work "

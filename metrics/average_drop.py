@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import pandas as pd
 import torch
 from assay.harness import stats
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
@@ -62,8 +63,7 @@ class AverageDrop:
 
     def __post_init__(self) -> None:
         check_subsets(self.subsets)
-        if self.space not in SPACES:
-            raise ValueError(f"space={self.space!r}: choose one of {', '.join(SPACES)}")
+        check_choice("space", self.space, SPACES)
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep:g}: a share of the pixels, above 0 and at most 1, or null")
 

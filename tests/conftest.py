@@ -24,6 +24,7 @@ from torch import Tensor, nn
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)
+torch.manual_seed(0)  # networks of random weights that tests make when they are collected
 
 
 def golden(name: str) -> dict[str, NDArray]:
@@ -137,6 +138,12 @@ def known(name: str, dtype: torch.dtype = torch.float32) -> Known:
     targets = Targets(torch.arange(4), arrays["targets"])
     layer = {"tiny_vgg": "features.8", "tiny_resnet": "layer1"}[name]
     return Known(network, arrays["x"].to(dtype), arrays["logits"].to(dtype), targets, layer)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """What a test draws without a seed of its own is the same in any order, on any worker."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

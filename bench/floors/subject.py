@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.timing import CPU
 
 Runs = dict[str, Callable[[], object]]  # contestants of one race by name, the floor first
+BATCH = 8  # images of a race
 ROWS = 32  # images that a method may send through the network at once
 
 
@@ -33,6 +34,15 @@ def untouched(architecture: str) -> nn.Module:
     module: nn.Module = models.get_model(architecture, weights=None)
     module.load_state_dict(torchvision_network(architecture, weights=None).module.state_dict())
     return module.eval().requires_grad_(False)
+
+
+def no_inplace(architecture: str) -> nn.Module:
+    """The same without in-place ReLUs, which hooks of Captum and Zennit do not bear."""
+    module = untouched(architecture)
+    for layer in module.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+    return module
 
 
 @dataclass(frozen=True, eq=False)

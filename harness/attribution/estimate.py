@@ -1,6 +1,5 @@
 """How long a plan will take: from earlier runs where there are any, otherwise from a few images."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,10 +8,11 @@ from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
-from ..engine.costs import SHARED
+from ..engine.costs import SHARED, Clock, Outcome
 from ..engine.job import Cell, Job
 from ..engine.measure import share
 from ..forward import ForwardPass
+from ..network import Network
 from ..results.environment import environment
 from ..results.tidy import runs_table
 from ..store.store import SAMPLES
@@ -115,22 +115,23 @@ def _probe(job: Job, unknown: list[str]) -> dict[str, float]:
         alike = [sample for sample in samples if sample.image.shape == shape]
         return share(job, alike, cells, job.config.compute.batch_size)
 
-    shared, (batch, forward) = _timed(read)
+    shared, (batch, forward) = _timed(job.network, read)
     seconds = {SHARED: shared}
     for cell in cells if batch.pairs else []:
-        seconds[cell.name], prepared = _timed(partial(cell.prepare, batch, forward))
+        seconds[cell.name], prepared = _timed(job.network, partial(cell.prepare, batch, forward))
         for group in sorted(cell.groups.keys() - {SAMPLES}):
             if (cost := cell.cost_of(group)) in unknown and cost not in seconds:
-                seconds[cost] = _timed(partial(cell.columns, group, prepared, batch, forward))[0]
+                seconds[cost] = _timed(job.network, partial(cell.columns, group, prepared, batch, forward))[0]
     return {name: each / len(batch.samples) for name, each in seconds.items() if name in unknown}
 
 
-def _timed(work: Callable[[], T]) -> tuple[float, T]:
+def _timed(network: Network, work: Callable[[], T]) -> tuple[float, T]:
     """Seconds of some work once it is warm (a first pass may take hundreds of times as long), and its result."""
     seconds = 0.0
     while True:
-        is_warm, start = bool(seconds), time.perf_counter()
-        made = work()
-        seconds = time.perf_counter() - start
+        is_warm, outcome = bool(seconds), Outcome()
+        with Clock(network, outcome, SHARED):
+            made = work()
+        seconds = outcome.costs[SHARED].wall_s
         if is_warm or seconds > LONG_S:
             return seconds, made

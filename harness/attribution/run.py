@@ -67,7 +67,7 @@ class AttributionRun:
         if self.missing() or self.request.config.cache == "refresh":
             probe(self.request, self.job.images, say=say)
 
-    def prepare(self) -> None:
+    def prepare(self, rank: Rank) -> None:
         """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures."""
         refresh = self.request.config.cache == "refresh"
         for cell in self.job.cells:
@@ -77,7 +77,7 @@ class AttributionRun:
             for name in cell.groups:
                 if refresh and name != SAMPLES:
                     cell.group(name).clear(self.job.images.stop)
-                cell.group(name).forgive(Rank.of(self.request.config.compute).launch)
+                cell.group(name).forgive(rank.launch)
 
     def compute(self, rank: Rank) -> Outcome:
         """Fit, attribute and measure what is missing."""

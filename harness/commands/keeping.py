@@ -1,15 +1,15 @@
 """Results for other places: publish, export."""
 
-from functools import partial
 from pathlib import Path
 
 import click
 
+from ..arguments import options_again
 from ..config import ConfigError
 from ..console import FAILED
 from ..overrides import compose_config
 from ..places import place
-from .options import composed, results, searched
+from .options import added_folder, composed, results, searched
 
 
 @click.command()
@@ -21,7 +21,7 @@ def publish(words: list[str]) -> int:
     run). The exit code is 1 when something could not be sent.
     """
     from ..engine.request import build_all
-    from ..results.sinks.sending import command, left_by, records, send
+    from ..results.sinks.sending import Later, left_by, records, send
 
     named = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
     settings = [word for word in words if word not in named]
@@ -33,7 +33,7 @@ def publish(words: list[str]) -> int:
     sinks = build_all(config.sink)
     failed = list[str]()
     for left in left_by(folder, wanted):
-        failed += send(sinks, left, partial(command, config.results, left.name, overrides=settings))
+        failed += send(sinks, left, Later(config.results, settings, options_again(added_folder())))
     return FAILED if failed else 0
 
 

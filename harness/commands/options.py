@@ -77,8 +77,14 @@ def overrides_only(words: list[str]) -> list[str]:
 
 def searched() -> list[str]:
     """The words that make the folder of `--config-dir` known to who composes a config."""
-    folder = click.get_current_context().meta.get(FOLDER_KEY)
+    folder = added_folder()
     return [] if folder is None else [f"--config-dir={folder}"]
+
+
+def added_folder() -> str | None:
+    """The folder of `--config-dir`."""
+    folder = click.get_current_context().meta.get(FOLDER_KEY)
+    return None if folder is None else str(folder)
 
 
 def everywhere() -> list[click.Parameter]:

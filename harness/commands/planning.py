@@ -59,8 +59,6 @@ def plan(words: list[str], images: int | None, workers: int, measured: str | Non
         made = composed_run([*searched(), *job])
         config = made.request.config
         make_deterministic(config.compute.threads)
-        if images is not None and not hasattr(made, "job"):
-            raise ConfigError("--images: of detectors the passes over images alone are timed, by plan without --images")
         print(f"# {config.model.name} on {config.dataset.name}")
         print(*map(wrapped, made.describe()), sep="\n")
         print(_forecast(made) if images is None else _forecast_of_a_fleet(made, images, workers, measured))
@@ -89,7 +87,8 @@ def _forecast_of_a_fleet(made: "Run", images: int, workers: int, measured: str |
     from ..attribution.fleet import Fleet, lines, of_a_bench, of_earlier_runs
     from ..attribution.run import AttributionRun
 
-    assert isinstance(made, AttributionRun)
+    if not isinstance(made, AttributionRun):
+        raise ConfigError("--images: of detectors the passes over images alone are timed, by plan without --images")
     job = made.job
     fleet = Fleet(images, workers, job.config.compute.shard_size)
     runs = place(job.config.results) / "runs"
@@ -106,13 +105,14 @@ def _forecast_of_maps(job: "Job") -> str:
     """A line a method that lacks something, and the sum."""
     from ..attribution.estimate import estimate
     from ..engine.processes import process_count
+    from ..engine.rank import Rank
 
     parts = estimate(job, place(job.config.results) / "runs")
     rows = [
         (part.method, str(part.images), f"{1000 * part.seconds_per_image:.1f}", f"{part.seconds:.1f}", part.source)
         for part in parts
     ]
-    processes = process_count(job, len(job.missing()))
+    processes = process_count(job, Rank.of(job.config.compute), len(job.missing()))
     total = sum(part.seconds for part in parts) / processes
     said = f"about {total:.0f} s with {processes} process{'es' * (processes > 1)}, and start-up"
     return "\n".join([*([grid(["method", "images", "ms each", "s", "from"], rows)] if rows else []), said])

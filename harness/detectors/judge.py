@@ -77,7 +77,7 @@ def _prepared(config: RunConfig) -> DetectorRun:
     for caution in run.detection.sets[PLACE].images.cautions(run.request.network):
         print(f"caution: {caution}", file=sys.stderr)
     run.examine()
-    run.prepare()
+    run.prepare(Rank.alone(config.compute))
     return run
 
 

@@ -74,12 +74,12 @@ class DetectorRun:
         if self.detection.unseen() or self.request.config.cache == "refresh":
             probe(self.request, *self.detection.labelled(), say=say)
 
-    def prepare(self) -> None:
+    def prepare(self, rank: Rank) -> None:
         """Write who the cells are; forget what `cache=refresh` asks to forget, and earlier failures.
 
         What cannot score this network has failed from the start.
         """
-        refresh, launch = self.request.config.cache == "refresh", Rank.of(self.request.config.compute).launch
+        refresh, launch = self.request.config.cache == "refresh", rank.launch
         for kept in self.detection.readings.values():
             if refresh and kept.fit is not None:
                 kept.fit.remove()

@@ -30,7 +30,7 @@ class Cost:
 class Outcome:
     """What one process, or several together, did: costs a method, failures a method, shards written.
 
-    helpers_mb: peak memory of helper processes. unstable: operations that torch has no deterministic kernel for.
+    helpers_mb: peak memory of helper processes, by name. unstable: operations without a deterministic kernel in torch.
     places: where the time of the costs was spent. gpu_mb: peak memory of a process there on its GPU.
     """
 
@@ -39,7 +39,7 @@ class Outcome:
     broken: set[tuple[str, str]] = field(default_factory=set)  # (method, metric) not to be measured again
     shards: int = 0
     batch_size: int = 0
-    helpers_mb: float = 0.0
+    helpers_mb: dict[str, float] = field(default_factory=dict)
     unstable: set[str] = field(default_factory=set)
     places: set[Where] = field(default_factory=set)
     gpu_mb: float = 0.0
@@ -91,7 +91,8 @@ def merge(outcomes: list[Outcome]) -> Outcome:
     merged = Outcome(batch_size=min(outcome.batch_size for outcome in outcomes))
     for outcome in outcomes:
         merged.shards += outcome.shards
-        merged.helpers_mb += outcome.helpers_mb
+        for process, peak in outcome.helpers_mb.items():
+            merged.helpers_mb[process] = max(peak, merged.helpers_mb.get(process, 0.0))
         merged.unstable |= outcome.unstable
         merged.places |= outcome.places
         merged.gpu_mb = max(merged.gpu_mb, outcome.gpu_mb)

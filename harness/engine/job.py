@@ -47,8 +47,8 @@ class Cell:
         return {name: seen[key] for name, key in self.groups.items()}
 
     def failed(self) -> set[str]:
-        """Groups that could not be computed."""
-        return {name for name, group in self.groups_now().items() if group.has_failed}
+        """Groups that could not be computed, by a question a group: a listing names every shard as well."""
+        return {name for name in self.groups if self.group(name).has_failed}
 
     def forget(self, stop: int | None = None, launch: str = "") -> None:
         """Forget failures but those of a launch, and what was computed of the first `stop` images."""
@@ -170,13 +170,15 @@ class Job:
             yield f"{cell.store.key}  {cell.name:<22} {done}/{len(self.shards)} shards of {self.images.stop} images"
 
 
+def without(wanted: Wanted, settled: Wanted) -> Wanted:
+    """What is left where some groups of cells are settled."""
+    left = {name: groups - settled.get(name, set()) for name, groups in wanted.items()}
+    return {name: groups for name, groups in left.items() if groups}
+
+
 def _without(missing: Missing, settled: Wanted) -> Missing:
-    """What is left where some groups of each cell are settled."""
-    alive = {
-        shard: {name: left for name, groups in wanted.items() if (left := groups - settled[name])}
-        for shard, wanted in missing.items()
-    }
-    return {shard: wanted for shard, wanted in alive.items() if wanted}
+    """The same of every shard."""
+    return {shard: left for shard, wanted in missing.items() if (left := without(wanted, settled))}
 
 
 def _is_settled(group: Group, shard: Shard) -> bool:

@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import os
+import platform
 import queue
 import resource
 import signal
@@ -29,11 +30,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def process_count(job: Job, todo: int) -> int:
+def process_count(job: Job, rank: Rank, todo: int) -> int:
     """Processes of this run: `auto` is one a core (its threads apart) on the CPU, one on a GPU or under torchrun."""
     wanted = job.config.compute.processes
     if wanted == "auto":
-        alone = job.device.type == "cuda" or Rank.from_environment().world > 1
+        alone = job.device.type == "cuda" or (rank.locked and rank.world > 1)
         wanted = 1 if alone else cores() // job.config.compute.threads
     return max(1, min(int(wanted), todo))
 
@@ -43,17 +44,22 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def own_peak() -> dict[str, float]:
+    """The same under the process' name: who is told of it twice counts it once."""
+    return {f"{platform.node()} {os.getpid()}": peak_memory_mb()}
+
+
 def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
     """Evaluate what is missing of a job, in as many processes as the config asks for.
 
     rebuild: makes the job anew in a helper process; it is pickled. what: shown beside the progress bar.
     """
-    missing = list(job.missing())
+    missing = list(job.open())
     if not missing:
         return Outcome(batch_size=job.config.compute.batch_size)
     images = sum(shard.stop - shard.start for shard in missing)
-    count = process_count(job, len(missing))
-    turns, *theirs = rank.turns(len(missing), count)
+    count = process_count(job, rank, len(missing))
+    turns, *theirs = rank.turns(count)
     with _helpers(rebuild, job.config.compute.threads, theirs) as helpers:
         with tqdm(total=images, unit="image", desc=what, disable=rank.number > 0, smoothing=0.1) as bar:
             report = _shown(helpers.counter, bar)
@@ -140,6 +146,6 @@ def _help(rebuild: Rebuild, threads: int, parent: int, counter: Any, results: An
 
     with watched() as unstable:
         outcome = evaluate(rebuild(), turns, report, parent)
-    outcome.helpers_mb = peak_memory_mb()
+    outcome.helpers_mb = own_peak()
     outcome.unstable = unstable
     results.put(outcome)

@@ -54,11 +54,10 @@ class Rank(NamedTuple):
         """What the ranks of one torchrun have in common on this host; empty for a process alone."""
         return started_by() if self.world > 1 and self.locked else ""
 
-    def turns(self, todo: int, processes: int) -> list[Turns]:
-        """Of this process, and of its helpers, each from its own place in a list of so many shards."""
+    def turns(self, processes: int) -> list[Turns]:
+        """Of this process, and of its helpers, each from its own place in the list of shards."""
         if self.locked:
-            first = todo * self.number // self.world
-            return [Locked(first), *(Locked(todo * each // processes) for each in range(1, processes))]
+            return [Locked(self.number, self.world), *(Locked(each, processes) for each in range(1, processes))]
         world = self.world * processes
         return [Numbered(self.number + self.world * each, world) for each in range(processes)]
 

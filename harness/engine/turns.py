@@ -12,7 +12,7 @@ from ..store.files import Lock
 from ..store.signs import sign
 from ..store.store import SAMPLES, Shard
 from .costs import Outcome
-from .job import Cell, Job, Missing, Wanted
+from .job import Cell, Job, Missing, Wanted, without
 
 LEAST = 64  # own shards between two looks at what others have done
 
@@ -53,13 +53,14 @@ class Turns(Protocol):
 
 @dataclass(frozen=True)
 class Locked:
-    """A shard is its whose locks are free. first: where in the list to begin, for each process its own part."""
+    """A shard is its whose locks are free; number `number` of `count` processes begins at its own part of the list."""
 
-    first: int = 0
+    number: int = 0
+    count: int = 1
 
     def order(self, job: Job, missing: Missing, looks: int) -> Missing:
         """All, from the process' own place on."""
-        pivot = 0 if looks else self.first % len(missing)
+        pivot = 0 if looks else len(missing) * self.number // self.count
         turn = [*list(missing)[pivot:], *list(missing)[:pivot]]
         return {shard: missing[shard] for shard in turn}
 
@@ -123,20 +124,19 @@ class Numbered:
 
 def alive(wanted: Wanted, failed: Wanted, outcome: Outcome) -> Wanted:
     """What is wanted and has not failed, in the store or in this process."""
-    left = {
-        name: groups - failed.get(name, set()) - {group for cell, group in outcome.broken if cell == name}
-        for name, groups in wanted.items()
-    }
-    return {name: groups for name, groups in left.items() if groups}
+    broken: Wanted = {}
+    for cell, group in outcome.broken:
+        broken.setdefault(cell, set()).add(group)
+    return without(without(wanted, failed), broken)
 
 
 def still_missing(job: Job, shard: Shard, wanted: Wanted) -> Wanted:
     """What is missing now: another process may have finished since we looked."""
     cells = {cell.name: cell for cell in job.cells}
-    absent = {
-        name: {group for group in groups if not cells[name].group(group).has(shard)} for name, groups in wanted.items()
+    there = {
+        name: {group for group in groups if cells[name].group(group).has(shard)} for name, groups in wanted.items()
     }
-    return {name: groups for name, groups in absent.items() if groups}
+    return without(wanted, there)
 
 
 def in_order_of_writing(cell: Cell, groups: set[str]) -> list[str]:

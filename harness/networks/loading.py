@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..choices import check_choice
 from ..modules import fingerprint
 from ..network import Activation, Network
 from ..networks import caffe as caffe_networks
@@ -25,8 +26,7 @@ def scenes_network(architecture: str, weights: str | None, sha256: str | None = 
     weights: a file, or null for a seeded random network.
     """
     names = ("ScenesVGG", "ScenesResNet")
-    if architecture not in names:
-        raise ValueError(f"architecture={architecture!r}: choose one of {', '.join(names)}")
+    check_choice("architecture", architecture, names)
     module = _seeded(lambda: getattr(small_networks, architecture)())
     return _network(module, weights, sha256, small_networks.MEAN, small_networks.STD, "sigmoid")
 
@@ -98,8 +98,7 @@ def cifar_network(
         classes: 10 or 100.
     """
     known = cifar_networks.ARCHITECTURES
-    if architecture not in known:
-        raise ValueError(f"architecture={architecture!r}: choose one of {', '.join(known)}")
+    check_choice("architecture", architecture, known)
     module = _seeded(lambda: known[architecture](classes))
     return _network(module, weights, sha256, mean, std, "softmax")
 
@@ -123,8 +122,7 @@ def caffe_network(
         spatial: how logits at several positions become one a class, see `caffe_networks.SpatialLogits`.
     """
     known = caffe_networks.ARCHITECTURES
-    if architecture not in known:
-        raise ValueError(f"architecture={architecture!r}: choose one of {', '.join(known)}")
+    check_choice("architecture", architecture, known)
     models = _torchvision_models()
     plain = {"init_weights": False} if architecture == "vgg16" else {}  # torchvision's own takes seconds
     module = _seeded(lambda: known[architecture](models.get_model(architecture, **plain), classes, spatial))

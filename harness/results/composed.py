@@ -3,7 +3,6 @@
 import math
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,24 @@ from .words import kept, without_credentials
 SINKS = re.compile(r"(?m)^sink:\n(?:(?:[ -].*)?\n)*")  # of an earlier version, which kept them
 
 
-def put_config(config: RunConfig, overrides: Sequence[str], path: Path) -> None:
+def put_config(config: RunConfig, command: str, path: Path) -> None:
     """Write it as YAML, the command in the first line; sinks are left out, and credentials in addresses."""
-    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=math.inf)
-    write_atomically(path, f"# {_command(overrides)}\n{without_credentials(text)}".encode())
+    text = yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True, width=math.inf)
+    write_atomically(path, f"# {_told(command)}\n{without_credentials(text)}".encode())
 
 
-def _command(overrides: Sequence[str]) -> str:
-    return " ".join(shlex.join(["python", "run.py", *kept(overrides)]).splitlines())
+def _told(command: str) -> str:
+    """In one line, without what is not kept of overrides."""
+    return " ".join(shlex.join(kept(shlex.split(command))).splitlines())
 
 
-def told(text: str) -> str:
+def told_config(text: str) -> str:
     """What `put_config` writes, of a file that an earlier version has written."""
     first, _, body = text.partition("\n")
-    command = _command(shlex.split(first.removeprefix("# python run.py")))
-    return f"# {command}\n{without_credentials(SINKS.sub('', body))}"
+    return f"# {_told(first.removeprefix('# '))}\n{without_credentials(SINKS.sub('', body))}"
 
 
-def plain(config: RunConfig) -> dict[str, Any]:
+def as_mapping(config: RunConfig) -> dict[str, Any]:
     """Of every group its choices, each with its settings and notes; then the settings of the run."""
     alone = {name: getattr(config, name) for name in ("model", "dataset", "train", "validation")}
     lists = {group: getattr(config, group) for group in ("ood", "method", "metric")}

@@ -15,9 +15,8 @@ from ..engine.machine import where
 from ..plugins import installed
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "hydra-core")
-
-
 EXTRAS = ("captum", "zennit", "pytorch_ood", "timm", "transformers")  # shown where they are installed
+LIBRARIES = ("python", *(name.replace("-", "_") for name in (*PACKAGES, *EXTRAS)))  # columns with a version each
 
 
 def _git(*arguments: str) -> str:

@@ -1,6 +1,7 @@
 """What a run leaves: its rows, the record of what happened, the rebuilt tidy tables, and a table to read."""
 
 import errno
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ..arguments import without_variables
 from ..engine.costs import SHARED, Cost, Outcome, Summary, peak_gpu_mb
 from ..engine.processes import peak_memory_mb
 from ..engine.rank import Rank
@@ -32,10 +34,17 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def finish(
-    request: Request, run_id: str, summary: Summary, outcome: Outcome, overrides: list[str], started: float
+    request: Request,
+    run_id: str,
+    summary: Summary,
+    outcome: Outcome,
+    overrides: list[str],
+    started: float,
+    again: str,
 ) -> Left:
     """Write a run's rows and record, bring the tidy tables up to date, print a small table and where it all is.
 
+    again: the command that asks for the same; where there is none, one of its overrides is kept.
     The cells of the summary's groups may hold other runs' rows beside this run's. Returns what can be sent elsewhere.
     """
     results = place(request.config.results)
@@ -46,7 +55,8 @@ def finish(
     data = csv_of(rows)
     with _written_if_it_can_be(results, request.config.cache):
         put_record(results, run_id, moment, {**about, ROWS: mark(data)})
-        put_config(request.config, overrides, folder / f"{moment}.yaml")
+        asked = without_variables(again) if again else shlex.join(["python", "run.py", *overrides])
+        put_config(request.config, asked, folder / f"{moment}.yaml")
         if outcome.costs and summary.draw is not None:
             summary.draw(folder)
         write_atomically(folder / FILE, data)
@@ -115,7 +125,7 @@ def _record(
         "processes": str(config.compute.processes),
         "workers": config.compute.workers,
         "shared_wall_s": round(shared.wall_s, 4),
-        "peak_memory_mb": round(peak_memory_mb() + outcome.helpers_mb, 1),
+        "peak_memory_mb": round(peak_memory_mb() + sum(outcome.helpers_mb.values()), 1),
         "peak_gpu_memory_mb": round(outcome.gpu_mb if outcome.places else peak_gpu_mb(device), 1),
         "deterministic": torch.are_deterministic_algorithms_enabled() and not outcome.unstable,
         "methods": {

@@ -24,7 +24,7 @@ from ..store.survey import cells
 from ..types import ResultRow
 from .formulas import plain_cells, quoted_cells
 from .kept_rows import ROWS
-from .typed import packed
+from .typed import FLOATS, packed
 
 COLUMNS = [
     *("schema", "run_id", "cell_key", "metric_key", "model", "weights", "dataset", "reference", "split", "subset"),
@@ -38,7 +38,6 @@ ORDER = [
 RESULTS, TYPED, RUNS, SUMS = "results.csv", "results.parquet", "runs.csv", ".checksums.json"
 LOST = "what it says of a run is lost (its results are not): delete it"  # of a damaged record
 FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=False))
-FLOATS = ["x", "value", "stderr", "ci_low", "ci_high"]
 
 
 def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ TYPES = {
     **dict.fromkeys(("x", "value", "stderr", "ci_low", "ci_high"), pa.float64()),
     **dict.fromkeys(("higher_is_better", "headline"), pa.bool_()),
 }  # other columns are texts
+FLOATS = [name for name, kind in TYPES.items() if kind == pa.float64()]
 
 
 def packed(text: pd.DataFrame, columns: Iterable[str]) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.frames import gaussian_blur
 from assay.harness.heads import Targets
@@ -11,7 +12,7 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from .gradient import BASELINES, Reduce, check_choice, reduce_channels
+from .gradient import BASELINES, Reduce, reduce_channels
 from .multipliers import Multipliers, Scope, multipliers
 
 SCOPE = Scope(

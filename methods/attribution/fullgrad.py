@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass, check_rows
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
@@ -146,8 +147,7 @@ class FullGrad:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.rescale not in RESCALE:
-            raise ValueError(f"rescale={self.rescale!r}: choose one of {', '.join(RESCALE)}")
+        check_choice("rescale", self.rescale, RESCALE)
 
     def needs(self) -> Needs:
         """Nothing shared: the gradients of all operations are read."""

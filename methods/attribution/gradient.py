@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from assay.harness.choices import check_choice as check_choice
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
@@ -26,8 +26,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def reduce_channels(values: Tensor, how: str) -> Tensor:
     """[P,C,H,W] -> [P,H,W]."""
-    if how not in REDUCTIONS:
-        raise ValueError(f"reduce={how!r}: choose one of {', '.join(REDUCTIONS)}")
+    check_choice("reduce", how, REDUCTIONS)
     return REDUCTIONS[how](values)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from assay.harness.choices import check_choice
 from assay.harness.detection import DetectorNeeds, Features, State
 from torch import Tensor
 
@@ -27,8 +28,7 @@ class Doctor:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
-            raise ValueError(f"form={self.form!r}: choose one of {', '.join(get_args(Form))}")
+        check_choice("form", self.form, get_args(Form))
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature}: give a number above 0")
 

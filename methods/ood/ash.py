@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.detection import DetectorNeeds, Features, State
 from torch import Tensor
 
@@ -59,12 +60,6 @@ def scaled(features: Tensor, percentile: float) -> Tensor:
     return features * _Split(features, percentile).scale
 
 
-def check_negative(negative: str) -> None:
-    """Raise ValueError for another setting than those."""
-    if negative not in get_args(Negative):
-        raise ValueError(f"negative={negative!r}: choose one of {', '.join(get_args(Negative))}")
-
-
 def rectified(detector: object, features: Tensor, negative: Negative) -> Tensor:
     """The features [N,D] themselves.
 
@@ -99,9 +94,8 @@ class ASH:
 
     def __post_init__(self) -> None:
         check_percentile("percentile", self.percentile)
-        check_negative(self.negative)
-        if self.variant not in SHAPES:
-            raise ValueError(f"variant={self.variant!r}: choose one of {', '.join(SHAPES)}")
+        check_choice("negative", self.negative, get_args(Negative))
+        check_choice("variant", self.variant, SHAPES)
 
     def needs(self) -> DetectorNeeds:
         """Penultimate features."""
@@ -127,7 +121,7 @@ class SCALE:
 
     def __post_init__(self) -> None:
         check_percentile("percentile", self.percentile)
-        check_negative(self.negative)
+        check_choice("negative", self.negative, get_args(Negative))
 
     def needs(self) -> DetectorNeeds:
         """Penultimate features."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.detection import DetectorNeeds, Features, State, fitted
 from assay.harness.training import TrainingSet
 from torch import Tensor
@@ -16,7 +17,7 @@ NEAREST = 1e-8  # a feature at the origin itself is taken to be so far from it
 class FDBD:
     """Minus the mean distance to the boundaries of the predicted class, over that to an origin (Liu and Qin 2024).
 
-    The boundary between the predicted class p and class c is |z_p - z_c| / |w_p - w_c| away.
+    The boundary between the predicted class p and another class c is |z_p - z_c| / |w_p - w_c| away.
 
     origin: `mean` of the training features, the paper's; `zero`, so that the features' own length regularises
     (OpenOOD chooses between both by a validation set).
@@ -26,8 +27,7 @@ class FDBD:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.origin not in get_args(Origin):
-            raise ValueError(f"origin={self.origin!r}: choose one of {', '.join(get_args(Origin))}")
+        check_choice("origin", self.origin, get_args(Origin))
 
     def needs(self) -> DetectorNeeds:
         """Penultimate features; their training mean."""

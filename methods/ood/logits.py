@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.detection import DetectorNeeds, Features, State
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -41,8 +42,7 @@ class MSP:
     VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
-            raise ValueError(f"form={self.form!r}: choose one of {', '.join(get_args(Form))}")
+        check_choice("form", self.form, get_args(Form))
 
     def needs(self) -> DetectorNeeds:
         """The logits."""

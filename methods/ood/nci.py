@@ -7,6 +7,8 @@ from assay.harness.detection import DetectorNeeds, Features, State, fitted
 from assay.harness.training import TrainingSet
 from torch import Tensor
 
+from .fdbd import NEAREST
+
 
 @dataclass(frozen=True)
 class NCI:
@@ -38,5 +40,5 @@ class NCI:
         (mean,) = fitted(self, state, "mean")
         values, weight = features.tap().double(), features.linear_head().weight.double()
         centred = values - mean
-        towards = (centred * weight[features.predicted]).sum(1) / centred.norm(dim=1)
+        towards = (centred * weight[features.predicted]).sum(1) / centred.norm(dim=1).clamp(min=NEAREST)
         return -towards - self.alpha * values.abs().sum(1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.detection import DetectorNeeds, Features, State
 from assay.harness.forward import ForwardPass
 from torch import Tensor
@@ -14,8 +15,7 @@ Space = Literal["pixel", "normalised"]
 
 def check_space(name: str, space: str) -> None:
     """Raise ValueError unless the space is known."""
-    if space not in get_args(Space):
-        raise ValueError(f"{name}={space!r}: choose one of {', '.join(get_args(Space))}")
+    check_choice(name, space, get_args(Space))
 
 
 def stepped(forward: ForwardPass, gradient: Tensor, size: float, space: Space) -> Tensor:

@@ -6,15 +6,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.detection import DetectorNeeds, Features, LinearHead, State, fitted
 from assay.harness.training import TrainingSet
 from torch import Tensor, nn
 
 from ..attribution.adapters import check_names, imported, near, parameters
-from .ash import Negative, check_negative, rectified
+from .ash import Negative, rectified
 
 NUMBERS = 2**24  # that a call may make of its rows: 128 MiB in float64, which GMM holds three times
 HELD = 2**31  # bytes that a fit may hold beside its rows
@@ -125,7 +126,7 @@ class PytorchOOD:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_negative(self.negative)
+        check_choice("negative", self.negative, get_args(Negative))
         taken = {name: each for name, each in parameters(self._class).items() if each.kind != each.VAR_KEYWORD}
         check_names(f"{self.detector}'s options", self.options, taken, (*NETWORK, FUNCTION))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.detection import DetectorNeeds, Features, State, fitted
 from assay.harness.training import TrainingSet
 from torch import Tensor
@@ -47,8 +48,7 @@ class SHE:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.likeness not in LIKENESS:
-            raise ValueError(f"likeness={self.likeness!r}: choose one of {', '.join(LIKENESS)}")
+        check_choice("likeness", self.likeness, LIKENESS)
 
     def needs(self) -> DetectorNeeds:
         """Penultimate features; those of labelled training images."""

@@ -149,6 +149,11 @@ def test_files_are_named_from_the_root(files: str, tmp_path: Path) -> None:
         (sample("x", 1, 3), {"classes": ["a", "b"]}, r"a\.tar: x: class 3 is none of 2"),
         (sample("x", 1, 0, json=b"[]"), {"boxes": "json"}, r"x\.json holds no boxes \(TypeError"),
         (sample("x", 1, 0, json=b'{"boxes": [[0,0,1,1]], "labels": []}'), {"boxes": "json"}, r"x\.json holds no boxes"),
+        (
+            sample("x", 1, 0, json=b'{"boxes": [[0,0,1,1]], "labels": [0.9]}'),
+            {"boxes": "json"},
+            r"0\.9 is no whole",
+        ),
         (sample("x", 1, 0, json=b'{"boxes": [[2,0,1,1]], "labels": [0]}'), {"boxes": "json"}, r"x\.json: .* is no box"),
         (
             sample("x", 1, 0, json=b'{"boxes": [[0,0,9,9]], "labels": [0]}'),
@@ -157,7 +162,7 @@ def test_files_are_named_from_the_root(files: str, tmp_path: Path) -> None:
         ),
         ([], {}, r"a\.tar holds no sample"),
     ],
-    ids=str.split("twice again no-image none two word negative unknown list unequal no-box outside empty"),
+    ids=str.split("twice again no-image none two word negative unknown list unequal fraction no-box outside empty"),
 )
 def test_what_is_wrong_is_named(
     files: list[tuple[str, bytes]], settings: dict[str, Any], told: str, tmp_path: Path

@@ -17,7 +17,7 @@ from ...store.damage import say
 from ..costs import Outcome, merge
 from ..evaluate import evaluate
 from ..job import Job
-from ..processes import Rebuild, cores, peak_memory_mb
+from ..processes import Rebuild, cores, own_peak
 from ..rank import Rank
 from .orders import Answer, Lost, Order, answered, turns
 from .tasks import Drive, Reply, Task, tasks_of
@@ -43,14 +43,13 @@ class Hand:
 
     def __init__(self) -> None:
         self.job: Job | None = None
-        self.told_mb = 0.0
 
     def take(self, order: Order) -> Answer:
         """Build an order's job; nothing done."""
         return answered(lambda: self._taken(order))
 
     def _taken(self, order: Order) -> Outcome:
-        self.job, self.told_mb = order.begin(), 0.0
+        self.job = order.begin()
         return Outcome(batch_size=self.job.config.compute.batch_size)
 
     def do(self, task: Task) -> Answer:
@@ -59,8 +58,7 @@ class Hand:
         part = self.job.part(task.shards, task.cells)
         made = answered(partial(evaluate, part, turns(part)))
         if isinstance(made, Outcome):
-            peak = peak_memory_mb()
-            made.helpers_mb, self.told_mb = peak - self.told_mb, peak  # of several tasks the sum is the peak
+            made.helpers_mb = own_peak()
         return made
 
 

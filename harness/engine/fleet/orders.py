@@ -2,15 +2,14 @@
 
 import os
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
-from ...store.store import Shard
 from ..costs import Outcome
 from ..determinism import make_deterministic, watched
-from ..job import Job
+from ..job import Job, Missing, Wanted
 from ..measure import fail
 from ..processes import Rebuild
 from ..rank import Rank
@@ -52,7 +51,7 @@ class Order:
 def turns(job: Job, number: int = 0, count: int = 1) -> Turns:
     """How a worker takes the shards of what it is given: as one of `count` that share a job, or all."""
     rank = Rank(number, count, locked=job.config.compute.coordination == "locks")
-    return rank.turns(len(job.missing()), 1)[0]
+    return rank.turns(1)[0]
 
 
 def answered(work: Callable[[], Outcome]) -> Answer:
@@ -82,14 +81,13 @@ class Lost(RuntimeError):
     """Workers ended, again and again, without an answer."""
 
 
-def give_up(job: Job, shards: Collection[Shard], names: Collection[str], why: str, outcome: Outcome) -> None:
-    """Let what is open of some shards, in the cells `names`, have failed: whatever works on it ends."""
-    part = job.part(shards, names)
-    lost: dict[str, set[str]] = {}
-    for wanted in part.open().values():
+def give_up(job: Job, left: Missing, why: str, outcome: Outcome) -> None:
+    """Let what is left have failed: whatever works on it ends."""
+    lost: Wanted = {}
+    for wanted in left.values():
         for name, groups in wanted.items():
             lost.setdefault(name, set()).update(groups)
-    for cell in part.cells:
+    for cell in job.cells:
         try:
             raise Lost(why)
         except Lost as error:  # raised, for its traceback

@@ -20,7 +20,7 @@ from ...store.damage import say
 from ..costs import Outcome, merge
 from ..evaluate import evaluate
 from ..job import Job
-from ..processes import Rebuild, peak_memory_mb
+from ..processes import Rebuild, own_peak
 from ..rank import Rank
 from .mailbox import Mailbox
 from .orders import Order, answered, turns
@@ -51,7 +51,7 @@ class Worker:
     def _do(self, order: Order) -> Outcome:
         job = order.begin()
         outcome = evaluate(job, turns(job, self.place, self.count))
-        outcome.helpers_mb = peak_memory_mb()
+        outcome.helpers_mb = own_peak()
         return outcome
 
     def checkpoint(self) -> Any:
@@ -68,6 +68,7 @@ class Crew:
         self.asked, self.box = config.compute, Mailbox(folder)
         self.logs = folder / "logs"
         self.jobs: dict[str, Any] = {}  # by the worker's name
+        self.places: dict[str, int] = {}  # likewise
         self.waiting: set[str] = set()
         self.hired = 0
         self.last_ended = ""
@@ -75,8 +76,8 @@ class Crew:
         self.closed = self.box.beat()
         self.executor = submitit.SlurmExecutor(folder=self.logs, max_num_timeout=REQUEUES)
         self.executor.update_parameters(**parameters(config.compute))
-        for _ in range(self.count):
-            self._hire()
+        for place in range(self.count):
+            self._hire(place)
         atexit.register(self.leave)
 
     @property
@@ -92,9 +93,10 @@ class Crew:
         """Of those that do not wait for one, as far as is known."""
         return {*self.jobs} - self.waiting
 
-    def _hire(self) -> None:
+    def _hire(self, place: int) -> None:
         name = str(self.hired)
-        worker = Worker(self.box.folder, name, self.hired % self.count, self.count)
+        worker = Worker(self.box.folder, name, place, self.count)
+        self.places[name] = place
         self.hired += 1
         try:
             self.jobs[name] = self.executor.submit(worker)
@@ -114,7 +116,7 @@ class Crew:
                 self.last_ended = f"{state}, {job.paths.stderr}"
                 say(f"a worker has ended ({self.last_ended}): another one is asked for")
                 del self.jobs[name]
-                self._hire()
+                self._hire(self.places.pop(name))
                 ended += 1
         return ended
 
@@ -170,7 +172,7 @@ def compute(job: Job, rank: Rank, rebuild: Rebuild, what: str) -> Outcome:
         Lost: no worker comes up. ConfigError: Slurm takes no such job.
     """
     nothing = Outcome(batch_size=job.config.compute.batch_size)
-    if not job.missing():
+    if not job.open():
         return nothing
     crew = _crew(job.config)
     try:

@@ -43,8 +43,8 @@ class Task:
 
 
 def tasks_of(job: Job) -> deque[Task]:
-    """What is missing of a job, in blocks."""
-    absent = list(job.missing().items())
+    """What is to be done of a job, in blocks."""
+    absent = list(job.open().items())
     size = max(1, READ_AHEAD * job.config.compute.workers)
     blocks = (absent[start : start + size] for start in range(0, len(absent), size))
     return deque(
@@ -114,4 +114,4 @@ class Drive:
                 self.open.append(piece)
             else:
                 said = f"{piece} ended the process that computed it {TRIES} times (memory?): {why}"
-                give_up(self.job, piece.shards, piece.cells, said, self.lost)
+                give_up(self.job, self.job.part(piece.shards, piece.cells).open(), said, self.lost)

@@ -96,8 +96,7 @@ class Watch:
         truly = self.job.truly(left)
         if not many or not truly:
             raise Lost(self._unseen(left, truly))
-        names = {name for wanted in truly.values() for name in wanted}
-        give_up(self.job, truly, names, f"{why}: what is open ends them (memory?)", self.lost)
+        give_up(self.job, truly, f"{why}: what is open ends them (memory?)", self.lost)
 
     def _unseen(self, left: Missing, truly: Missing) -> str:
         """Workers and this machine do not see the same."""

@@ -1,7 +1,7 @@
 """The files of a bundle: made from the results anew, so that they are of one moment and agree."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 
 from ...config import ConfigError
 from ...places import matching
-from ..composed import told
+from ..composed import told_config
 from ..environment import environment
 from ..report.page import rendered
 from ..tables.files import own_tables
@@ -54,9 +54,10 @@ def contents(asked: Asked) -> dict[str, bytes]:
     made = str(every["started"].max()) if "started" in every else ""
     files["report/index.html"] = rendered(rows, asked.results / "report", runs, made, asked.floors).encode()
     files |= dict(_configs(asked.results))
-    files |= _environment(asked.anonymous)
+    here = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    files |= _environment(here, asked.anonymous)
     files |= dict(sample_files(asked.results / "store")) if asked.samples else {}
-    files["README.md"] = readme(files, runs, commands(asked.results, runs), asked.anonymous).encode()
+    files["README.md"] = readme(files, runs, commands(asked.results, runs), here, asked.anonymous).encode()
     people.check(people.texts(files), people.places(asked.results, every, asked.anonymous), asked.allowed)
     if asked.anonymous:
         free = people.written(files, {"results/results.csv": rows, "results/runs.csv": runs})
@@ -66,13 +67,12 @@ def contents(asked: Asked) -> dict[str, bytes]:
 
 def _configs(results: Path) -> Iterator[tuple[str, bytes]]:
     for path in matching(results / "runs", "*/*.yaml"):
-        yield f"configs/{path.parent.name}.{path.stem}.yaml", without_paths(told(path.read_text())).encode()
+        yield f"configs/{path.parent.name}.{path.stem}.yaml", without_paths(told_config(path.read_text())).encode()
 
 
-def _environment(anonymous: bool) -> dict[str, bytes]:
+def _environment(here: Mapping[str, str], anonymous: bool) -> dict[str, bytes]:
     """Of the process that makes the bundle: versions of all that is installed; what a run records of its machine."""
     installed = {f"{each.metadata['Name']}=={each.version}" for each in metadata.distributions()}
-    here = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     said: dict[str, Any] = {name: value for name, value in here.items() if not (anonymous and name in WHO)}
     return {
         "environment/requirements.txt": ("\n".join(sorted(installed, key=str.lower)) + "\n").encode(),

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from ..words import told, without_credentials
+from ..words import told_overrides, without_credentials
 from .people import HOMES, people
 
 # A sign of a name. Folders' names may have spaces and brackets inside, too: what is behind would say whose they are.
@@ -56,4 +56,4 @@ def _plain(value: object) -> object:
 
 
 def _overrides(value: object) -> object:
-    return without_paths(told(value)) if isinstance(value, str) else value
+    return without_paths(told_overrides(value)) if isinstance(value, str) else value

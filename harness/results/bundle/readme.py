@@ -1,16 +1,15 @@
 """What a bundle says of itself: how each file was made, and the commands that make it again."""
 
 import shlex
-from collections.abc import Collection, Iterator
-from importlib import metadata
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from assay.version import __version__
 
-from ..composed import told
-from ..environment import PACKAGES
+from ..composed import told_config
+from ..environment import LIBRARIES
 from ..words import WORD
 from .hiding import without_paths
 
@@ -29,13 +28,15 @@ ABOUT = {
 PATHS = "Paths and addresses stand as `PATH/NAME`: put your own there. Where results were sent (`sink`) is left out."
 
 
-def readme(files: Collection[str], runs: pd.DataFrame, again: list[str], anonymous: bool) -> str:
-    """The bundle's README.md."""
+def readme(
+    files: Collection[str], runs: pd.DataFrame, again: list[str], here: Mapping[str, str], anonymous: bool
+) -> str:
+    """The bundle's README.md. here: versions where it is made."""
     kept = [name for name in ABOUT if name == "SHA256SUMS" or any(file.startswith(name) for file in files)]
     lines = ["# Results of Assay", "", f"Written by `python -m harness export`, Assay {__version__}.", ""]
     lines += ["| file | what |", "|---|---|", *(f"| `{name}` | {ABOUT[name]} |" for name in kept), ""]
     lines += ["## Made again", "", *_code(runs), "```", *again, "python -m harness export", "```", ""]
-    lines += [PATHS, "", _who(anonymous), *_others(runs)]
+    lines += [PATHS, "", _who(anonymous), *_others(runs, here)]
     return "\n".join(lines) + "\n"
 
 
@@ -52,7 +53,7 @@ def _command(results: Path, record: str, overrides: str) -> str:
     run, _, moment = record.partition(".")
     path = results / "runs" / run / f"{moment}.yaml"
     if path.is_file():
-        return without_paths(told(path.read_text()).partition("\n")[0].removeprefix("# "))
+        return without_paths(told_config(path.read_text()).partition("\n")[0].removeprefix("# "))
     return shlex.join(["python", "run.py", *WORD.split(str(overrides))])
 
 
@@ -73,10 +74,10 @@ def _who(anonymous: bool) -> str:
     )
 
 
-def _others(runs: pd.DataFrame) -> Iterator[str]:
-    """Packages that runs had in another version than stands in requirements.txt."""
-    for package in PACKAGES:
-        column, here = package.replace("-", "_"), metadata.version(package)
-        others = sorted(set(runs[column].dropna().astype(str)) - {here}) if column in runs else []
+def _others(runs: pd.DataFrame, here: Mapping[str, str]) -> Iterator[str]:
+    """What runs had in another version than there is where the bundle is made."""
+    for column in ("assay", *LIBRARIES):
+        others = sorted(set(runs[column].dropna().astype(str)) - {here.get(column, "")}) if column in runs else []
         if others:
-            yield f"\nSome runs had {package} {', '.join(others)}; requirements.txt has {here}."
+            name, now = column.replace("_", "-"), here.get(column, "none")
+            yield f"\nSome runs had {name} {', '.join(others)}; where this bundle was made there is {now}."

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..environment import LIBRARIES
 from ..tidy import runs_table
 
 ABOUT = ("started", "model", "dataset", "split", "overrides", "host", "device", "wall_s", "peak_memory_mb", "threads")
 CODE = ("assay", "git_sha", "git_dirty", "plugins")
-ADAPTED = ("captum", "zennit", "pytorch_ood", "timm")
-LIBRARIES = ("python", "torch", "torchvision", "numpy", "pandas", "hydra_core", *ADAPTED)
 
 
 class Runs(NamedTuple):

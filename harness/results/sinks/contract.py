@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from ..text import headlines
-from ..words import told
+from ..words import told_overrides
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,8 @@ class Left:
 
     def parameters(self) -> dict[str, str]:
         """What was asked for: names, conventions, overrides but the sinks', and the key of each method's cell."""
-        asked = {name: self.about[name] for name in ("model", "dataset")} | {"overrides": told(self.about["overrides"])}
+        asked = {name: self.about[name] for name in ("model", "dataset")}
+        asked["overrides"] = told_overrides(self.about["overrides"])
         names = ("weights", "split", "protocol", "seed", "precision")
         asked |= {name: ", ".join(sorted(set(map(str, self.rows[name])) - {""})) for name in names}
         asked |= {part: ", ".join(sorted(set(self.rows[part]))) for part in ("method", "metric")}

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...config import ConfigError, suggest
@@ -17,20 +18,34 @@ from ..words import without_credentials
 from .contract import Left, Sink
 
 
-def send(sinks: Mapping[str, Sink], left: Left, again: Callable[[str], str]) -> list[str]:
-    """Send it to each sink; names of those that failed, which are told of on standard error.
+@dataclass(frozen=True)
+class Later:
+    """The command that sends a record later, to a sink by its name.
 
-    again: the command that sends it later, to a sink by its name.
+    overrides: of the command that sends now; the settings of the sink are among them. options: of it, too
+    (`arguments.options_again`).
     """
+
+    results: str
+    overrides: Sequence[str]
+    options: Sequence[str]
+
+    def command(self, record: str, sink: str) -> str:
+        """For a shell."""
+        settings = [word for word in self.overrides if word.lstrip("+").startswith(f"sink.{sink}.")]
+        words = [record, f"sink=[{sink}]", *settings, f"results={self.results}"]
+        return shlex.join(["python", "-m", "harness", "publish", *self.options, *words])
+
+
+def send(sinks: Mapping[str, Sink], left: Left, later: Later) -> list[str]:
+    """Send it to each sink; names of those that failed, which are told of on standard error."""
     failed = []
     for name, sink in sinks.items():
         try:
             print(wrapped(f"sink {name}: {sink.send(left)}"))
         except Exception as error:  # of somebody else's code and server: whatever it is, the results stay
-            print(
-                f"sink {name}: not sent ({_said(error)}); the results are complete; later: {again(name)}",
-                file=sys.stderr,
-            )
+            again = later.command(left.name, name)
+            print(f"sink {name}: not sent ({_said(error)}); the results are complete; later: {again}", file=sys.stderr)
             failed.append(name)
     return failed
 
@@ -38,12 +53,6 @@ def send(sinks: Mapping[str, Sink], left: Left, again: Callable[[str], str]) -> 
 def _said(error: Exception) -> str:
     lines = without_credentials(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def command(results: str, record: str, sink: str, overrides: Sequence[str] = ()) -> str:
-    """What sends a record again, with the settings of the sink that are among a run's overrides."""
-    settings = [word for word in overrides if word.lstrip("+").startswith(f"sink.{sink}.")]
-    return shlex.join(["python", "-m", "harness", "publish", record, f"sink=[{sink}]", *settings, f"results={results}"])
 
 
 def records(results: Path, wanted: Sequence[str]) -> list[str]:

@@ -6,13 +6,13 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from ..gradient import check_choice
 from ..relevance import rules
 from .engine import Tape
 from .operations import Operation, UnsupportedOp

@@ -6,13 +6,13 @@ from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from ..gradient import check_choice
 from ..relevance import rules
 from .engine import Tape
 from .rules import (
@@ -155,8 +155,7 @@ class RAP:
     VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
-        if self.variant not in RULES:
-            raise ValueError(f"variant={self.variant!r}: choose one of {', '.join(RULES)}")
+        check_choice("variant", self.variant, RULES)
         check_choice("residual", self.residual, RESIDUAL)
         check_batch_norm(self.batch_norm)
         check_start(self.start)

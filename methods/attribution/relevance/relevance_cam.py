@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
-from ..gradient import check_choice
 from ..relevance import rules
 from .engine import Tape
 from .lrp import other_outputs

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from assay.harness.choices import check_choice
 from torch import Tensor
 
 from . import rules
@@ -27,8 +28,7 @@ SHIFT: dict[str, ShiftRule] = {  # of methods that leave biases out
 
 def check_batch_norm(choice: str) -> None:
     """Raise ValueError unless it is one of `BATCH_NORM`."""
-    if choice not in BATCH_NORM:
-        raise ValueError(f"batch_norm={choice!r}: choose one of {', '.join(BATCH_NORM)}")
+    check_choice("batch_norm", choice, BATCH_NORM)
 
 
 # Of constants, batch-norms among them, when a tape is recorded: merged into the layers around them; those after a layer

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.detection import State
 from torch import Tensor, nn
 
@@ -68,8 +69,7 @@ class Mutation:
 
     def __post_init__(self) -> None:
         check_unit(self.unit)
-        if self.operator not in OPERATORS:
-            raise ValueError(f"operator={self.operator!r}: choose one of {', '.join(OPERATORS)}")
+        check_choice("operator", self.operator, OPERATORS)
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate={self.rate:g}: give a share of the units, above 0 and at most 1")
 

@@ -6,6 +6,7 @@ from math import prod
 from typing import Literal, NamedTuple
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.network import Network
 from torch import Tensor, nn
 
@@ -27,8 +28,7 @@ class Site(NamedTuple):
 
 def check_unit(unit: str) -> None:
     """Raise ValueError for no unit."""
-    if unit not in DEPTH:
-        raise ValueError(f"unit={unit!r}: choose one of {', '.join(DEPTH)}")
+    check_choice("unit", unit, DEPTH)
 
 
 def sites_of(network: Network, image: Tensor) -> tuple[Site, ...]:

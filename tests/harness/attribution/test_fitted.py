@@ -50,7 +50,7 @@ def fits(run: AttributionRun) -> dict[str, Path]:
 
 def completed(run: AttributionRun) -> Summary:
     """Prepared, computed, summarised."""
-    run.prepare()
+    run.prepare(Rank(0, 1))
     run.compute(Rank(0, 1))
     return run.summarise()
 
@@ -169,7 +169,7 @@ def test_refresh_fits_anew_and_a_second_rank_does_not(tmp_path: Path, counted: l
     """`cache=refresh` forgets the fit; another rank finds it made."""
     completed(run_of(tmp_path, "method=[pattern_net]"))
     run = run_of(tmp_path, "method=[pattern_net]", "cache=refresh")
-    run.prepare()
+    run.prepare(Rank(0, 1))
     assert not fits(run)["pattern_net"].exists()
     fit_missing(run.job, Rank(0, 2))
     fit_missing(run.job, Rank(1, 2))
@@ -184,7 +184,7 @@ def test_a_damaged_fit_is_made_anew(tmp_path: Path, counted: list[int]) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     run = run_of(tmp_path, "method=[pattern_net]", "metric=[energy_pointing_game]")
-    run.prepare()
+    run.prepare(Rank(0, 1))
     _, summary = complete(run, Rank(0, 1))
     assert not summary.failures
     assert counted == [4, 2, 4, 2]

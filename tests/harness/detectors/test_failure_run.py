@@ -23,7 +23,7 @@ SMALL = [
 def run(results: Path, *overrides: str) -> tuple[Detection, pd.DataFrame]:
     """Compute and summarise in this process, without pictures; the tidy table."""
     made = DetectorRun.of(Request.of(compose_config([*SMALL, *overrides]), results / "store"))
-    made.prepare()
+    made.prepare(Rank(0, 1))
     assert made.compute(Rank(0, 1)).failures == {}
     made.summarise()
     return made.detection, collect(results)

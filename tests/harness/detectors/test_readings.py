@@ -65,7 +65,7 @@ def built(results: Path, detectors: Detectors, *overrides: str) -> Detection:
 def compute(detection: Detection) -> Outcome:
     """The same without tables and pictures."""
     made = DetectorRun(detection)
-    made.prepare()
+    made.prepare(Rank(0, 1))
     return made.compute(Rank(0, 1))
 
 

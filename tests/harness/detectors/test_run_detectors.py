@@ -491,7 +491,7 @@ def test_nothing_is_fitted_on_a_part_of_the_training_set(lost: str, tmp_path: Pa
     detection = built(tmp_path, "method=[mahalanobis]")
     run, training = DetectorRun(detection), detection.training
     assert training is not None
-    run.prepare()
+    run.prepare(Rank(0, 1))
     pass_over(detection, TRAIN, ["mahalanobis"], Rank(0, 1))
     group = training.features.group("penultimate")
     if lost == "a shard":
@@ -503,7 +503,7 @@ def test_nothing_is_fitted_on_a_part_of_the_training_set(lost: str, tmp_path: Pa
     assert kept is not None and not kept.exists()
     says = "some are missing" if lost == "a shard" else "a bad image"
     assert "no features of all 60 images" in outcome.failures["mahalanobis"] and says in outcome.failures["mahalanobis"]
-    run.prepare()
+    run.prepare(Rank(0, 1))
     assert run.compute(Rank(0, 1)).failures == {}
     assert kept.exists()
 
@@ -511,7 +511,7 @@ def test_nothing_is_fitted_on_a_part_of_the_training_set(lost: str, tmp_path: Pa
 def test_a_set_without_all_features_is_not_scored(tmp_path: Path) -> None:
     """The set's failure, not scores of some of its images."""
     detection = built(tmp_path, "method=[msp]")
-    DetectorRun(detection).prepare()
+    DetectorRun(detection).prepare(Rank(0, 1))
     pass_over(detection, TEST, ["msp"], Rank(0, 1))
     detection.sets[TEST].features.group("logits").fail(Failure("OSError: a bad image"))
     score(detection, TEST, ["msp"], outcome := Outcome(batch_size=8))

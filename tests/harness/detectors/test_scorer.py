@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> DetectorRun:
     words = ["model=scenes_resnet", "dataset@train=scenes_train", "dataset.objects=[1,1]", "metric=[error_detection]"]
     words += [f"method=[{','.join(DETECTORS)}]", f"limit={COUNT}", "compute.processes=1", *FEW]
     made = DetectorRun.of(Request.of(compose_config(words), tmp_path_factory.mktemp("store")))
-    made.prepare()
+    made.prepare(Rank(0, 1))
     assert made.compute(Rank(0, 1)).failures == {}
     return made
 

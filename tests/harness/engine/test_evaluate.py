@@ -26,6 +26,7 @@ from assay.harness.engine import evaluate as engine
 from assay.harness.engine.costs import Outcome
 from assay.harness.engine.job import Job
 from assay.harness.engine.measure import _micro_batches
+from assay.harness.engine.rank import Rank
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
@@ -232,7 +233,7 @@ def job_of(results: Path, *overrides: str) -> Job:
     torch.set_num_threads(1)
     base = ["limit=16", "compute.shard_size=8", "compute.device=cpu", "method=[gradient,center]"]
     job = build_job(compose_config([*base, f"results={results}", *overrides]), results / "store")
-    AttributionRun(job).prepare()
+    AttributionRun(job).prepare(Rank(0, 1))
     return job
 
 

@@ -136,13 +136,15 @@ def test_memory_of_helpers_counts(tmp_path: Path) -> None:
 
 
 def test_what_several_did_is_added_up() -> None:
-    """Shards, memory, costs, unstable operations and places of all; the smallest batch, the fullest GPU."""
+    """Shards, costs, unstable operations, places of all; the smallest batch, the fullest GPU; of a process that tells
+    its memory twice the higher."""
     here, there = Where("here", "cpu"), Where("there", "gpu")
-    one = Outcome({"a": Cost(1.0, 2, 3)}, {}, set(), 1, 16, 100.0, {"x"}, {here}, 7.0)
-    other = Outcome({"a": Cost(0.5, 4, 5), "b": Cost()}, {"b": "why"}, set(), 2, 8, 50.0, {"y"}, {there}, 9.0)
+    one = Outcome({"a": Cost(1.0, 2, 3)}, {}, set(), 1, 16, {"h": 100.0}, {"x"}, {here}, 7.0)
+    peaks = {"h": 90.0, "k": 50.0}
+    other = Outcome({"a": Cost(0.5, 4, 5), "b": Cost()}, {"b": "why"}, set(), 2, 8, peaks, {"y"}, {there}, 9.0)
     made = merge([one, other])
     assert made.places == {here, there} and made.gpu_mb == 9.0
-    assert (made.shards, made.batch_size, made.helpers_mb, made.unstable) == (3, 8, 150.0, {"x", "y"})
+    assert (made.shards, made.batch_size, made.helpers_mb, made.unstable) == (3, 8, {"h": 100, "k": 50}, {"x", "y"})
     assert (made.costs["a"].wall_s, made.costs["a"].images, made.costs["a"].pairs) == (1.5, 6, 8)
     assert made.failures == {"b": "why"}
 

@@ -69,10 +69,12 @@ def test_every_shard_is_done_whoever_dies(count: int, world: int) -> None:
 
 def test_a_worker_s_processes_share_its_part() -> None:
     """Processes of worker 1 of 2 own together what it owns, whatever the others have."""
-    turns = Rank(1, 2, locked=False).turns(12, 3)
+    turns = Rank(1, 2, locked=False).turns(3)
     owned = [shard for each in turns for shard in order(cast(Numbered, each), 12, *range(12))]
     assert sorted(owned) == [1, 3, 5, 7, 9, 11]
-    assert Rank(1, 2).turns(12, 3) == [Locked(6), Locked(4), Locked(8)]
+    assert Rank(1, 2).turns(3) == [Locked(1, 2), Locked(1, 3), Locked(2, 3)]
+    begun = [next(iter(each.order(job_of(12), missing_of(*range(12)), 0))).start // 2 for each in Rank(1, 2).turns(3)]
+    assert begun == [6, 4, 8]
 
 
 LAUNCHED: list[tuple[dict[str, str], tuple[int, int]]] = [

@@ -56,7 +56,7 @@ def test_a_late_rank_0_does_not_forgive_its_sibling(
     Another launch forgives it."""
     config = compose_config([*WORDS, f"results={tmp_path}"])
     run = launch.build_run(config, tmp_path / "store")
-    run.prepare()
+    run.prepare(Rank.from_environment())
     (cell,) = run.job.cells  # type: ignore[attr-defined]
     cell.group("pointing_game").fail(Failure("RuntimeError: planted on rank 1"))
     with monkeypatch.context() as patch:

@@ -315,7 +315,7 @@ def test_a_run_scores_what_the_readings_say(tmp_path: Path) -> None:
     chosen = [*SMALL, f"method.ensemble.weights=[{tmp_path}/other.safetensors]"]
     config = compose_config(chosen)
     run = DetectorRun.of(Request.of(config, tmp_path / "store"))
-    run.prepare()
+    run.prepare(Rank(0, 1))
     assert run.compute(Rank(0, 1)).failures == {}
     detection = run.detection
     test, made = detection.sets[TEST], detection.request.network

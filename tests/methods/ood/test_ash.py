@@ -60,7 +60,7 @@ def test_keeping_all_is_the_energy_of_features_times_e() -> None:
 
 @pytest.mark.parametrize("kind", [ASH, SCALE])
 def test_features_that_are_not_rectified_are_refused_or_taken_as_they_are(kind: type[ASH] | type[SCALE]) -> None:
-    """A quarter of the numbers are negative: named. With `keep`, pytorch-ood's number of the same; relative 1e-12."""
+    """A quarter of the numbers are negative: named. With `keep`, the formula as it stands, by hand; relative 1e-6."""
     features = features_of(torch.tensor([[-1.0, 3, 4, 2]]), LinearHead(torch.eye(4), torch.zeros(4)))
     with pytest.raises(ValueError, match=r"25 % of these features are negative.*negative=keep"):
         scores_of(kind(50), features)

@@ -47,6 +47,15 @@ def test_naive(dimension: int) -> None:
     assert torch.allclose(scores_of(ViM(dimension), test, training_of(train, 7)), expected, atol=1e-10, rtol=0)
 
 
+def test_residual_by_hand() -> None:
+    """W = I, b = 0: the origin is 0. Rows (2, 0), (-2, 0), (0, 1), (0, -1) lie along the first axis, so that of (3, 4)
+    4 are left."""
+    head = LinearHead(torch.eye(2), torch.zeros(2))
+    rows = torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]])
+    training = training_of(features_of(rows, head, torch.tensor([0, 0, 1, 1])))
+    assert scores_of(Residual(1), features_of(torch.tensor([[3.0, 4]]), head), training).item() == pytest.approx(4)
+
+
 @pytest.mark.parametrize("dimension", [3, 9])
 def test_residual_is_vims(dimension: int) -> None:
     """OpenOOD's formula with NumPy's eigenvectors of the moment about the origin; ViM's virtual logit is alpha times

@@ -19,7 +19,7 @@ from assay.harness.results import composed
 from assay.harness.results.bundle import hiding, people
 from assay.harness.results.bundle.readme import commands
 from assay.harness.results.tables import files as tables
-from assay.harness.results.words import kept, told
+from assay.harness.results.words import kept, told_overrides
 from assay.harness.store.store import CellStore
 
 RUN = ["method=[gradcam,center]", "metric=[pointing_game]", "limit=4", "compute.processes=1"]
@@ -173,13 +173,13 @@ def test_neither_record_nor_bundle_says_where_it_was_sent(results: Path, blind: 
 def test_what_an_earlier_version_kept_is_not_told() -> None:
     """Sinks among the overrides and in the config; credentials of any address."""
     sinks = "++sink.up.uri=http://ann:s3@cret@lab.edu sink=[up] sink.up.name=of ann ~sink x=1"
-    assert told(f"a=1 {sinks}") == "a=1 x=1"
+    assert told_overrides(f"a=1 {sinks}") == "a=1 x=1"
     assert kept(["a=http://ann:s3@cret@lab.edu/x", "sinks=1", "sink.up.name=of b=1"]) == [
         "a=http://lab.edu/x",
         "sinks=1",
     ]
     text = "# python run.py a=1 'sink.up.name=of ann'\na: 1\nsink:\n  up:\n    x:\n    - s3cret\n\n    y: 1\nseed: 0\n"
-    assert composed.told(text) == "# python run.py a=1\na: 1\nseed: 0\n"
+    assert composed.told_config(text) == "# python run.py a=1\na: 1\nseed: 0\n"
 
 
 def test_what_slips_through_is_refused(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

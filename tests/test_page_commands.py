@@ -28,6 +28,7 @@ SHARED = ROOT.parent / "shared"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 SETUP = ("pip ", ".ci/run", ".venv/bin/python -m pytest", "python -m harness ", "assay ")  # what is not run here
 LIMITS = ["limit=4", "compute.device=cpu", "compute.processes=1"]
+SLOW = re.compile(r"resnet50|^python run\.py experiment=\w+$")  # a whole experiment takes up to ten seconds
 RUNS = ("python run.py", "assay run", r"torchrun --nproc-per-node \d+ (?:-m assay run|run\.py)")
 
 
@@ -236,7 +237,7 @@ def name_of(command: Command) -> str:
 
 def marked(command: Command) -> object:
     """Those of a large network are left out of the quick tests."""
-    return pytest.param(command, id=name_of(command), marks=[pytest.mark.slow] * ("resnet50" in command.text))
+    return pytest.param(command, id=name_of(command), marks=[pytest.mark.slow] * bool(SLOW.search(command.text)))
 
 
 @pytest.mark.parametrize("command", [marked(each) for each in TO_RUN])

@@ -5,7 +5,7 @@ trapezoids and divided by the curve's range, so that it is the curve's mean heig
 under the mean curve is the mean of the pairs' areas.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -25,7 +25,8 @@ from torch import Tensor
 from .pixel_ranks import CANVASES, DECISIONS, READS, Blur, Order, ranks, read_along, read_clean, region_ranks
 from .subsets import check_subsets, estimate_row, parts
 
-Unit = Literal["px", "percent"]
+Unit = Literal["px", "percent", "patch"]
+THINGS: Mapping[Unit, str] = {"px": "pixels", "percent": "pixels", "patch": "patches"}  # that have a place
 TIES, NOISE = "perturbation ties", "perturbation noise"  # streams: the same draws for every method and metric
 
 
@@ -53,15 +54,17 @@ def area(curves: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PixelCurve:
-    """What `Perturbation` and `Insertion` share: steps over pixels, and the rows of their curves.
+    """What `Perturbation` and `Insertion` share: steps over pixels or patches, and the rows of their curves.
 
     order: morf (most relevant pixels first) or lerf (least, that is most negative, first).
-    steps, step, unit: after step k, k * step pixels (px), or int(k * step / 100 * pixels) of them (percent).
+    steps, step, unit: after step k, k * step pixels (px), int(k * step / 100 * pixels) of them (percent), or k * step
+        patches (patch): squares of a grid, ordered by the map's mean over them, see `metrics.pixel_ranks.region_ranks`.
     canvas, blur_kernel_px, blur_sigma_px: what stands where the image does not, see `metrics.pixel_ranks`.
     read: accuracy (whether the network predicts the class: softmax: top-1; sigmoid: at least .5), top1 (whatever the
         activation), probability, or score (logit).
     seed: of the order of equal values, and of noise.
     subsets: of `metrics.subsets`.
+    patch_px: side of a patch; null for the other units.
     """
 
     order: Order
@@ -74,15 +77,26 @@ class PixelCurve:
     read: str = "accuracy"
     seed: int = 0
     subsets: Sequence[str] = ("all",)
+    patch_px: int | None = None
     PAIRED: ClassVar[tuple[str, ...]] = ("auc",)
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
     BEST: ClassVar[Order]  # the order in which a high curve speaks for the map
 
     def __post_init__(self) -> None:
         check_common(self.order, self.steps, self.canvas, self.blur, self.read, self.subsets)
-        check_choice("unit", self.unit, ("px", "percent"))
+        check_choice("unit", self.unit, list(THINGS))
+        self._check_patch()
         if self.step <= 0 or (self.unit == "percent" and self.steps * self.step > 100):
             raise ValueError(f"steps={self.steps}, step={self.step:g} {self.unit}: above 0, and at most 100 percent")
+
+    def _check_patch(self) -> None:
+        given = f"unit={self.unit}, patch_px={self.patch_px}, step={self.step:g}"
+        if self.unit != "patch" and self.patch_px is not None:
+            raise ValueError(f"{given}: a side of patches is read with unit=patch alone, or set patch_px=null")
+        if self.unit == "patch" and (self.patch_px is None or self.patch_px < 1):
+            raise ValueError(f"{given}: give the side of a patch in pixels, as patch_px=16")
+        if self.unit == "patch" and self.step % 1:
+            raise ValueError(f"{given}: patches change whole, set a whole step")
 
     @property
     def blur(self) -> Blur:
@@ -92,32 +106,35 @@ class PixelCurve:
     @property
     def variant(self) -> str:
         """As it stands in the variant column."""
-        unit = "%" if self.unit == "percent" else "px"
+        unit = {"px": "px", "percent": "%", "patch": f"patch{self.patch_px}px"}[self.unit]
         return f"{self.order},{self._canvas_name},{self.read},{self.steps}x{self.step:g}{unit}"
 
     @property
     def _canvas_name(self) -> str:
         return canvas_name(self.canvas, self.blur)
 
-    def counts(self, pixels: int) -> list[int]:
-        """Pixels after steps 0, 1, ... of an image of so many pixels.
+    def counts(self, things: int) -> list[int]:
+        """Pixels (or patches) after steps 0, 1, ... of an image of so many.
 
         Raises:
             ValueError: the steps go beyond the image.
         """
-        whole = 100 if self.unit == "percent" else pixels
-        places = (number * self.step * pixels / whole for number in range(self.steps + 1))
+        whole = 100 if self.unit == "percent" else things
+        places = (number * self.step * things / whole for number in range(self.steps + 1))
         counts = [int(round(place, 6)) for place in places]  # 3 x 0.7 % of 1000 are 20.999999999999996
-        if counts[-1] > pixels:
+        if counts[-1] > things:
+            name = THINGS[self.unit] + ("" if self.patch_px is None else f" of {self.patch_px} px")
             raise ValueError(
-                f"{self.steps} steps of {self.step:g} px are {counts[-1]} pixels, and the image has {pixels}: "
+                f"{self.steps} steps of {self.step:g} {self.unit} are {counts[-1]} {name}, and the image has {things}: "
                 "set fewer steps, or unit=percent"
             )
         return counts
 
     def order_and_canvas(self, values: Tensor, batch: Batch, forward: ForwardPass) -> tuple[Tensor, Tensor]:
-        """Places [P,h,w] of the pixels of maps [P,h,w], and the canvas of each image [B,3,h,w]."""
-        places = ranks(values, self.order, SampleRng.of(self.seed, TIES, batch))
+        """Places [P,h,w] of the pixels of maps [P,h,w], or of their patches, and the canvas of each image [B,3,h,w]."""
+        rng = SampleRng.of(self.seed, TIES, batch)
+        side = self.patch_px
+        places = ranks(values, self.order, rng) if side is None else region_ranks(values, side, self.order, rng)
         return places, CANVASES[self.canvas](forward, self.blur, SampleRng.of(self.seed, NOISE, batch))
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
@@ -139,7 +156,7 @@ class PixelCurve:
     @property
     def x_label(self) -> str:
         """What a curve's x counts."""
-        return "pixels changed, %" if self.unit == "percent" else "pixels changed"
+        return f"{THINGS[self.unit]} changed" + (", %" if self.unit == "percent" else "")
 
     @property
     def xs(self) -> list[float]:
@@ -171,7 +188,7 @@ class Perturbation(PixelCurve):
         """curve [P,steps+1] (the clean image first), auc float64 [P], n_negative [P] (pixels below zero), difficult."""
         values = maps.over_inputs(batch)
         places, canvas = self.order_and_canvas(values, batch, forward)
-        counts = self.counts(values[0].numel())[1:]
+        counts = self.counts(int(places[0].max()) + 1)[1:]
         clean = read_clean(forward, batch.targets, self.read)
         after = read_along(forward, batch.targets, places, counts, canvas, forward.inputs, self.read)
         curve = torch.cat([clean[:, None], after], 1)
@@ -208,7 +225,7 @@ class Insertion(PixelCurve):
         """curve [P,steps+1] (the bare canvas first), auc float64 [P], clean [P] (the whole image), difficult."""
         values = maps.over_inputs(batch)
         places, canvas = self.order_and_canvas(values, batch, forward)
-        counts, blur = self.counts(values[0].numel()), self.blur if self.blur_pasted else None
+        counts, blur = self.counts(int(places[0].max()) + 1), self.blur if self.blur_pasted else None
         curve = read_along(forward, batch.targets, places, counts, forward.inputs, canvas, self.read, blur)
         clean = read_clean(forward, batch.targets, self.read)
         return {"curve": curve, "auc": area(curve), "clean": clean, "difficult": batch.difficult}

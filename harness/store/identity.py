@@ -17,8 +17,8 @@ OURS = "assay."  # where a class of ours is imported from
 # Where a file lies does not change what is in it: weights and data enter by their fingerprints.
 PLACES = frozenset({"weights", "sha256", "class_map", "root", "download"})
 
-# Settings of networks and methods that are younger than keys: null says what was so before them.
-LATER = frozenset({"classes", "layout"})
+# Settings of networks, methods and metrics that are younger than keys: null says what was so before them.
+LATER = frozenset({"classes", "layout", "patch_px"})
 
 # VERSIONs, of others than 1, that parts of methods and metrics had before they were in keys.
 SINCE = {"LRP": 3}
@@ -161,5 +161,5 @@ def metric_identity(
     metric: dict[str, Any], version: int, summary_only: Sequence[str] = (), nested: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The identity of a metric inside a cell: the settings that decide its columns, not those of its summary."""
-    measured = {key: value for key, value in named(metric).items() if key not in summary_only}
+    measured = {key: value for key, value in named(set_later(metric)).items() if key not in summary_only}
     return {"schema": SCHEMA, "metric": measured | {"version": version} | dict(nested or {})}

@@ -29,6 +29,14 @@ def toy(dtype: torch.dtype = torch.float64) -> Network:
     return Network(ToyModule(), (0, 0, 0), (1, 1, 1)).to(dtype=dtype)
 
 
+class Sum(nn.Module):
+    """Logits of grey images [B,1,h,w]: the sum of their pixels, and 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        total = images.flatten(1).sum(1)
+        return torch.stack([total, torch.zeros_like(total)], 1)
+
+
 def batch_of(images: Tensor, *labels: Sequence[int], first: int = 0) -> Batch:
     """Images named image<first>, ... with these targets, in frames of their own size."""
     size = (images.shape[2], images.shape[3])
@@ -72,6 +80,8 @@ METRICS: list[Metric] = [
     Insertion(steps=5, step=8),
     Insertion(steps=4, step=20, canvas="mean", blur_pasted=True, read="probability"),
     Insertion("lerf", 3, 60, "px", "noise", read="score"),
+    Perturbation("morf", 4, 2, "patch", read="probability", subsets=["all"], patch_px=6),
+    Insertion("lerf", 3, 3, "patch", "noise", read="score", patch_px=6),
     AOPC(steps=9, region_px=5, repeats=2),
     AOPC("lerf", steps=16, region_px=4, repeats=1, canvas="blur", read="score"),
 ]
@@ -117,6 +127,25 @@ def test_insertion_by_hand() -> None:
             assert columns["curve"].tolist() == [pytest.approx(expected, abs=1e-12)]
             assert columns["auc"].item() == pytest.approx(expected[0] / 4 + expected[1] / 2 + expected[2] / 4)
             assert columns["clean"].item() == {"score": 1, "accuracy": 1}[read]
+
+
+def test_patches_by_hand() -> None:
+    """Three grey pixels, 1 10 100, under a network that sums them; patches of 2 px from the left, the second cut. The
+    map 4 0 3 has the means 2 and 3: the cut patch comes first under morf, though the peak lies in the other. 111 whole,
+    11 without the cut patch, 100 without the other."""
+    network = Network(Sum(), (0,), (1,)).to(dtype=torch.float64)
+    batch = batch_of(torch.tensor([[[[1.0, 10, 100]]]]).double(), [0])
+    settings: dict[str, Any] = {"steps": 2, "step": 1, "unit": "patch", "patch_px": 2, "read": "score"}
+    cases: list[tuple[Order, list[int], list[int]]] = [
+        ("morf", [111, 11, 0], [0, 100, 111]),
+        ("lerf", [111, 100, 0], [0, 11, 111]),
+    ]
+    for order, taken, put in cases:
+        removed = measure(Perturbation(order, **settings), network, batch, [[[4.0, 0, 3]]])
+        inserted = measure(Insertion(order, canvas="mean", **settings), network, batch, [[[4.0, 0, 3]]])
+        assert removed["curve"].tolist() == [taken]
+        assert inserted["curve"].tolist() == [put]
+        assert removed["auc"].item() == (111 / 2 + taken[1]) / 2
 
 
 def test_aopc_by_hand() -> None:
@@ -249,6 +278,32 @@ def test_against_a_loop(several: tuple[Network, Batch, Tensor], order: Any, inse
         assert columns["auc"][row].item() == pytest.approx(np.trapezoid(expected, share), abs=1e-12)
 
 
+@pytest.mark.parametrize("insert", [False, True])
+@pytest.mark.parametrize("order", ["morf", "lerf"])
+@pytest.mark.parametrize("side", [5, 4])
+def test_patches_against_a_loop(several: tuple[Network, Batch, Tensor], order: Any, insert: bool, side: int) -> None:
+    """Patches of 5 px of a 16 px image (the last a pixel wide) and of 4 px (all whole), three a step: boxes cut out one
+    after another, ordered by their means as NumPy has them; 1e-12."""
+    network, batch, maps = several
+    settings: dict[str, Any] = {"steps": 5, "step": 3, "unit": "patch", "canvas": "mean", "patch_px": side}
+    columns = measure(
+        (Insertion if insert else Perturbation)(order, read="probability", **settings), network, batch, maps
+    )
+    boxes = [(slice(y, y + side), slice(x, x + side)) for y in range(0, 16, side) for x in range(0, 16, side)]
+    assert len(boxes) == 16
+    for row, (image, label) in enumerate(zip(*(each.tolist() for each in batch.targets), strict=True)):
+        means = np.array([maps[row].numpy()[box].mean() for box in boxes])
+        first = [boxes[place] for place in np.argsort(-means if order == "morf" else means)]
+        expected = []
+        for count in range(0, 16, 3):
+            chosen = np.zeros((16, 16), bool)
+            for box in first[:count]:
+                chosen[box] = True
+            kept = torch.as_tensor(chosen if insert else ~chosen)
+            expected.append(float(network.module((batch.images[image] * kept)[None]).softmax(1)[0, label]))
+        assert columns["curve"][row].tolist() == pytest.approx(expected, abs=1e-12)
+
+
 def test_aopc_against_a_loop(several: tuple[Network, Batch, Tensor]) -> None:
     """Regions of 5 px of a 16 px image: four by four, the last ones one pixel wide; ordered by their means; 1e-12."""
     network, batch, maps = several
@@ -287,6 +342,25 @@ def test_against_quantus(channels: int) -> None:
     flipping = quantus.PixelFlipping(features_in_step=8, normalise=False, perturb_baseline=0.0, disable_warnings=True)
     theirs = flipping(module, images.numpy(), np.array(labels), maps[:, None].numpy(), device="cpu")
     np.testing.assert_allclose(ours["curve"][:, 1:], np.array(theirs)[:, channels - 1 :: channels], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["morf", "lerf"])
+def test_patches_against_quantus(order: Any) -> None:
+    """Quantus' RegionPerturbation: the drop after each of nine patches of 4 px of 12 (it pads others and sums over the
+    padding, so that only whole patches compare); 1e-6 (its float32 softmax)."""
+    quantus = pytest.importorskip("quantus")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5))
+        images, maps, labels = torch.rand(4, 3, 12, 12), torch.randn(4, 12, 12), [0, 3, 2, 1]
+    network, batch = Network(module, (0,) * 3, (1,) * 3), batch_of(images, *([label] for label in labels))
+    ours = measure(Perturbation(order, 9, 1, "patch", read="probability", patch_px=4), network, batch, maps)
+    theirs = quantus.RegionPerturbation(
+        patch_size=4, regions_evaluation=9, order=order, normalise=False, perturb_baseline=0.0, disable_warnings=True
+    )(module, images.numpy(), np.array(labels), maps[:, None].numpy(), device="cpu")
+    drops = ours["curve"][:, :1] - ours["curve"][:, 1:]
+    np.testing.assert_allclose(drops, np.array(theirs), atol=1e-6)
 
 
 # What must not change a number
@@ -335,9 +409,10 @@ def test_forward_passes_and_inputs(several: tuple[Network, Batch, Tensor], metri
 
 @pytest.mark.parametrize("metric", METRICS, ids=repr)
 def test_a_monotone_transform_changes_nothing(several: tuple[Network, Batch, Tensor], metric: Metric) -> None:
-    """Only the order is read. (Regions are ordered by means, which a factor alone leaves in order.)"""
+    """Only the order is read. (Regions and patches are ordered by means, which a factor alone leaves in order.)"""
     network, batch, maps = several
-    changed = 8 * maps if isinstance(metric, AOPC) else maps.exp() - 3
+    by_means = isinstance(metric, AOPC) or metric.unit == "patch"  # type: ignore[attr-defined]
+    changed = 8 * maps if by_means else maps.exp() - 3
     columns = [measure(metric, network, batch, each) for each in (maps, changed)]
     for name in set(columns[0]) - {"n_negative"}:
         assert torch.equal(columns[0][name], columns[1][name]), name
@@ -350,6 +425,26 @@ def test_least_first_is_most_first_of_the_negated_map(several: tuple[Network, Ba
         lerf = measure(Perturbation("lerf", 5, 40, read="score"), network, batch, values)
         morf = measure(Perturbation("morf", 5, 40, read="score"), network, batch, -values)
         assert torch.equal(lerf["curve"], morf["curve"])
+
+
+def test_patches_of_a_pixel_are_pixels(several: tuple[Network, Batch, Tensor]) -> None:
+    """A side of 1 px: the curves of unit=px, ties and noise included; exact (values that float32 holds)."""
+    network, batch, maps = several
+    for values in (maps.float(), maps.sign().float()):
+        for metric in (Perturbation("lerf", 5, 40), Insertion("morf", 5, 40, "px", "noise", read="score")):
+            curves = [
+                measure(each, network, batch, values) for each in (metric, replace(metric, unit="patch", patch_px=1))
+            ]
+            assert torch.equal(curves[0]["curve"], curves[1]["curve"])
+
+
+def test_patches_are_the_regions_of_aopc(several: tuple[Network, Batch, Tensor]) -> None:
+    """The same curve of the same order: 5 px of 16, the last ones cut; exact."""
+    network, batch, maps = several
+    common: dict[str, Any] = {"canvas": "black", "read": "score"}
+    ours = measure(Perturbation("morf", 9, 1, "patch", patch_px=5, **common), network, batch, maps)
+    theirs = measure(AOPC("morf", 9, region_px=5, repeats=1, **common), network, batch, maps)
+    assert torch.equal(ours["curve"], theirs["curve"])
 
 
 # Orders
@@ -420,6 +515,19 @@ def test_counts() -> None:
     assert Perturbation().counts(4096) == list(range(0, 4001, 100))
     with pytest.raises(ValueError, match="40 steps of 100 px are 4000 pixels, and the image has 1024"):
         Perturbation().counts(1024)
+    assert Perturbation(steps=4, step=3, unit="patch", patch_px=16).counts(16) == [0, 3, 6, 9, 12]
+    with pytest.raises(ValueError, match="40 steps of 100 patch are 4000 patches of 16 px, and the image has 16"):
+        Perturbation(unit="patch", patch_px=16).counts(16)
+
+
+def test_patches_are_named_in_the_rows() -> None:
+    """Unit, side and step in the variant; x in patches. Pixels are named as they were."""
+    frame = table({"curve": torch.ones(1, 3), "auc": torch.ones(1)}, "a")
+    rows = Perturbation(steps=2, step=3, unit="patch", patch_px=16, subsets=["all"]).summarize(frame)
+    assert {row.variant for row in rows} == {"lerf,mean,accuracy,2x3patch16px"}
+    assert [(row.x, row.x_label) for row in pick(rows, "accuracy")] == [(x, "patches changed") for x in (0, 3, 6)]
+    assert Perturbation().variant == "lerf,mean,accuracy,40x100px"
+    assert (Perturbation().x_label, Insertion().x_label) == ("pixels changed", "pixels changed, %")
 
 
 # Canvases
@@ -511,6 +619,10 @@ def test_accuracy_is_the_predicted_column(activation: Any, groups: Any) -> None:
         (Perturbation, {"canvas": "grey"}, "canvas='grey': choose one of mean, black, blur, noise"),
         (Insertion, {"read": "top5"}, "read='top5': choose one of accuracy, top1"),
         (Insertion, {"unit": "pixels"}, "unit='pixels': choose one of px, percent"),
+        (Insertion, {"unit": "patch"}, "unit=patch, patch_px=None, step=1: give the side of a patch"),
+        (Insertion, {"unit": "patch", "patch_px": 0}, "give the side of a patch in pixels, as patch_px=16"),
+        (Insertion, {"unit": "patch", "patch_px": 16, "step": 0.5}, "patches change whole"),
+        (Perturbation, {"patch_px": 16}, "unit=px, patch_px=16, step=100: .* with unit=patch alone"),
         (Insertion, {"steps": 30, "step": 4}, "at most 100 percent"),
         (Insertion, {"step": 0}, "above 0"),
         (Insertion, {"steps": 0}, "steps=0"),

@@ -16,11 +16,11 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     keep_freed_memory()  # as a run does; for the floors and the peers as well
-    from bench import attribution, cams, conductance, harness_overhead, perturbation, relevance
+    from bench import attribution, cams, conductance, harness_overhead, perturbation, relevance, transformers
 
     path, parts = FOLDER / f"{hardware(CPU, threads)}.csv", list[pd.DataFrame]()
     path.parent.mkdir(exist_ok=True)
-    races = (attribution, relevance, cams, perturbation, conductance, harness_overhead)
+    races = (attribution, relevance, transformers, cams, perturbation, conductance, harness_overhead)
     for part in chain.from_iterable(race.tasks() for race in races):
         print(part.to_string(index=False, float_format="{:.3f}".format), "\n", flush=True)
         parts.append(part)

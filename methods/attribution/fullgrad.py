@@ -75,7 +75,7 @@ PARTS: Mapping[str, Callable[[Operation, Tensor], Tensor | None]] = {
     **dict.fromkeys(("activation", "winner"), _of_activation),
     "joint": _of_joint,
     **dict.fromkeys(("pool", "maximum", "add"), _of_nothing),
-    **dict.fromkeys(("statistics", "gated", "gate"), _refused),
+    **dict.fromkeys(("statistics", "gated", "gate", "normalise", "softmax", "product"), _refused),
 }
 
 

@@ -43,7 +43,12 @@ def expected_size(outputs: Tensor, start: Tensor, is_gradient: bool) -> Tensor:
 
 
 def of_images(rows: Tensor, images: int) -> Tensor:
-    """The largest of each image's rows, where rows are parts of images (cells, windows), image by image: [images]."""
+    """The largest of each image's rows, where rows are parts of images (cells, windows), image by image: [images].
+
+    Rows that are no parts of images (tokens of a network with tokens first) count for all images.
+    """
+    if len(rows) % images:
+        return rows.amax(0, keepdim=True).expand(images)
     return rows.unflatten(0, (images, -1)).amax(1)
 
 

@@ -28,14 +28,21 @@ from .table import Constancy, RuleTable
 class Tape:
     """One recorded forward pass: tensors with a graph of rules.
 
-    inputs: normalised [B,3,H,W], the leaf. logits: [B,C]. layers: the named layers' outputs [B,...].
+    inputs: normalised [B,3,H,W], the leaf. logits: [B,C]. layers: the named layers' outputs [B,...]. attentions: each
+    softmax that a product reads, in the order of calls ([B,heads,N,N] where all tokens attend to all).
     """
 
     def __init__(
-        self, network: Network, inputs: Tensor, logits: Tensor, layers: dict[str, Tensor], state: State
+        self,
+        network: Network,
+        inputs: Tensor,
+        logits: Tensor,
+        layers: dict[str, Tensor],
+        state: State,
+        attentions: Sequence[Tensor] = (),
     ) -> None:
         self.network, self.inputs, self.logits, self.layers = network, inputs, logits, layers
-        self._state = state
+        self._state, self.attentions = state, tuple(attentions)
 
     @classmethod
     def record(
@@ -80,7 +87,7 @@ class Tape:
         state.ends = ends_of(mode.latest(logits))
         kept = {name: _tensor(name, found) for name in layers}
         mode.check([mode.latest(logits), *kept.values()], list(kept))
-        return cls(network, leaf, mode.latest(logits), kept, state)
+        return cls(network, leaf, mode.latest(logits), kept, state, mode.attentions)
 
     def at(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input."""
@@ -111,17 +118,7 @@ class Tape:
         Raises:
             ValueError: a name pattern of the table matches nothing, or nothing passes from `outputs` to `wrt`.
         """
-        if table is not None:
-            table.check_names(self._state.affine_layers)
-            self._check_last(table)
-        self._state.table, self._state.watch, self._state.peaks = table, watch, []
-        if table is None:
-            self.network.passes.head += len(start)
-        else:
-            self.network.passes.backward += len(start)
-        found: Sequence[Tensor | None] = torch.autograd.grad(outputs, wrt, start, retain_graph=True, allow_unused=True)
-        (relevance,) = found
-        self._state.watch = None
+        (relevance,) = self._pulled(table, outputs, start, [wrt], watch)
         if relevance is None:
             later, earlier = self._called(outputs), self._called(wrt)
             raise ValueError(
@@ -130,12 +127,48 @@ class Tape:
                 "sigmoid, explain the part before it)"
             )
         if table is not None:
-            images = len(self.inputs)
-            peaks = [*self._state.peaks, Peak(self._called(wrt), largest(relevance))]
-            peaks = [peak._replace(size=of_images(peak.size, images)) for peak in peaks]
-            expected = of_images(expected_size(outputs.detach(), start, table.gradient_after_last), images)
-            check_size(peaks, expected.clamp(min=table.adds), table.method, table.may_grow)
+            self._check_size(table, outputs, start, [Peak(self._called(wrt), largest(relevance))])
         return relevance
+
+    def pull_to_attentions(self, table: RuleTable | None, start: Tensor, last: bool = False) -> list[Tensor]:
+        """Relevance of each of `attentions` when the logits have the relevance `start`; no table: the gradient.
+
+        last: of the last one alone, which takes a pass through the network's end and no more.
+        """
+        chosen = self.attentions[-1:] if last else self.attentions
+        found = self._pulled(table, self.logits, start, chosen)
+        if table is not None:
+            self._check_size(table, self.logits, start, [])
+        return [torch.zeros_like(a) if r is None else r for r, a in zip(found, chosen, strict=True)]
+
+    def _pulled(
+        self,
+        table: RuleTable | None,
+        outputs: Tensor,
+        start: Tensor,
+        wrt: Sequence[Tensor],
+        watch: Watch | None = None,
+    ) -> Sequence[Tensor | None]:
+        """What arrives at each of `wrt`; None where nothing does."""
+        if table is not None:
+            table.check_names(self._state.affine_layers)
+            self._check_last(table)
+        self._state.table, self._state.watch, self._state.peaks = table, watch, []
+        if table is None:
+            self.network.passes.head += len(start)
+        else:
+            self.network.passes.backward += len(start)
+        found = torch.autograd.grad(outputs, wrt, start, retain_graph=True, allow_unused=True)
+        self._state.watch = None
+        return found
+
+    def _check_size(self, table: RuleTable, outputs: Tensor, start: Tensor, ends: Sequence[Peak]) -> None:
+        """Warn of relevance that outgrows what it starts with, or refuse it."""
+        images = len(self.inputs)
+        peaks = [peak._replace(size=of_images(peak.size, images)) for peak in (*self._state.peaks, *ends)]
+        expected = of_images(expected_size(outputs.detach(), start, table.gradient_after_last), images)
+        if peaks:
+            check_size(peaks, expected.clamp(min=table.adds), table.method, table.may_grow)
 
     def _check_last(self, table: RuleTable) -> None:
         """Raise ValueError where a rule of one last layer meets several."""

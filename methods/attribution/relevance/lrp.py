@@ -6,6 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
@@ -14,6 +15,7 @@ from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
 from ..relevance import rules
+from .attention import ATTENTION, Attention
 from .engine import Tape
 from .rules import Affine, AffineRule, AlphaBeta, Excitation, Flat, ShiftRule, ZBox
 from .table import BATCH_NORM, SHIFT, BatchNorm, RuleTable, Start, check_batch_norm, check_start
@@ -46,6 +48,9 @@ class LRP:
     start: the class' logit, or `one`: with one-signed rules the map of a class with a negative logit is then not turned
     over (with epsilon's and gamma's it is then). stabiliser: of sums of two activations, relative to their mean
     modulus, 0 or more. Max-pools give all to the largest input, average pools in proportion.
+    attention: `attnlrp` (Achtibat et al. 2024): softmax by its Taylor expansion, products of two activations by halves;
+    `cp_lrp` (Ali et al. 2022): attention is a constant; `refused`: such operations are. Norms of a token (layer-norm)
+    have its size as a constant, and share by the rule of Epsilon; rules of one sign refuse them.
     """
 
     rule: AffineRule
@@ -55,10 +60,12 @@ class LRP:
     batch_norm: BatchNorm = "fold"
     stabiliser: float = 1e-6
     start: Start = "logit"
+    attention: Attention = "refused"
     VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_batch_norm(self.batch_norm)
+        check_choice("attention", self.attention, ATTENTION)
         check_start(self.start)
         rules.check_not_negative("stabiliser", self.stabiliser)
 
@@ -81,6 +88,7 @@ class LRP:
 
     def table(self) -> RuleTable:
         """The rules by operation."""
+        softmax, product = ATTENTION[self.attention]
         return RuleTable(
             self.rule if self.dense is None else Dense(self.dense, self.rule),
             first=self.first,
@@ -90,6 +98,10 @@ class LRP:
             joint=rules.gradient if self._leaves_biases_out else partial(rules.share, epsilon=self.stabiliser),
             method=f"{type(self).__name__} ({type(self.rule).__name__})",
             add=partial(rules.proportional, epsilon=self.stabiliser),
+            normalise=None if self._leaves_biases_out else partial(rules.share, epsilon=self.stabiliser),
+            softmax=softmax,
+            product=product,
+            stabiliser=self.stabiliser,
         )
 
     @property

@@ -19,7 +19,21 @@ from .gradients import backward_of
 from .rules import Affine
 
 Kind = Literal[
-    "affine", "norm", "pool", "maximum", "joint", "activation", "shift", "statistics", "winner", "add", "gated", "gate"
+    "affine",
+    "norm",
+    "pool",
+    "maximum",
+    "joint",
+    "activation",
+    "shift",
+    "statistics",
+    "winner",
+    "add",
+    "gated",
+    "gate",
+    "normalise",
+    "softmax",
+    "product",
 ]
 
 
@@ -28,8 +42,8 @@ OVERWRITTEN = "writes in place into a value of which the network reads another v
 
 
 MEND = (
-    "relevance methods explain convolutional networks (docs/methods/relevance.md lists the operations); methods on the "
-    "input gradient work with any network"
+    "attnlrp and cp_lrp explain transformers and ConvNeXts, other relevance methods convolutional networks "
+    "(docs/methods/relevance.md lists the operations); methods on the input gradient work with any network"
 )
 
 
@@ -49,7 +63,8 @@ class Operation:
     function of them. depths: how many affine layers lie before each input. affine: the layer, for kind affine.
     factor, shift: of kinds norm (a batch-norm that follows a layer), statistics (a norm of each image's own, which are
     taken as constant) and shift (any other constant factor x + shift, no shift for None). number: how many affine
-    layers were called before, itself included. name: what was called.
+    layers were called before, itself included. name: what was called. frozen: of kind normalise, the call with the size
+    that it divides by as a constant. weights: of kind product, which inputs are a softmax's.
     """
 
     kind: Kind
@@ -61,6 +76,8 @@ class Operation:
     shift: Tensor | None = None
     number: int = 0
     name: str = ""
+    frozen: Callable[[Tensor], Tensor] | None = None
+    weights: tuple[bool, ...] = ()
 
 
 class Reading(NamedTuple):
@@ -73,6 +90,7 @@ class Reading(NamedTuple):
     factor: Tensor | None = None
     shift: Tensor | None = None
     name: str = ""
+    frozen: Callable[[Tensor], Tensor] | None = None
 
     @property
     def is_scale(self) -> bool:

@@ -35,6 +35,8 @@ from .operations import (
 from .rewriting import REWRITTEN
 from .rules import Affine
 from .table import Constancy
+from .unfused import UNFUSED
+from .weighing import WEIGHING
 
 
 class _Producer(NamedTuple):
@@ -70,9 +72,11 @@ class RelevanceMode(TorchFunctionMode):
         self._copies: Any = WeakTensorKeyDictionary()  # output of an operation that moves values -> _Copy
         self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
+        self._weights: Any = WeakTensorKeyDictionary()  # outputs of softmax
         self._kept: Any = WeakTensorKeyDictionary()  # outputs of layers that relevance starts from or stops at
         self._turned: Any = WeakTensorKeyDictionary()  # maps whose axes have changed places
         self._maps: Any = WeakTensorKeyDictionary()  # vectors -> the shape of the map that they were, see `Affine`
+        self.attentions: list[Tensor] = []  # outputs of softmax that a product reads, in the order of calls
         self.made = Made(module)
 
     def latest(self, value: Any) -> Any:
@@ -95,6 +99,9 @@ class RelevanceMode(TorchFunctionMode):
             return output
         self._check_read(carried)
         name, inplace = spelling(func, kwargs)
+        if (unfused := UNFUSED.get(name)) is not None:
+            with self:
+                return unfused(*args, **kwargs)
         if (other := REWRITTEN.get(name)) is not None and other.applies(*args, **kwargs):
             with self:
                 output = other.function(*args, **kwargs)
@@ -120,8 +127,8 @@ class RelevanceMode(TorchFunctionMode):
                 raise UnsupportedOp(name, OVERWRITTEN)
 
     def _seen(self, name: str, called: Any, args: Any, kwargs: Any, carried: Sequence[Tensor]) -> Any:
-        if name in READERS:
-            return self._of_original(name, READERS[name](called, *args, **kwargs))
+        if (reader := READERS.get(name) or WEIGHING.get(name)) is not None:
+            return self._of_original(name, reader(called, *args, **kwargs))
         output = self._ordinary(name, called(*args, **kwargs), carried)
         if name in MOVES and isinstance(output, Tensor) and args and args[0] is carried[0] and output is not args[0]:
             self._copies[output] = _Copy(args[0], lambda value: called(value, *args[1:], **kwargs))
@@ -174,8 +181,9 @@ class RelevanceMode(TorchFunctionMode):
         self.made.add(carrying)
         for value in carrying:
             self.state.set_depth(value, max(self.state.depth_of(each) for each in carried))
-            if all(each in self._gates for each in carried):
-                self._gates[value] = True
+            for known in (self._gates, self._weights):
+                if all(each in known for each in carried):
+                    known[value] = True
             self._follow_map(name, value, carried[0])
         return output
 
@@ -223,6 +231,8 @@ class RelevanceMode(TorchFunctionMode):
         return self._recorded(operation, inputs, output)
 
     def _recorded(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if operation.affine is not None and id(operation.affine.weight) in self.layers:  # nothing merged into it
+            operation = replace(operation, affine=operation.affine._replace(output=output.detach()))
         recorded: Tensor = Node.apply(self.state, operation, [output], *inputs)
         self.made.add([recorded])
         self.state.set_depth(recorded, max(operation.depths) + (operation.kind == "affine"))
@@ -230,6 +240,8 @@ class RelevanceMode(TorchFunctionMode):
             self._producers[recorded] = _Producer(operation, inputs)
         if operation.kind == "gate":
             self._gates[recorded] = True
+        if operation.kind == "softmax":
+            self._weights[recorded] = True
         if operation.kind in ("activation", "norm", "shift") and inputs[0] in self._maps:
             self._maps[recorded] = self._maps[inputs[0]]
         if operation.kind == "shift" and not self.apart and recorded.shape == inputs[0].shape:
@@ -248,8 +260,17 @@ class RelevanceMode(TorchFunctionMode):
             return self._constant(reading)
         if reading.affine is not None:
             return self._affine(reading, reading.affine)
-        inputs = self._signal_first(name, reading.inputs) if reading.kind == "gated" else reading.inputs
-        return self._read(reading, inputs), inputs
+        if reading.kind == "gated":
+            reading = self._signal_first(name, reading)
+        if reading.kind == "product":
+            return self._product(reading), reading.inputs
+        return self._read(reading, reading.inputs), reading.inputs
+
+    def _product(self, reading: Reading) -> Operation:
+        """A product of two activations; where one is a softmax, that is kept as an attention."""
+        weights = [each in self._weights for each in reading.inputs]
+        self.attentions += [each for each, is_weight in zip(reading.inputs, weights, strict=True) if is_weight]
+        return replace(self._read(reading, reading.inputs), weights=tuple(weights))
 
     def _read(self, reading: Reading, inputs: tuple[Tensor, ...]) -> Operation:
         return Operation(
@@ -262,6 +283,7 @@ class RelevanceMode(TorchFunctionMode):
             shift=reading.shift,
             number=len(self.state.affine_layers),
             name=reading.name,
+            frozen=reading.frozen,
         )
 
     def _constant(self, reading: Reading) -> tuple[Operation, tuple[Tensor, ...]]:
@@ -295,12 +317,14 @@ class RelevanceMode(TorchFunctionMode):
         reading = reading._replace(affine=merged, function=lambda x: function(known._replace(base=x)(x)))
         return self._read(reading, (known.base,)), (known.base,)
 
-    def _signal_first(self, name: str, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """(signal, gate) of a product: squeeze-and-excitation, swish."""
-        gates = [x in self._gates for x in factors]
-        if sum(gates) != 1:
-            raise UnsupportedOp(name, "multiplies two activations of which not exactly one is the output of a sigmoid")
-        return factors[::-1] if gates[0] else factors
+    def _signal_first(self, name: str, reading: Reading) -> Reading:
+        """A product of (signal, gate): squeeze-and-excitation, swish; of kind product where no factor is a gate."""
+        gates = [x in self._gates for x in reading.inputs]
+        if all(gates):
+            raise UnsupportedOp(name, "multiplies two outputs of sigmoids, which take no relevance")
+        if not any(gates):
+            return reading._replace(kind="product")
+        return reading._replace(inputs=reading.inputs[::-1]) if gates[0] else reading
 
 
 def _memory(value: Tensor) -> Tensor:

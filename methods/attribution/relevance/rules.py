@@ -41,6 +41,7 @@ class Affine(NamedTuple):
     whose weight is [in,out / groups,...]. backward: its gradients, None where torch has no functions for them.
     map_shape: (channels, height, width) of the map that a fully connected layer reads as a vector; empty for one whose
     channels may not come first. gradient: of what is explained with respect to the output, in tables that have them.
+    output: y as it was recorded, where nothing was merged into the layer; rules do not write into it.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -51,6 +52,7 @@ class Affine(NamedTuple):
     backward: Backward | None = None
     map_shape: tuple[int, ...] | None = None
     gradient: Tensor | None = None
+    output: Tensor | None = None
 
     def pull_back(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of x from that of the output, w^T g; x is read for its shape alone."""
@@ -73,10 +75,10 @@ class Affine(NamedTuple):
         in the processor's cache, and a copy of VGG's 100 million would take as long as the layer itself.
         """
         if not self.is_dense or not self.weight.is_cpu or self.weight.numel() <= BLOCK:
-            return self._replace(weight=change(self.weight))
+            return self._replace(weight=change(self.weight), output=None)
         rows = max(1, BLOCK // self.weight.shape[1])
         backward = Backward(partial(_back_by_rows, change, rows), lambda x, w, g: self.weight_gradient(x, g))
-        return self._replace(apply=partial(_by_rows, self.apply, change, rows), backward=backward)
+        return self._replace(apply=partial(_by_rows, self.apply, change, rows), backward=backward, output=None)
 
     @property
     def is_dense(self) -> bool:
@@ -98,16 +100,19 @@ class Affine(NamedTuple):
         if bias is not None and shift is not None:
             bias = self._wide(bias, shift) + self._wide(shift, bias)
         return self._replace(
-            apply=partial(_with_positions, self.apply), weight=weight, bias=shift if bias is None else bias
+            apply=partial(_with_positions, self.apply),
+            weight=weight,
+            bias=shift if bias is None else bias,
+            output=None,
         )
 
     def after(self, scale: Tensor, shift: Tensor | None) -> "Affine":
         """The layer that gives of x what this one gives of scale x + shift: scale [in], shift [1,in,...]."""
         weight = self._by_first(scale) if self.transposed else self._by_second(scale)
         if shift is None:
-            return self._replace(weight=weight)
+            return self._replace(weight=weight, output=None)
         bias = self.apply(shift, self.weight, self.bias)
-        return self._replace(apply=partial(_with_positions, self.apply), weight=weight, bias=bias)
+        return self._replace(apply=partial(_with_positions, self.apply), weight=weight, bias=bias, output=None)
 
     def _wide(self, values: Tensor, other: Tensor) -> Tensor:
         """Values [out] shaped to broadcast with others that may be of each position [1,out,...]."""
@@ -158,6 +163,11 @@ MapRule = Callable[[Tensor, Map, Tensor], Tensor]  # (x, the operation, R of its
 ScaleRule = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, factor of each channel, R) -> R of x
 ShiftRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x, factor, shift, R of factor x + shift) -> R of x
 SumRule = Callable[[Sequence[Tensor], Sequence[int], Tensor], tuple[Tensor | None, ...]]
+SoftmaxRule = Callable[[Tensor, Map, Tensor], Tensor | None]  # the same; None: no relevance passes
+# (inputs, the operation, which inputs are a softmax's, R of its output, stabiliser) -> R of each input
+ProductRule = Callable[
+    [Sequence[Tensor], Callable[..., Tensor], Sequence[bool], Tensor, float], tuple[Tensor | None, ...]
+]
 
 
 # Arithmetic
@@ -302,7 +312,10 @@ class Epsilon:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        return shares([(x, layer)], relevance, self.epsilon, layer.bias if self.bias else None)
+        if layer.output is None or not self.bias:
+            return shares([(x, layer)], relevance, self.epsilon, layer.bias if self.bias else None)
+        each = ratio_(relevance, stabilised_(layer.output.clone(), self.epsilon))
+        return layer.pull_back(x, each).mul_(x)
 
 
 @dataclass(frozen=True)

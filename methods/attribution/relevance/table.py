@@ -4,14 +4,14 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 from assay.harness.choices import check_choice
 from torch import Tensor
 
 from . import rules
-from .operations import Operation
-from .rules import AffineRule, MapRule, ScaleRule, ShiftRule, SumRule
+from .operations import Operation, UnsupportedOp
+from .rules import AffineRule, MapRule, ProductRule, ScaleRule, ShiftRule, SoftmaxRule, SumRule
 
 BatchNorm = Literal["fold", "pass", "pass_nonzero"]
 BATCH_NORM: dict[str, ScaleRule] = {
@@ -55,6 +55,8 @@ class RuleTable:
     joint: logsumexp over positions. maximum: max-pools. activation: ReLU, SiLU, ... norm: batch-norms that follow an
     affine layer. factor: constants that multiply, where they cannot be merged into the next affine layer. shift: those
     that add, and other batch-norms. add: sums of two activations.
+    normalise: norms of each token (layer-norm, ...), whose size is a constant. softmax, product: of attention and of
+    gates; the operations of a rule that is None are refused. stabiliser: of products, see `rules.stabilised_`.
     gradient_after_last: what follows the last affine layer (SqueezeNet's ReLU and pool) takes its ordinary gradient.
     gradients: of what is explained with respect to the outputs of operations, for rules that read them from the layer.
     method: whose table it is, for messages. may_grow: relevance that outgrows the logits is said, and never refused.
@@ -74,6 +76,10 @@ class RuleTable:
     factor: MapRule = rules.identity
     shift: ShiftRule = rules.shift_keeps
     add: SumRule = rules.proportional
+    normalise: MapRule | None = None
+    softmax: SoftmaxRule | None = None
+    product: ProductRule | None = None
+    stabiliser: float = 0
     gradient_after_last: bool = False
     gradients: Mapping[Operation, Tensor] = field(default_factory=dict)
     method: str = "this method"
@@ -102,6 +108,7 @@ class RuleTable:
                 )
 
 
+Rule = TypeVar("Rule", MapRule, ProductRule, SoftmaxRule)
 Relevances = tuple[Tensor | None, ...]
 
 
@@ -155,6 +162,37 @@ def _gate(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> 
     return (None,)  # a gate says how much passes, not what: no relevance
 
 
+def _normalise(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
+    assert op.frozen is not None
+    return (_rule_of(table.normalise, table, op)(op.inputs[0], op.frozen, relevance),)
+
+
+def _softmax(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
+    return (_rule_of(table.softmax, table, op)(op.inputs[0], op.function, relevance),)
+
+
+def _product(table: RuleTable, op: Operation, relevance: Tensor, is_last: bool) -> Relevances:
+    return _rule_of(table.product, table, op)(op.inputs, op.function, op.weights, relevance, table.stabiliser)
+
+
+WHY = {
+    "normalise": "divides by the size of all values of a token",
+    "softmax": "weighs values against one another",
+    "product": "multiplies two activations of which none is the output of a sigmoid",
+}
+
+
+def _rule_of(rule: Rule | None, table: RuleTable, op: Operation) -> Rule:
+    """The rule.
+
+    Raises:
+        UnsupportedOp: the table has none.
+    """
+    if rule is None:
+        raise UnsupportedOp(op.name, f"{WHY[op.kind]}, for which {table.method} has no rule")
+    return rule
+
+
 HANDLERS: dict[str, Callable[[RuleTable, Operation, Tensor, bool], Relevances]] = {
     "affine": _affine,
     "norm": _norm,
@@ -168,4 +206,7 @@ HANDLERS: dict[str, Callable[[RuleTable, Operation, Tensor, bool], Relevances]] 
     "add": _add,
     "gated": _gated,
     "gate": _gate,
+    "normalise": _normalise,
+    "softmax": _softmax,
+    "product": _product,
 }

@@ -232,7 +232,6 @@ REFUSED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "einsum": ("einsum", lambda x: torch.einsum("bchw,cd->bdhw", x, MATRIX)),
     "product": ("matmul", lambda x: x.relu() @ x),
     "max of all": ("max", lambda x: x / x.max()),
-    "layer norm": ("layer_norm", lambda x: F.layer_norm(x, x.shape[1:])),
 }
 
 

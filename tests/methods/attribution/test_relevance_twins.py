@@ -285,10 +285,22 @@ REFUSED: dict[str, tuple[str, Body]] = {
     "a view that is written into": ("relu", _written_through),
     "a view of what was written": ("add", _overwritten),
     "values that are set": ("data", _set_data),
+    "soft attention": ("mul", then(lambda x: x * x.flatten(2).softmax(2).unflatten(2, (8, 8)))),
+}
+
+
+NORMS: dict[str, tuple[str, Body]] = {
     "root mean square": ("rms_norm", then(lambda x: F.rms_norm(x, (8,)))),
     "cosine head": ("normalize", lambda net, x: F.linear(F.normalize(pooled(x)), net.fc.weight)),
-    "soft attention": ("softmax", then(lambda x: x * x.flatten(2).softmax(2).unflatten(2, (8, 8)))),
 }
+
+
+@pytest.mark.parametrize("method", [LRP(AlphaBeta()), RAP(), ExcitationBackprop()], ids=repr)
+@pytest.mark.parametrize(("name", "body"), NORMS.values(), ids=NORMS)
+def test_norms_have_no_rule_of_one_sign(name: str, body: Body, method: Attributor) -> None:
+    """UnsupportedOp with the operation; what epsilon's rule makes of them: test_attnlrp.py."""
+    with pytest.raises(UnsupportedOp, match=f"'{name}'"):
+        maps(method, network(body))
 
 
 @pytest.mark.parametrize("method", [EXACT, LRP(AlphaBeta()), RAP(), ExcitationBackprop()], ids=repr)

@@ -1,4 +1,4 @@
-"""Relevance and attention methods on ViT-B/16 at 224 px: floor, ours. (LXT's figures: docs/methods/attention.md.)"""
+"""Relevance and attention methods on ViT-B/16 at 224 px: floor, ours."""
 
 from collections.abc import Iterator
 

@@ -357,6 +357,13 @@ def test_scores_of_detectors_are_compared_by_image(scored: Path, tmp_path: Path)
 GATE = ["ci_embedded", "ci_resnet", "ci_again", "ci_cue", "ci_csv", "ci_coco", "ci_voc", "ci_detectors"]
 GATE += ["ci_grid", "ci_disconnected", "ci_committees"]
 EXTRAS = {"captum", "pytorch_ood", "zennit"}  # whose libraries are test extras
+ATTENTION = {
+    "attention_rollout",
+    "attnlrp",
+    "cp_lrp",
+    "generic_attention",
+    "transformer_attribution",
+}  # on ci_vit alone
 REFUSING = {"agf", "cam", "deeplift", "fullgrad", "gradient_hedge", "rsp"}  # networks whose layers have a row a cell
 
 
@@ -386,9 +393,10 @@ def test_nothing_of_conf_is_forgotten(gate_configs: dict[str, RunConfig]) -> Non
     methods, metrics = (set(groups()[name]) for name in ("method", "metric"))
     detectors, detection = set(gate_configs["ci_detectors"].method), set(gate_configs["ci_detectors"].metric)
     committees = set(gate_configs["ci_committees"].method)
-    others = methods - detectors - committees - EXTRAS
+    others = methods - detectors - committees - EXTRAS - ATTENTION
     wanted = {*product(detectors, detection), *product(others, metrics - detection)}
     wanted |= {*product(committees, ["error_detection"])}
+    wanted |= {pair for name in ("ci_vit",) if name in GATE for pair in product(ATTENTION, gate_configs[name].metric)}
     assert chosen_pairs(gate_configs) == wanted - {*product(REFUSING, ["disconnection"])}
     for experiment, left_out in (("ci_embedded", EXTRAS), ("ci_disconnected", REFUSING)):
         told = (CONF / f"experiment/{experiment}.yaml").read_text()

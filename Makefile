@@ -31,10 +31,12 @@ setup: $(RUNTIME)  ## Create .venv with what `make run` needs (the other targets
 run: $(RUNTIME)  ## Evaluate the embedded benchmark end to end; write tables and an HTML report to results/
 	$(PY) run.py experiment=embedded
 	$(PY) run.py experiment=embedded_cue
+	$(PY) run.py -m experiment=embedded_vit,embedded_vit_cue
 	$(PY) run.py experiment=ood_embedded
 	$(PY) run.py experiment=errors_embedded
 	$(PY) -m harness samples experiment=embedded model=scenes_vgg
 	$(PY) -m harness samples experiment=embedded model=scenes_resnet
+	$(PY) -m harness samples experiment=embedded_vit
 	$(PY) -m harness report
 
 test: $(TEST)  ## Run the tests but the slow ones (WORKERS=0: one process; ARGS="-k rap": passed to pytest)
@@ -50,7 +52,7 @@ typed:
 	@rm -rf build/typed/assay && mkdir -p build/typed/assay
 	@ln -s $(addprefix ../../../,$(wildcard assay/*.py) harness methods metrics datasets) build/typed/assay
 
-train: $(RUNTIME)  ## Train the two embedded networks anew (seeded; minutes on two cores)
+train: $(RUNTIME)  ## Train the three embedded networks anew (seeded; minutes on two cores)
 	$(PY) -m harness train
 
 tables: $(RUNTIME)  ## Regenerate results/tables/ from the results: ours | reported | difference | n
@@ -61,7 +63,7 @@ check: $(RUNTIME)  ## Compare a fresh embedded run of everything with results/ba
 	rm -rf results/check
 	@mkdir -p results/check
 	OMP_NUM_THREADS=1 $(PY) run.py -m experiment=ci_embedded,ci_detectors,ci_cue,ci_grid > results/check/first.log & \
-	OMP_NUM_THREADS=1 $(PY) run.py -m experiment=ci_resnet,ci_again,ci_csv,ci_coco,ci_voc,ci_disconnected,ci_committees > results/check/second.log & wait
+	OMP_NUM_THREADS=1 $(PY) run.py -m experiment=ci_resnet,ci_again,ci_csv,ci_coco,ci_voc,ci_disconnected,ci_committees,ci_vit > results/check/second.log & wait
 	$(PY) -m harness check $(ARGS)
 
 # The site's source is the tree as it is, by links: what a page's links mean on the forge they mean there.

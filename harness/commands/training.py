@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..networks.recipe import Recipe
     from ..types import Dataset
 
-BOTH = ("scenes_vgg", "scenes_resnet")
+SHIPPED = ("scenes_vgg", "scenes_resnet", "scenes_vit")
 SIZES = {"train": 16000, "val": 2000}  # drawn scenes
 EMBEDDED, OWN = "harness/networks/embedded", "weights"  # where weights go
 PART = "assay.datasets.part.Part"
@@ -27,7 +27,7 @@ PART = "assay.datasets.part.Part"
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NETWORK|RECIPE]... [KEY=VALUE]...")
-@click.option("--networks", multiple=True, metavar="NETWORK...", help=f"which (default: {' '.join(BOTH)})")
+@click.option("--networks", multiple=True, metavar="NETWORK...", help=f"which (default: {' '.join(SHIPPED)})")
 @click.option("--out", metavar="FOLDER", help=f"of the weights (default: {EMBEDDED}; of a recipe: {OWN})")
 @click.option("--restart", is_flag=True, help="replace what a recipe has left in the folder")
 def train(names: tuple[str, ...], networks: tuple[str, ...], out: str | None, restart: bool) -> int:
@@ -41,7 +41,7 @@ def train(names: tuple[str, ...], networks: tuple[str, ...], out: str | None, re
 
     folders = config_folders(searched())
     known = recipes(folders)
-    chosen = [*networks, *(name for name in names if "=" not in name)] or BOTH
+    chosen = [*networks, *(name for name in names if "=" not in name)] or SHIPPED
     words = [name for name in names if "=" in name]
     for name in chosen:
         if name not in {**RECIPES, **known}:

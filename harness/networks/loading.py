@@ -21,11 +21,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def scenes_network(architecture: str, weights: str | None, sha256: str | None = None) -> Network:
-    """One of the embedded networks (`ScenesVGG`, `ScenesResNet`): 11 sigmoid logits of 64x64 images.
+    """One of the embedded networks (`ScenesVGG`, `ScenesResNet`, `ScenesViT`): 11 sigmoid logits of 64x64 images.
 
     weights: a file, or null for a seeded random network.
     """
-    names = ("ScenesVGG", "ScenesResNet")
+    names = ("ScenesVGG", "ScenesResNet", "ScenesViT")
     check_choice("architecture", architecture, names)
     module = _seeded(lambda: getattr(small_networks, architecture)())
     return _network(module, weights, sha256, small_networks.MEAN, small_networks.STD, "sigmoid")

@@ -1,10 +1,12 @@
-"""The two networks of the embedded benchmark: about 30 million multiply-adds and 0.2 million weights each.
+"""The networks of the embedded benchmark: about 30 million multiply-adds and 0.2 to 0.3 million weights each.
 
 Input [B,3,64,64], normalised with MEAN and STD; output [B,classes] logits, one sigmoid a class. Their last
-convolutions see 8x8 cells of 8 px, so that class-activation maps can point within a few pixels.
+convolutions, and the transformer's tokens, see 8x8 cells of 8 px, so that class-activation maps can point within a
+few pixels.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MEAN = (0.5, 0.5, 0.5)
@@ -79,3 +81,86 @@ class ScenesResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads: each reads a token's `width` channels as queries, keys and values of its own."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key = self._split(self.query(tokens)), self._split(self.key(tokens))
+        mixed = F.scaled_dot_product_attention(query, key, self._split(self.value(tokens)))  # [B,heads,N,width / heads]
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class EncoderBlock(nn.Module):
+    """Attention between tokens, then a perceptron on each; both read normalised tokens and add to them (pre-norm)."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class Tokens(nn.Module):
+    """Maps [B,C,H,W] to tokens [B,1 + H * W,C]: the class token, then the cells row by row, learned positions added."""
+
+    def __init__(self, width: int, cells: int) -> None:
+        super().__init__()
+        self.class_token = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = nn.Parameter(torch.empty(1, 1 + cells, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.class_token, std=0.02)
+        nn.init.normal_(self.positions, std=0.02)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        grid = maps.flatten(2).transpose(1, 2)
+        first = self.class_token.expand(grid.shape[0], -1, -1)
+        return torch.cat([first, grid], 1) + self.positions
+
+
+class ScenesViT(nn.Module):
+    """ViT-like: convolutions make one token of each 8x8 px, pre-norm blocks follow, and the class token is read.
+
+    Four small convolutions stand where ViT has one of 8x8 px ("early convolutions", Xiao et al. 2021): images are few.
+    """
+
+    def __init__(
+        self, classes: int = CLASSES, width: int = 80, heads: int = 4, depth: int = 4, hidden: int = 160
+    ) -> None:
+        super().__init__()
+        self.patches = nn.Sequential(
+            *_conv_relu(3, 16),
+            nn.MaxPool2d(2),
+            *_conv_relu(16, 32),
+            nn.MaxPool2d(2),
+            *_conv_relu(32, 64),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, width, 3, padding=1),
+        )
+        self.tokens = Tokens(width, 8 * 8)
+        self.blocks = nn.Sequential(*(EncoderBlock(width, heads, hidden) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.blocks(self.tokens(self.patches(images)))
+        return self.head(self.norm(tokens[:, 0]))

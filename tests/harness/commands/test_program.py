@@ -264,7 +264,7 @@ def test_validate_goes_through_the_choices(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_networks_to_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Both by default; several after --networks, as ever; and the drawn data."""
+    """All by default; several after --networks, as ever; and the drawn data."""
     made: list[tuple[str, int, int, Path]] = []
     monkeypatch.setattr(training, "SIZES", {"train": 3, "val": 2})
 
@@ -273,7 +273,7 @@ def test_networks_to_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
     monkeypatch.setattr("assay.harness.networks.train.train_embedded", record)
     assert call(["train", "--out", str(tmp_path)]) == 0
-    assert made == [(name, 3, 2, tmp_path) for name in ("scenes_vgg", "scenes_resnet")]
+    assert made == [(name, 3, 2, tmp_path) for name in ("scenes_vgg", "scenes_resnet", "scenes_vit")]
     made.clear()
     assert call(["train", "--networks", "scenes_resnet", "scenes_vgg"]) == 0
     assert [name for name, *_ in made] == ["scenes_resnet", "scenes_vgg"]

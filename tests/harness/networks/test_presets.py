@@ -22,17 +22,28 @@ HUB = {"timm", "huggingface"}  # tests/harness/test_hub_models.py
 OTHERS = ("_voc", "_coco", "_disconnected")  # readings of another preset: by class groups, by cells
 GROUPS = {name for name in PRESETS if name.endswith(OTHERS)}
 DESIGN = [
-    *("scenes_vgg", "scenes_resnet", "vgg16", "vgg19", "alexnet", "resnet18", "resnet50", "resnet101", "densenet121"),
+    *(
+        "scenes_vgg",
+        "scenes_resnet",
+        "scenes_vit",
+        "vgg16",
+        "vgg19",
+        "alexnet",
+        "resnet18",
+        "resnet50",
+        "resnet101",
+        "densenet121",
+    ),
     *("inception_v3", "googlenet", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0"),
     *("cifar_resnet20", "cifar_resnet56", "cifar_densenet_bc100"),
 ]
 
 
 class Expected(NamedTuple):
-    """Side of the input, shape [K,h,w] of the target layer, number of classes."""
+    """Side of the input, shape [K,h,w] of the target layer (of a transformer [N,D]), number of classes."""
 
     side: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int = 1000
 
 
@@ -58,6 +69,7 @@ EXPECTED = {
     "resnet50_coco14": Expected(224, (2048, 7, 7), 80),
     "scenes_vgg": Expected(64, (96, 8, 8), 11),
     "scenes_resnet": Expected(64, (96, 8, 8), 11),
+    "scenes_vit": Expected(64, (65, 80), 11),
 }
 
 
@@ -93,7 +105,7 @@ def test_a_preset_is_named_after_its_file(name: str) -> None:
     assert alone("model", name).model.name == name
 
 
-@pytest.mark.parametrize("name", sorted(set(EXPECTED) - {"scenes_vgg", "scenes_resnet"}))
+@pytest.mark.parametrize("name", sorted(set(EXPECTED) - {"scenes_vgg", "scenes_resnet", "scenes_vit"}))
 def test_a_preset_says_on_which_side_of_the_activation_its_layer_lies(name: str) -> None:
     (line,) = re.findall(r"^target_layer: .*", (CONF / "model" / f"{name}.yaml").read_text(), re.MULTILINE)
     assert re.search("post-(ReLU|SiLU)|after its ReLU", line)

@@ -109,9 +109,24 @@ def test_single_label_accuracy_leaves_out_the_others() -> None:
 def test_the_embedded_recipe_writes_a_file_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`train_embedded` on 64 images and one epoch: the weights file that `scenes_network` then loads. The process
     keeps its number of threads (two of them beside another process take ten times as long)."""
-    make, recipe = RECIPES["scenes_vgg"]
-    monkeypatch.setitem(RECIPES, "scenes_vgg", (make, recipe._replace(epochs=1)))
-    train_embedded("scenes_vgg", Scenes("train", 64, cue_share=0.25), Scenes("val", 32, cue_share=0.25), tmp_path)
+    train_once("scenes_vgg", monkeypatch, tmp_path)
     assert torch.get_num_threads() == 1
     loaded = scenes_network("ScenesVGG", str(tmp_path / "scenes_vgg.safetensors"))
     assert loaded(torch.zeros(1, 3, 64, 64)).shape == (1, 11)
+
+
+def test_the_transformer_is_trained_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice, whatever was drawn before: every parameter is made anew by the recipe's seed (class token, positions)."""
+    for name in ("one", "other"):
+        torch.rand(3)
+        train_once("scenes_vit", monkeypatch, tmp_path / name)
+    one, other = ((tmp_path / name / "scenes_vit.safetensors") for name in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+    assert scenes_network("ScenesViT", str(one))(torch.zeros(1, 3, 64, 64)).shape == (1, 11)
+
+
+def train_once(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """By the embedded recipe, on 64 images and in one epoch."""
+    make, recipe = RECIPES[name]
+    monkeypatch.setitem(RECIPES, name, (make, recipe._replace(epochs=1)))
+    train_embedded(name, Scenes("train", 64, cue_share=0.25), Scenes("val", 32, cue_share=0.25), folder)

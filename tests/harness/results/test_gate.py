@@ -355,7 +355,7 @@ def test_scores_of_detectors_are_compared_by_image(scored: Path, tmp_path: Path)
 # What the gate computes
 
 GATE = ["ci_embedded", "ci_resnet", "ci_again", "ci_cue", "ci_csv", "ci_coco", "ci_voc", "ci_detectors"]
-GATE += ["ci_grid", "ci_disconnected", "ci_committees"]
+GATE += ["ci_grid", "ci_disconnected", "ci_committees", "ci_vit"]
 EXTRAS = {"captum", "pytorch_ood", "zennit"}  # whose libraries are test extras
 ATTENTION = {
     "attention_rollout",

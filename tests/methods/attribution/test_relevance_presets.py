@@ -23,7 +23,7 @@ SIDES = {"inception_v3": 96, "vgg16_voc07": 224, "resnet50_voc07": 224, "vgg16_c
 PRESETS = sorted(
     path.stem
     for path in (CONF / "model").glob("*.yaml")
-    if path.stem not in ("timm", "huggingface") and not path.stem.endswith(("_voc", "_coco", "_coco14"))
+    if path.stem not in ("timm", "huggingface", "scenes_vit") and not path.stem.endswith(("_voc", "_coco", "_coco14"))
 )
 QUICK = {"scenes_vgg", "scenes_resnet", "cifar_resnet20", "squeezenet1_1", "resnet18"}
 

@@ -15,6 +15,7 @@ from .keeping import export, publish
 from .options import everywhere
 from .own_images import detect, explain
 from .planning import plan
+from .ranking import rank
 from .stored import check, collect, compare, gc, report, status, table
 from .training import train
 
@@ -26,6 +27,7 @@ examples:
   {program} describe gradcam           # a config, and its class
   {program} plan experiment=embedded   # what a run would compute
   {program} compare gradcam center     # after a run of both
+  {program} rank experiment=ood_embedded  # over its sets and seeds
   {program} table hedging_table1 --format md
   {program} check
   {program} gallery model=scenes_vgg --images 10
@@ -83,7 +85,7 @@ program = Program(
 )
 for _command in (
     *(list_groups, describe, validate, plan),
-    *(status, collect, compare, table, check, report, gc),
+    *(status, collect, compare, rank, table, check, report, gc),
     *(gallery, maps, samples, explain, detect, train),
     *(publish, export),
 ):

@@ -203,3 +203,21 @@ def _front(rows: pd.DataFrame) -> dict[str, Any]:
         "line": {"color": FLOOR, "width": 1, "dash": "dot", "shape": "hv"},
         "hoverinfo": "skip",
     }
+
+
+def mean_ranks(ranks: Mapping[str, float], made: Cliques | None) -> Markup:
+    """A point a method, the best on top, and a bar for each group that no test tells apart."""
+    names = [*ranks]
+    points = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [*ranks.values()],
+        "y": [*map(plain, names)],
+        "marker": {"color": COLOURS[0], "size": 8},
+        "hovertemplate": hover({"%{y}": "mean rank %{x:.2f}"}),
+    }
+    bars = [] if made is None else [*_bars(made)]
+    across = {"xaxis": axis("mean rank", domain=[0, 0.86 if bars else 1]), "yaxis": _methods(names)}
+    aside = {"xaxis2": axis(domain=[0.88, 1], range=[-0.5, GROUPS - 0.5], showticklabels=False, showgrid=False)}
+    traces = [points, *bars]
+    return embedded(figure(traces, 90 + LINE * len(names), showlegend=False, **across, **(aside if bars else {})))

@@ -15,6 +15,7 @@ from ..text import failures
 from ..tidy import runs_table
 from . import charts, detected, libraries, paired, pictured, score_charts
 from .leaderboard import leaderboard
+from .overall import overall
 from .places import Place, places
 from .provenance import provenance, seconds_an_image
 from .scored import Detectors
@@ -58,6 +59,7 @@ def rendered(results: pd.DataFrame, folder: Path, runs: pd.DataFrame, moment: st
     behind = Behind.of(folder.parent)
     return _template().render(
         sections=[_section(number, place, behind) for number, place in enumerate(places(results, floors))],
+        overall=list(overall(results)),
         failures=_failures(results),
         runs=provenance(runs),
         rows=len(results),

@@ -1,5 +1,7 @@
 """What runs have left, in the terminal: nothing hidden, nothing wider than it, no torch needed."""
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -113,6 +115,27 @@ def test_compare_shows_every_difference(left: Path, capsys: Capture) -> None:
     assert {metric for metric, _ in rows} >= {"pointing_game", "energy_pointing_game", "positive_ratio"}
     difference, low, high, n = rows["pointing_game", "hit"]
     assert float(low.strip("[,")) <= float(difference) <= float(high.strip("]")) and int(n) > 12
+
+
+def test_rank_prints_draws_and_refuses(left: Path, capsys: Capture, tmp_path: Path) -> None:
+    """Maps by their quantities, detectors by each of theirs; as JSON; of a run's config; what is not there is named."""
+    place, drawn = ["--results", str(left)], tmp_path / "ranks.png"
+    text = said(capsys, "rank", "--picture", str(drawn), *place)
+    assert "attributions: mean ranks over" in text and "ood auroc ties=half: mean ranks over 1 blocks" in " ".join(
+        text.split()
+    )
+    assert "pairs of 2 methods can be told apart from 6 on" in " ".join(text.split())
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    assert call(["rank", *MAPS, f"results={left}", "--format", "json"]) == 0
+    (made,) = json.loads(capsys.readouterr().out)
+    assert {each["method"] for each in made["methods"]} == {"gradcam", "center"}
+    assert call(["rank", "--where", "stat=auroc", "--format", "csv", *place]) == 0
+    heads, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    assert {row[heads.index("method")] for row in rows} == {"msp", "knn"}
+    assert call(["rank", "--where", "method=msp", *place]) == 2
+    assert "nothing to rank: no two methods" in capsys.readouterr().err
+    assert call(["rank", "--picture", "ranks.gif", *place]) == 2
+    assert call(["rank", "--results", str(tmp_path)]) == 2
 
 
 def test_describe_a_cell(left: Path, capsys: Capture) -> None:

@@ -83,6 +83,25 @@ def place(*rows: Mapping[str, Any], floors: tuple[str, ...] = ()) -> Place:
     return made
 
 
+def test_the_page_ranks_over_all_places(tmp_path: Path) -> None:
+    """Two methods on six sets: one heading, ranks and what was tested; on one set there is nothing to add."""
+    rows = [
+        {
+            "method": name,
+            "dataset": f"d{number}",
+            "value": value,
+            "higher_is_better": True,
+            "cell_key": f"{name}{number}",
+        }
+        for name, value in (("a", 0.9), ("b", 0.8))
+        for number in range(6)
+    ]
+    text = write_report(table(*rows), tmp_path).read_text()
+    assert "Over all of them" in text and "mean ranks over 6 blocks" in text and "sign test" not in text
+    assert "Wilcoxon signed ranks over the blocks" in text
+    assert "Over all of them" not in write_report(table(*rows[::6]), tmp_path).read_text()
+
+
 def test_the_page_shows_every_section(tmp_path: Path) -> None:
     """Two models on one data set, one with a curve, a failed row: values with intervals, ranks by value."""
     up = {"higher_is_better": True}

@@ -52,8 +52,11 @@ EXAMPLES = sorted(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with results of two methods, where the gate looks for them too, a baseline of them, and photographs."""
+    """A folder with results of two methods and two detectors, where the gate looks for them too, a baseline of them,
+    and photographs."""
     folder = tmp_path_factory.mktemp("examples")
+    detectors = ["experiment=ood_embedded", "method=[msp,energy]", "ood=[scenes_noise]"]
+    assert launch.run(compose_config([*FEW, *detectors, f"results={folder / 'results'}"]), []) == 0
     chosen = ["method=[gradcam,center]", "metric=[pointing_game]", f"results={folder / 'results'}"]
     assert launch.run(compose_config([*FEW, *chosen]), []) == 0
     (folder / "results/check").symlink_to(folder / "results")
@@ -71,6 +74,8 @@ def few(words: list[str]) -> list[str]:
     """Overrides that keep an example small, where it composes a config."""
     if words[0] == "train" and len(words) > 1:
         return SHORT
+    if words[0] == "rank":  # it reads what is there
+        return []
     if not any(parameter.name == "words" for parameter in program.commands[words[0]].params):
         return []
     return FEW_OF_EACH if "experiment=ood_embedded" in words else FEW

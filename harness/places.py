@@ -159,6 +159,25 @@ def names_in(path: Path) -> set[str]:
     return set()
 
 
+def sizes_in(path: Path) -> dict[str, int]:
+    """Name of each file in a folder -> its bytes; of an object store by one listing."""
+    if not is_remote(path):
+        return dict(_sizes_here(path))
+    system, name = _remote(path)
+    with suppress(FileNotFoundError):
+        found = system.ls(name, detail=True)
+        return {_last(str(each["name"])): int(each["size"]) for each in found if each["type"] == "file"}
+    return {}
+
+
+def _sizes_here(path: Path) -> Iterator[tuple[str, int]]:
+    for name in names_in(path):
+        with suppress(FileNotFoundError):  # others write meanwhile
+            about = (path / name).stat()
+            if S_ISREG(about.st_mode):
+                yield name, about.st_size
+
+
 def matching(path: Path, pattern: str) -> list[Path]:
     """Files in a folder (`DONE-*.json`) or in its folders (`*/cell.json`), in the order of their names.
 

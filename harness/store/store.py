@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..places import exists, files_below, is_remote, matching, names_in, read_together, remove
+from ..places import exists, files_below, is_remote, matching, names_in, read_together, remove, sizes_in
 from .columns import packed, to_numpy, unpacked
 from .damage import Damaged, Incomplete, unless_damaged
 from .files import Lock, started_by
@@ -81,8 +81,9 @@ class Group:
         return sorted(Shard(int(m[1]), int(m[2])) for m in names if m)
 
     def size(self) -> int:
-        """Bytes of its shards."""
-        return sum(self._file(shard).stat().st_size for shard in self.shards())
+        """Bytes of its shards, by one listing."""
+        sizes = sizes_in(self.path)
+        return sum(sizes.get(self._file(shard).name, 0) for shard in self.shards())
 
     def has(self, shard: Shard) -> bool:
         """Whether exactly this range is on disk."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from assay.harness.config import ConfigError
 from assay.harness.overrides import compose_config
@@ -16,9 +17,11 @@ from assay.harness.places import (
     place,
     read_bytes,
     rename,
+    sizes_in,
     stamps,
 )
 from assay.harness.store.files import write_atomically
+from assay.harness.store.store import Group, shards_of
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -39,6 +42,11 @@ def test_both_answer_alike(root: Path) -> None:
     assert (names_in(root / "a"), folders_in(root), folders_in(root / "a")) == ({"b", "x.json"}, {"a"}, {"b"})
     assert sorted(path.name for path in root.glob("*/*.json")) == ["x.json"]
     assert read_bytes(root / "a" / "b" / "y.json") == b"22" and (root / "a" / "b" / "y.json").stat().st_size == 2
+    assert (sizes_in(root / "a"), sizes_in(root / "a" / "b"), sizes_in(root / "none")) == (
+        {"x.json": 1},
+        {"y.json": 2},
+        {},
+    )
     before = stamps(root)
     write_atomically(root / "a" / "x.json", b"3")
     after = stamps(root)
@@ -78,6 +86,19 @@ def test_what_lies_below_is_one_listing() -> None:
     for name in ("cell/a/1.json", "cell/a/2.json", "cell/b/1.json", "cell/top.json", "cellar/a/1.json"):
         write_atomically(root / name, b"")
     assert files_below(root / "cell") == {"a": {"1.json", "2.json"}, "b": {"1.json"}, "": {"top.json"}}
+
+
+def test_the_bytes_of_a_group_are_one_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three shards and what is none: no question about each of them."""
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    group = Group(place(f"memory://{uuid4()}/results/cell/group"))
+    for shard in shards_of(6, 2):
+        group.write(shard, {"position": np.arange(*shard), "sample_id": np.array(["a", "b"], dtype=object)})
+    write_atomically(group.path / "group.json", b"{}")
+    expected = sum((group.path / f"{shard}.parquet").stat().st_size for shard in group.shards())
+    monkeypatch.setattr(type(group.path), "stat", None)
+    monkeypatch.setattr(type(group.path.fs), "info", None)  # type: ignore[attr-defined]
+    assert expected > 0 and group.size() == expected
 
 
 def test_a_folder_stays_a_path(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from assay.harness.engine.fleet import mailbox, watch
 from assay.harness.engine.fleet import squeue as module_squeue
 from assay.harness.engine.fleet.mailbox import Mailbox
 from assay.harness.engine.fleet.orders import Lost, Order, answered
+from assay.harness.engine.fleet.orders import turns as turns_of
 from assay.harness.engine.fleet.squeue import Squeue
 from assay.harness.engine.fleet.tasks import Drive, Reply, Task, tasks_of
 from assay.harness.engine.fleet.watch import Watch
@@ -123,13 +124,14 @@ def test_there_is_an_engine_of_every_name() -> None:
     assert tuple(ENGINES) == NAMES
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("workers", "coordination"), [(0, "locks"), (1, "locks"), (0, "none")])
 def test_the_table_is_the_lone_runs_whatever_ends(
-    workers: int, lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    workers: int, coordination: str, lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its worker ends in the middle of every task, once; with loader processes a task is several shards."""
     ended = use(monkeypatch, lambda task: task.ended == 0)
-    assert evaluated(tmp_path, "compute.engine=ray", f"compute.workers={workers}") == 0
+    words = [f"compute.workers={workers}", f"compute.coordination={coordination}"]
+    assert evaluated(tmp_path, "compute.engine=ray", *words) == 0
     assert table(tmp_path) == lone
     assert len(ended) == (4 if workers == 0 else 1)
 
@@ -293,7 +295,8 @@ def serves(crew: Crew) -> None:
     """The worker does what there is to do."""
     number = max(crew.box.orders())
     order = crew.box.begin(number, crew.name)
-    crew.box.finish(number, crew.name, answered(lambda: evaluate(order.begin())))
+    job = order.begin()
+    crew.box.finish(number, crew.name, answered(lambda: evaluate(job, turns_of(job))))
 
 
 def ends(crew: Crew) -> None:
@@ -339,14 +342,17 @@ def at_mailbox(
     return crew
 
 
+@pytest.mark.parametrize("coordination", ["locks", "none"])
 def test_workers_at_a_mailbox_leave_the_lone_runs_table(
-    lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    coordination: str, lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One ends before it has begun, one in the middle, the third serves; a second job is another order of the same."""
     crew = at_mailbox(monkeypatch, tmp_path, ends, begins_and_ends, serves)
-    assert evaluated(tmp_path / "one", "compute.engine=slurm") == 0
+    words = ["compute.engine=slurm", f"compute.coordination={coordination}"]
+    assert evaluated(tmp_path / "one", *words) == 0
     assert table(tmp_path / "one") == lone
-    assert evaluated(tmp_path / "two", "compute.engine=slurm", "limit=2") == 0
+    assert any((tmp_path / "one").glob("store/*/locks/unlocked")) == (coordination == "none")  # who takes none signs
+    assert evaluated(tmp_path / "two", *words, "limit=2") == 0
     assert crew.box.orders() == [1, 2]
 
 

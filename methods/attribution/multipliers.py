@@ -20,6 +20,7 @@ from .relevance.operations import STRUCTURAL, Made, UnsupportedOp, flat, is_prop
 from .relevance.rewriting import REWRITTEN
 from .relevance.rules import Differentiable, vjp
 from .relevance.rules import gradient as slope_of
+from .stepwise import STEPWISE
 
 Function = Callable[..., Tensor]
 
@@ -38,6 +39,7 @@ BENT = frozenset(
 )
 MAXIMA = frozenset({"max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax"})
 JOINT = frozenset({"logsumexp"})
+PRODUCTS = frozenset({"mul", "matmul", "__matmul__", "bmm"})
 QUOTIENTS = frozenset({"div", "rdiv"})
 SUMS = frozenset({"add", "sub", "rsub"})
 # The gradient is the multiplier of what is linear: in all values together, or in one value on the path alone.
@@ -220,7 +222,10 @@ class _Slopes(torch.autograd.Function):
 
 
 class Scope(NamedTuple):
-    """What is explained, as messages call it, what mends a refusal, and whether products of activations have a rule."""
+    """What is explained, as messages call it, what mends a refusal, and whether products of activations have a rule.
+
+    With products, attention, softmax and layer-norms are taken step by step (`stepwise`).
+    """
 
     what: str
     mend: str
@@ -261,6 +266,9 @@ class DeepLift(TorchFunctionMode):
         if carried and name == "max" and REWRITTEN[name].applies(*args, **options):
             with self:
                 return REWRITTEN[name].function(*args, **options)
+        if carried and self.scope.products and name in STEPWISE:
+            with self:
+                return STEPWISE[name](*args, **options)
         output = self._output(name, inplace, func, args, options, carried) if carried else func(*args, **options)
         for value in flat((output, *args[:inplace])):
             self._remember(name, value)
@@ -287,7 +295,7 @@ class DeepLift(TorchFunctionMode):
     def _rule(self, name: str, count: int) -> Rule | None:
         if count == 1:
             return RULES.get(name)
-        return averaged if name in JOINT or (name == "mul" and self.scope.products) else None
+        return averaged if name in JOINT or (name in PRODUCTS and self.scope.products) else None
 
     def _no_rule(self, name: str) -> ValueError:
         return ValueError(f"{self.scope.what} calls {name!r}, for which DeepLIFT has no rule: {self.scope.mend}")

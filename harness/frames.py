@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .pixels import first_highest, lowest
+
 
 def valid_pixels(frames: Tensor) -> Tensor:
     """Pixels that belong to each frame: frames [P,2] (height, width) -> bool [P,H,W], H and W the largest."""
@@ -82,12 +84,8 @@ def argmax_points(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
     On ties the first pixel in reading order is taken, as the pointing game's reference code does.
     """
-    flat = maps.masked_fill(~valid, -math.inf).flatten(1)
-    highest = flat.amax(1, keepdim=True)
-    at_highest = flat == highest
-    index = at_highest.int().argmax(1)
-    points = torch.stack([index % maps.shape[2], index // maps.shape[2]], 1)
-    return points, at_highest.sum(1)
+    index, sharing = first_highest(maps, valid)
+    return torch.stack([index % maps.shape[2], index // maps.shape[2]], 1), sharing
 
 
 def distance_to_region(points: Tensor, region: Tensor) -> Tensor:
@@ -96,7 +94,7 @@ def distance_to_region(points: Tensor, region: Tensor) -> Tensor:
     x = torch.arange(region.shape[2], device=region.device, dtype=torch.float32)
     points = points.to(torch.float32)
     squared = (y - points[:, 1:]).square()[:, :, None] + (x - points[:, :1]).square()[:, None, :]
-    return squared.masked_fill(~region, math.inf).flatten(1).amin(1).sqrt()
+    return lowest(squared, region).sqrt()
 
 
 def cells_apart(values: Tensor, cells: int) -> Tensor:

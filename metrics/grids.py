@@ -9,6 +9,7 @@ import torch
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
 from assay.harness.frames import cells_apart
+from assay.harness.pixels import total
 from assay.harness.types import Batch, FramedMaps, ResultRow, Sample
 from torch import Tensor
 
@@ -82,11 +83,10 @@ class GridPointing:
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """share [P] in [0,1]; empty (no positive value); confidence, the least probability of the grid's images."""
         own_cell(batch)
-        inside = (maps.positive * batch.region("box")).flatten(1).sum(1)
-        total = maps.positive.flatten(1).sum(1)
+        inside, whole = total(maps.positive, batch.region("box")), total(maps.positive)
         return {
-            "share": (inside / total).masked_fill(total == 0, 0),
-            "empty": total == 0,
+            "share": (inside / whole).masked_fill(whole == 0, 0),
+            "empty": whole == 0,
             "confidence": confidence_alone(batch, forward)[batch.targets.image],
         }
 
@@ -143,10 +143,10 @@ class Disconnection:
         own, side = own_cell(batch), math.isqrt(grid_labels(batch).shape[1])
         _check_apart(batch, forward, own, side)
         mass = mass_by_cell(maps.attribution.values, side)  # [P,n n]
-        inside, total = mass.gather(1, own[:, None])[:, 0], mass.sum(1)
+        inside, whole = mass.gather(1, own[:, None])[:, 0], mass.sum(1)
         others = mass.scatter(1, own[:, None], 0).sum(1)
-        values = {"share": inside / total, "exact": (others == 0).double()}
-        return {name: value.masked_fill(total == 0, torch.nan) for name, value in values.items()}
+        values = {"share": inside / whole, "exact": (others == 0).double()}
+        return {name: value.masked_fill(whole == 0, torch.nan) for name, value in values.items()}
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
         """Mean share, the share of maps that are exact, and the number of maps of zeros."""

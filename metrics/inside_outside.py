@@ -7,6 +7,7 @@ from typing import ClassVar
 import pandas as pd
 import torch
 from assay.harness.forward import ForwardPass
+from assay.harness.pixels import count, lowest, total
 from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
@@ -53,15 +54,15 @@ class OutsideInside:
         counted = counted_pixels(batch, self.region)
         inside = batch.region(self.region) & counted
         outside, negative = counted & ~inside, (-maps.maps).clamp(min=0)
-        pixels_in, pixels_out = (each.flatten(1).sum(1) for each in (inside, outside))
-        positive_in, negative_in = (sum_over(each, inside) / pixels_in for each in (maps.positive, negative))
-        positive_out, negative_out = (sum_over(each, outside) / pixels_out for each in (maps.positive, negative))
-        lowest = maps.maps.masked_fill(~counted, torch.inf).flatten(1).amin(1).double()
+        pixels_in, pixels_out = (count(each) for each in (inside, outside))
+        positive_in, negative_in = (total(each, inside) / pixels_in for each in (maps.positive, negative))
+        positive_out, negative_out = (total(each, outside) / pixels_out for each in (maps.positive, negative))
+        least = lowest(maps.maps, counted).double()
         return {
             "ratio_all": quotient(positive_out + negative_in, positive_in + negative_out),
             "ratio_positive": quotient(positive_out, positive_in),
-            # The means of N are (mean - lowest) / (highest - lowest), whose denominators cancel.
-            "ratio_min_max": quotient(positive_out - negative_out - lowest, positive_in - negative_in - lowest),
+            # The means of N are (mean - least) / (highest - least), whose denominators cancel.
+            "ratio_min_max": quotient(positive_out - negative_out - least, positive_in - negative_in - least),
             "difficult": batch.difficult,
         }
 
@@ -77,12 +78,7 @@ class OutsideInside:
 
 def mean_over(values: Tensor, pixels: Tensor) -> Tensor:
     """Mean of each map [P,H,W] over a set of pixels, bool [P,H,W]: float64 [P], nan over none."""
-    return sum_over(values, pixels) / pixels.flatten(1).sum(1)
-
-
-def sum_over(values: Tensor, pixels: Tensor) -> Tensor:
-    """Sum of each map [P,H,W] over a set of pixels, bool [P,H,W]: float64 [P]."""
-    return (values * pixels).flatten(1).sum(1, dtype=torch.float64)
+    return total(values, pixels) / count(pixels)
 
 
 def quotient(above: Tensor, below: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
+from assay.harness.pixels import count, total
 from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
@@ -135,7 +136,7 @@ class EnergyPointingGame:
         region = batch.region(self.region)
         return {
             "inside_share": positive_share(maps, region),
-            "region_share": region.flatten(1).sum(1) / batch.valid.flatten(1).sum(1),
+            "region_share": count(region) / count(batch.valid),
             "boxes": (batch.boxes[..., 2:] > batch.boxes[..., :2]).all(2).sum(1),
         }
 
@@ -169,8 +170,8 @@ class PositiveRatio:
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """positive_ratio [P] in [0,1], difficult."""
-        above = ((maps.maps > 0) & maps.valid).flatten(1).sum(1)
-        return {"positive_ratio": above / maps.valid.flatten(1).sum(1), "difficult": batch.difficult}
+        above = count((maps.maps > 0) & maps.valid)
+        return {"positive_ratio": above / count(maps.valid), "difficult": batch.difficult}
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
         """Mean over pairs and median of each subset."""
@@ -180,6 +181,5 @@ class PositiveRatio:
 
 def positive_share(maps: FramedMaps, region: Tensor) -> Tensor:
     """Sum of max(map, 0) inside the region over its whole sum: [P], nan where the latter is zero or no region is."""
-    inside = (maps.positive * region).flatten(1).sum(1)
-    total = maps.positive.flatten(1).sum(1)
-    return torch.where((total > 0) & region.flatten(1).any(1), inside / total, torch.nan)
+    inside, whole = total(maps.positive, region), total(maps.positive)
+    return torch.where((whole > 0) & (count(region) > 0), inside / whole, torch.nan)

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
+from assay.harness.pixels import as_rows, count, on_cpu, only
 from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
@@ -62,11 +63,9 @@ class Ranking(NamedTuple):
     @classmethod
     def of(cls, scores: Tensor, objects: Tensor, counted: Tensor) -> "Ranking":
         """Maps float32 [P,H,W], objects and counted pixels bool [P,H,W]; the object has counted pixels alone."""
-        keys = (0.0 - scores).double()  # 0.0 - : one zero
-        keys.view(torch.int64).bitwise_or_(objects)
-        keys = sort_rows(keys.masked_fill_(~counted, torch.inf).flatten(1))
+        keys = _sorted_keys(scores, objects, counted)
         found = (keys.view(torch.int64) & 1).cumsum(1)
-        return cls(keys, found, counted.flatten(1).sum(1), mean_over(scores, counted))
+        return cls(keys, found, count(counted), mean_over(scores, counted))
 
     @property
     def signed(self) -> Tensor:
@@ -104,6 +103,9 @@ class Ranking(NamedTuple):
         Thresholds are the distinct values, so that tied pixels enter together, as in scikit-learn's
         `average_precision_score`.
         """
+        if on_cpu(self.keys):
+            every = zip(as_rows(self.keys), as_rows(self.found), strict=True)
+            return torch.tensor([_gained(*row) for row in every], dtype=torch.float64) / self.objects
         bits = self.keys.view(torch.int64) >> 1
         last = torch.ones_like(bits, dtype=torch.bool)  # of its tie
         torch.ne(bits[:, 1:], bits[:, :-1], out=last[:, :-1])
@@ -113,6 +115,35 @@ class Ranking(NamedTuple):
         rank = torch.arange(1, at_last.shape[1] + 1, dtype=torch.float64, device=at_last.device)
         gained = (at_last - before).double().mul_(at_last).div_(rank)  # zero within a tie
         return gained.sum(1) / self.objects  # 0 / 0 without an object
+
+
+def _sorted_keys(scores: Tensor, objects: Tensor, counted: Tensor) -> Tensor:
+    """`Ranking.keys`. On the CPU by NumPy, whose vectorised sort takes a twentieth of PyTorch's time."""
+    if on_cpu(scores):
+        every = zip(as_rows(scores), as_rows(objects), as_rows(counted), strict=True)
+        return torch.from_numpy(np.stack([_sorted_row(*row) for row in every]))
+    keys = (0.0 - scores).double()  # 0.0 - : one zero
+    keys.view(torch.int64).bitwise_or_(objects)
+    return only(keys, counted, torch.inf).flatten(1).sort(1).values
+
+
+def _sorted_row(scores: np.ndarray, objects: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Of one map, [N]: it stays in the processor's cache, where a batch does not."""
+    keys = np.subtract(0.0, scores, dtype=np.float64)
+    np.bitwise_or(keys.view(np.int64), objects, out=keys.view(np.int64))
+    np.copyto(keys, np.inf, where=~counted)
+    keys.sort()
+    return keys
+
+
+def _gained(keys: np.ndarray, found: np.ndarray) -> float:
+    """What `average_precision` sums, of one map's keys and found [N] on the CPU: at the last pixels of ties alone."""
+    bits = keys.view(np.int64) >> 1
+    last = np.append(np.flatnonzero(bits[1:] != bits[:-1]), len(bits) - 1)
+    so_far = found[last]
+    new = np.diff(so_far, prepend=0)
+    some = np.flatnonzero(new)
+    return float((new[some] * so_far[some] / (last[some] + 1)).sum())
 
 
 _RANKED: "WeakKeyDictionary[FramedMaps, dict[Region, Ranking]]" = WeakKeyDictionary()
@@ -134,12 +165,6 @@ def cutoffs(ranked: Ranking, names: Sequence[str]) -> dict[str, Tensor]:
     zero = torch.zeros_like(ranked.mean)
     levels |= {"zero": zero, "mean": ranked.mean, "signed_or_mean": torch.where(ranked.signed, zero, ranked.mean)}
     return {name: levels[name] for name in names}
-
-
-def sort_rows(rows: Tensor) -> Tensor:
-    """Each row in ascending order. On the CPU by NumPy, whose vectorised sort takes a twentieth of PyTorch's time."""
-    on_cpu = rows.device.type == "cpu"
-    return torch.from_numpy(np.sort(rows.detach().numpy(), axis=1)) if on_cpu else rows.sort(1).values
 
 
 class Counts(NamedTuple):

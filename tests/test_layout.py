@@ -58,6 +58,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.choices",
             "harness.counts",
             "harness.curves",
+            "harness.pixels",
             "harness.detection",
             "harness.training",
             "harness.seeds",

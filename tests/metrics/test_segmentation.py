@@ -15,6 +15,7 @@ from assay.harness import stats
 from assay.harness.forward import ForwardPass
 from assay.harness.stats import cluster_bootstrap, cluster_ratio
 from assay.harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
+from assay.metrics import segmentation
 from assay.metrics.segmentation import THRESHOLDS, MeanAP, MeanIoU, PixelAccuracy, Ranking, cutoffs
 from conftest import sample
 from numpy.typing import NDArray
@@ -100,6 +101,13 @@ HAND = [[[1.0, 2, -4], [3, 0, 2]], [[1.0, 1, 1], [-1, -1, -1]]]
 HAND_SAMPLES = [masked("a", [[1, 1, 1], [0, 0, 0]]), masked("b", [[1, 1, 1], [0, 0, 0]])]
 
 
+@pytest.fixture(params=["numpy", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How pixels are ranked: on the CPU, and elsewhere."""
+    if request.param == "torch":
+        monkeypatch.setattr(segmentation, "on_cpu", lambda values: False)
+
+
 def test_pixel_accuracy_by_hand() -> None:
     """A 2x3 map a (1 2 -4 / 3 0 2), the object is the first row; map b is its mask with values 1 and -1.
 
@@ -134,6 +142,7 @@ def test_mean_iou_by_hand() -> None:
     assert values(rows, "accumulated")["p80,mask"] == pytest.approx(5 / 24, abs=1e-12)
 
 
+@pytest.mark.usefixtures("way")
 def test_average_precision_by_hand() -> None:
     """Map a from the top: 3 (no), 2 and 2 (one yes; they tie: 1 of 3), 1 (yes: 2 of 4), 0 (no), -4 (yes: 3 of 6):
     (1/3 + 2/4 + 3/6) / 3 = 4/9. Binarised, accuracy 1/2: 1/4 + 1/4 = 1/2. Map b: 1 and 1. Chance 3/6."""
@@ -151,6 +160,7 @@ def test_average_precision_by_hand() -> None:
 # Thresholds
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("rule", ALL_RULES)
 @pytest.mark.parametrize("levels", [None, 2])
 def test_thresholds_equal_numpy(rule: str, levels: int | None) -> None:
@@ -225,6 +235,7 @@ def test_accuracy_and_iou_equal_scikit_learn(rule: str, levels: int | None) -> N
     assert iou == pytest.approx(jaccard_score(*whole, average="macro"), abs=1e-12)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("levels", [None, 8, 1])
 def test_average_precision_equals_scikit_learn(levels: int | None) -> None:
     """Against average_precision_score on the counted pixels of unequal frames; no ties, ties, plateaus; 1e-12."""
@@ -246,6 +257,7 @@ def test_average_precision_equals_scikit_learn(levels: int | None) -> None:
         [1, 1 + 2**-23, 1, 1 - 2**-24, 1, 1],  # neighbours in float32
     ],
 )
+@pytest.mark.usefixtures("way")
 def test_average_precision_of_hard_scores(scores: list[float]) -> None:
     """Flat maps, signed zeros, negative, denormal, huge and neighbouring values, every truth of six pixels but the
     empty one: scikit-learn to 1e-12."""

@@ -43,7 +43,7 @@ PRODUCTS = frozenset({"mul", "matmul", "__matmul__", "bmm"})
 QUOTIENTS = frozenset({"div", "rdiv"})
 SUMS = frozenset({"add", "sub", "rsub"})
 # The gradient is the multiplier of what is linear: in all values together, or in one value on the path alone.
-JOINTLY_LINEAR = (STRUCTURAL - {"where", "masked_fill"}) | SUMS
+JOINTLY_LINEAR = (STRUCTURAL - {"where", "masked_fill"}) | SUMS | {"slice"}  # as torch.export writes x[:, 1:]
 LINEAR = frozenset(
     {
         *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),

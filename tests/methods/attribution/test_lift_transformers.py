@@ -112,3 +112,25 @@ def test_steps_give_what_the_functions_give() -> None:
     assert_close(layer_norm(x, (4, 6)), F.layer_norm(x, (4, 6)), 1e-12)
     assert_close(rms_norm(x, (6,), weight), F.rms_norm(x, (6,), weight), 1e-12)
     assert_close(softmax(1e4 * x, 1), F.softmax(1e4 * x, 1), 1e-12)
+
+
+class Sliced(nn.Module):
+    """Three channels, of which the logits are the last two's means, cut out as a graph of torch.export has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keep = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        means: Tensor = torch.ops.aten.slice.Tensor(self.keep(x).mean((2, 3)), 1, 1, 3)
+        return means
+
+
+def test_a_slice_of_torch_export_is_linear() -> None:
+    """By hand: the first logit is the second channel's mean."""
+    images = random_images(1, 4).double()
+    network = Network(Sliced(), (0.0,) * 3, (1.0,) * 3).to(dtype=torch.float64)
+    found = attribute(LiftCAM("keep"), network, images, Targets(torch.tensor([0]), torch.tensor([0]))).coefficients
+    expected = images.mean((2, 3)) * torch.tensor([[0.0, 1.0, 0.0]])
+    assert found is not None
+    assert_close(found, expected.double(), 1e-12)

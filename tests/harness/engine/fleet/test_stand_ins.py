@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from assay.harness.engine.rank import Rank
 from assay.harness.overrides import compose_config, sweep
 from assay.harness.reading import SCHEDULED, check_folder
 from assay.harness.store.damage import Damaged
+from assay.harness.store.files import Lock
 from assay.harness.store.store import Shard
 from plugin_site import forget_example, install_example
 
@@ -291,12 +292,12 @@ class Crew:
         return self.ended - before
 
 
-def serves(crew: Crew) -> None:
-    """The worker does what there is to do."""
+def serves(crew: Crew, place: int = 0, count: int = 1) -> None:
+    """The worker, one of `count`, does what there is to do."""
     number = max(crew.box.orders())
     order = crew.box.begin(number, crew.name)
     job = order.begin()
-    crew.box.finish(number, crew.name, answered(lambda: evaluate(job, turns_of(job))))
+    crew.box.finish(number, crew.name, answered(lambda: evaluate(job, turns_of(job, place, count))))
 
 
 def ends(crew: Crew) -> None:
@@ -354,6 +355,32 @@ def test_workers_at_a_mailbox_leave_the_lone_runs_table(
     assert any((tmp_path / "one").glob("store/*/locks/unlocked")) == (coordination == "none")  # who takes none signs
     assert evaluated(tmp_path / "two", *words, "limit=2") == 0
     assert crew.box.orders() == [1, 2]
+
+
+def test_a_worker_without_locks_takes_what_others_are_late_with(
+    lone: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The second of two computes its own shards and then those of the first, who never comes up. Nobody asks for a
+    lock."""
+
+    def acquire(lock: Lock) -> bool:
+        raise AssertionError(f"{lock.path} is asked for")
+
+    monkeypatch.setattr(Lock, "acquire", acquire)
+    at_mailbox(monkeypatch, tmp_path, partial(serves, place=1, count=2))
+    assert evaluated(tmp_path / "one", "compute.engine=slurm", "compute.coordination=none") == 0
+    assert table(tmp_path / "one") == lone
+
+
+def test_a_number_is_refused_beside_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`compute.worker` shares a run by hand, an engine has its own workers: which to leave out; nothing is written."""
+    use(monkeypatch, lambda task: False)
+    words = ["compute.engine=ray", "compute.coordination=none", "compute.worker=0/2"]
+    with pytest.raises(
+        ConfigError, match=r"compute\.engine=ray in process 0 of 2.*compute\.worker.*leave one of the two"
+    ):
+        evaluated(tmp_path / "one", *words)
+    assert not (tmp_path / "one").exists()
 
 
 def test_what_ends_every_worker_has_failed_by_name(

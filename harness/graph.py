@@ -22,6 +22,7 @@ _PURE_OPERATORS: dict[Any, Any] = {
 }
 
 
+_SIZES = (torch.ops.aten.sym_size, torch.ops.aten.sym_size.int)  # in graphs of torch.export
 _MAKERS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.Linear)  # whose outputs are no views
 
 
@@ -31,6 +32,7 @@ class Traced(NamedTuple):
     module: fx.GraphModule
     layers: dict[str, fx.Node]
     written: dict[str, "Written"]  # node's name -> how the module itself computes it
+    by: str = "fx"  # what made the graph: fx, or export (`harness.exporting`)
 
 
 class Written(NamedTuple):
@@ -80,11 +82,15 @@ def trace(module: nn.Module) -> Traced:
     """Trace a module; raises whatever `torch.fx` raises where it cannot follow."""
     tracer = _LayerTracer()
     graph = tracer.trace(module)
-    made = fx.GraphModule(module, graph)
+    return traced_of(fx.GraphModule(module, graph), tracer.outputs)
+
+
+def traced_of(made: fx.GraphModule, outputs: dict[str, fx.Node]) -> Traced:
+    """A graph made pure, with its layers: `outputs`, module paths with nodes of the same names, and every operation."""
     written = _remove_mutation(made)
     ops = {node.name: node for node in made.graph.nodes if node.op.startswith("call")}
     copied = {node.name: node for node in made.graph.nodes}
-    return Traced(made, ops | {path: copied[node.name] for path, node in tracer.outputs.items()}, written)
+    return Traced(made, ops | {path: copied[node.name] for path, node in outputs.items()}, written)
 
 
 def _pure_function(target: Any) -> Any:
@@ -174,6 +180,8 @@ def fed_by_input(graph: fx.Graph) -> set[fx.Node]:
 
 def _is_image_count(node: fx.Node) -> bool:
     """Whether a node reads the first dimension of a tensor: `x.shape[0]`, `x.size(0)`, `x.size()[0]`."""
+    if node.target in _SIZES:
+        return bool(node.args[1] == 0)
     if node.op == "call_method" and node.target == "size":
         return bool(node.args[1:] == (0,))
     if node.op != "call_function" or node.target is not operator.getitem or node.args[1] != 0:
@@ -220,12 +228,20 @@ def check_same(
     with torch.no_grad():
         logits, values = tapped(image.clone())
         found = [logits, *(head(*kept) for head, kept in zip(heads, values, strict=True))]
-    scale = 1e-5 * float(expected.abs().max())
-    if not all(torch.allclose(expected, each, rtol=1e-4, atol=scale, equal_nan=True) for each in found):
+    if not all(close(each, expected) for each in found):
         raise ValueError(
-            f"{name} gives other logits when traced by torch.fx, probably because it writes in place through a view or "
-            "a second name: methods that read a layer cannot be used with it"
+            f"{name} gives other logits when traced by torch.fx or torch.export, probably because it writes in place "
+            "through a view or a second name: methods that read a layer cannot be used with it"
         )
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding in float32: 1e-4, and 1e-5 of the largest."""
+    if not expected.numel():
+        return True
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    return torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max()), equal_nan=True)
 
 
 def _is_free(module: fx.GraphModule, node: fx.Node) -> bool:

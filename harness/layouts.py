@@ -33,6 +33,7 @@ _FIRST = frozenset(  # they read [B,K,h,w]
         *("adaptive_avg_pool2d", "adaptive_max_pool2d", "PixelShuffle", "Upsample", "interpolate"),
     }
 )
+_SIZES = frozenset({"size", "getattr", "sym_size", "dim", "ndim"})  # they read no value
 _REDUCTIONS = frozenset({"mean", "sum", "amax"})
 _JOINS = frozenset({"cat", "concat"})
 _REORDERS = frozenset(  # what they give may have any order of dimensions
@@ -68,6 +69,7 @@ def as_map(traced: Traced, layer: str) -> fx.Node:
     name, _, layout = layer.partition(MARK)
     node = traced.layers[name]
     if layout == "tokens":
+        check_order(traced.module, node)
         image = next(each for each in traced.module.graph.nodes if each.op == "placeholder")
         return _through(traced, node, tokens_to_map, (image,), map_to_tokens, (node,))
     if (layout or layout_of(traced.module, node)) == "nhwc":
@@ -142,6 +144,72 @@ def layout_of(module: fx.GraphModule, node: fx.Node) -> Found | None:
         said = certain.pop()
         return said if made in (None, "unsure", said) else "unsure"
     return "unsure" if certain or is_hinted else made
+
+
+def reads_last(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a layer is made or read by what takes its last dimension for channels, and nothing takes another."""
+    if layout_of(module, node) == "nchw":
+        return False
+    return _reads_last(module, node, _name(module, node)) or _readers(module, node)[1] or _is_made_last(module, node)
+
+
+def _is_made_last(module: fx.GraphModule, node: fx.Node) -> bool:
+    waiting, known = [node], set[fx.Node]()
+    while waiting:
+        maker = waiting.pop()
+        if maker not in known:
+            known.add(maker)
+            name = _name(module, maker)
+            if _reads_last(module, maker, name):
+                return True
+            waiting += maker.all_input_nodes if name in _SAME else []
+    return False
+
+
+def are_tokens(module: fx.GraphModule, node: fx.Node, values: Tensor, images: Tensor) -> bool:
+    """Whether a layer [1,N,K] whose channels come last is a grid of patches of images [1,C,H,W] after others."""
+    if values.ndim != 3 or len(values) != len(images[:1]):
+        return False
+    try:
+        check_order(module, node)
+        _grid(values.shape[1], images.shape[2], images.shape[3])
+    except ValueError:
+        return False
+    return True
+
+
+def check_order(module: fx.GraphModule, node: fx.Node) -> None:
+    """Raise ValueError where tokens that do not depend on the image are put behind those that do."""
+    moving = _moving(module)
+    for each in _before(node):
+        if _name(module, each) in _JOINS and isinstance(each.args[0], (tuple, list)):
+            parts = [part in moving for part in each.args[0]]
+            if any(parts) and not parts[-1]:
+                raise ValueError(
+                    f"layout tokens: {each.name} puts other tokens behind the patches, which are read as the "
+                    "last ones: choose a layer before it"
+                )
+
+
+def _before(node: fx.Node) -> set[fx.Node]:
+    found, waiting = set[fx.Node](), [node]
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting += each.all_input_nodes
+    return found
+
+
+def _moving(module: fx.GraphModule) -> set[fx.Node]:
+    """Nodes whose values, and not only their sizes, depend on the image."""
+    found = set[fx.Node]()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or (
+            _name(module, node) not in _SIZES and any(each in found for each in node.all_input_nodes)
+        ):
+            found.add(node)
+    return found
 
 
 def _made_as(module: fx.GraphModule, node: fx.Node) -> Found | None:

@@ -1,24 +1,23 @@
 """A classifier seen from its layers: activations by name, and the head from a layer to the logits.
 
-How a layer is found and the graph cut there is in `harness.graph`; here networks run.
+How a layer is found and the graph cut there is in `harness.cutting`; here networks run.
 """
 
 import copy
-import difflib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from .affine import AffineEnd, end_instead, obstacle
+from .cutting import Layers
 from .ending import POOLING, Ending, is_affine, last_linear
-from .graph import Cut, Traced, check_same, cut_at, trace, up_to, with_outputs
+from .graph import Traced
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
-from .layouts import MARK, as_map, layout_of
-from .modules import frozen, unseen_parts
-from .outputs import Output, check_traced, checked, reading
+from .modules import frozen
+from .outputs import Output, checked, reading
 
 Activation = Literal["softmax", "sigmoid", "binary"]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
@@ -70,9 +69,6 @@ class Network:
         self.reads = [output, activation]  # which of the module's outputs, and as what
         self.passes = Passes()
         self._takes_channels_last = True
-        self._cuts: dict[str, Cut] = {}
-        self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
-        self._prefixes: dict[str, fx.GraphModule] = {}
 
     @cached_property
     def ending(self) -> Ending | None:
@@ -108,8 +104,7 @@ class Network:
 
     def _forget(self) -> None:
         """What was found of the module is to be found anew."""
-        self._cuts, self._tapped, self._prefixes = {}, {}, {}
-        for made in ("_traced", "ending", "affine_end"):
+        for made in ("_layers", "ending", "affine_end"):
             self.__dict__.pop(made, None)
 
     @property
@@ -211,53 +206,42 @@ class Network:
         return torch.tensor([group + (group or [0])[:1] * (width - len(group)) for group in groups])
 
     @cached_property
+    def _layers(self) -> Layers:
+        return Layers(self.module, self.mean, self.input_size)
+
+    @property
     def _traced(self) -> Traced:
-        try:
-            traced = trace(self.module)
-        except Exception as error:
-            raise ValueError(
-                f"{type(self.module).__name__} cannot be traced by torch.fx ({error}): methods that read a layer "
-                "(gradcam, ...) need a traceable network; methods on the input gradient work without"
-                f"{unseen_parts(self.module)}"
-            ) from error
-        check_traced(traced.module, type(self.module).__name__)
-        return traced
+        return self._layers.traced
+
+    @property
+    def cut_by(self) -> str | None:
+        """What made the graph in which layers are cut: fx, export; None: none was needed, or could be made."""
+        return self._layers.made_by
 
     def layers(self) -> list[str]:
         """Names of all layers: module paths and functional ops."""
         return list(self._traced.layers)
 
+    def maps(self, inputs: Tensor) -> list[str]:
+        """Names of some layers that are maps of these inputs [B,3,H,W], the last ones first."""
+        return self._layers.maps(inputs)
+
     def check_layer(self, layer: str) -> None:
         """Raise ValueError, with near names, unless the layer exists and leads to the logits."""
-        self._cut(layer)
+        self._layers.cut(layer)
 
     def source(self, layer: str) -> str:
         """What a layer reads first: the name of another layer, or of the network's input, which is none."""
-        return self._node(layer).all_input_nodes[0].name
-
-    def _cut(self, layer: str) -> Cut:
-        if layer not in self._cuts:
-            self._node(layer)
-            self._cuts[layer] = cut_at(self._traced, as_map(self._traced, layer), layer)
-        return self._cuts[layer]
-
-    def _node(self, layer: str) -> fx.Node:
-        known, name = self._traced.layers, layer.partition(MARK)[0]
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            some = ", ".join([each for each in known if "." not in each][:30])
-            raise ValueError(f"layer {name!r} is not in {type(self.module).__name__}: {hint}Top-level: {some}")
-        return known[name]
+        return self._layers.node(layer).all_input_nodes[0].name
 
     def knows_layout(self, layer: str) -> bool:
         """Whether a layer's layout was given with its name (`layouts.seen_as`), or its graph leaves no doubt."""
-        return MARK in layer or layout_of(self._traced.module, self._node(layer)) != "unsure"
+        return self._layers.layout(layer) != "unsure"
 
     def has_channels_first(self, layer: str) -> bool:
         """Whether nothing in the graph, where there is one, says or leaves open that a layer's channels come last."""
         try:
-            return layout_of(self._traced.module, self._node(layer)) in ("nchw", None)
+            return self._layers.layout(layer) in ("nchw", None)
         except ValueError:
             return True
 
@@ -265,36 +249,25 @@ class Network:
         """One forward pass: logits [B,C], and the values at each named layer."""
         if not layers:
             return self(inputs), {}
-        tapped = self._tap(layers, inputs)
+        self._layers = self._layers.fit(inputs)
+        tapped = self._layers.tap(layers, inputs)
         self.passes.forward += len(inputs)
         logits, values = tapped(inputs)
         return logits, {name: LayerValues(kept[0], tuple(kept[1:])) for name, kept in zip(layers, values, strict=True)}
 
-    def _tap(self, layers: tuple[str, ...], inputs: Tensor) -> fx.GraphModule:
-        """The graph that keeps the layers, compared with the module on the first of the inputs when it is new."""
-        if layers not in self._tapped:
-            cuts, image = [self._cut(name) for name in layers], inputs[:1].detach()
-            tapped, name = with_outputs(self._traced, cuts), type(self.module).__name__
-            with torch.no_grad():
-                expected = checked(self.module(image.clone()), name, len(image))
-            check_same(expected, tapped, [cut.head for cut in cuts], image, name)
-            self._tapped[layers] = tapped
-        return self._tapped[layers]
-
     @torch.no_grad()
     def prefix(self, inputs: Tensor, layer: str) -> LayerValues:
         """A layer's values, without running on to the logits; counted as a forward pass."""
-        if layer not in self._prefixes:
-            self._tap((layer,), inputs)
-            self._prefixes[layer] = up_to(self._traced, self._cut(layer))
+        self._layers = self._layers.fit(inputs)
+        to_layer = self._layers.prefix(inputs, layer)
         self.passes.forward += len(inputs)
-        activation, *crossing = self._prefixes[layer](inputs)
+        activation, *crossing = to_layer(inputs)
         return LayerValues(activation, tuple(crossing))
 
     def is_affine_behind(self, layer: str) -> bool:
         """Whether the logits are an affine function of a layer (average pooling, a linear layer), as the graph says."""
-        return is_affine(self._cut(layer).head, POOLING)
+        return is_affine(self._layers.cut(layer).head, POOLING)
 
     def head(self, layer: str, constants: tuple[Any, ...]) -> Head:
         """The head from `layer`, for a batch whose crossing values are `constants`."""
-        return Head(self._cut(layer), constants, self.passes)
+        return Head(self._layers.cut(layer), constants, self.passes)

@@ -47,6 +47,8 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.forward",
             "harness.heads",
             "harness.graph",
+            "harness.exporting",
+            "harness.cutting",
             "harness.ending",
             "harness.affine",
             "harness.layouts",

@@ -91,7 +91,7 @@ def hf_network(
     """An image classifier of the Hugging Face hub; normalisation and size are those of its image processor.
 
     Weights are read from safetensors only, and the repository's own code is never run. Most of these networks cannot
-    be traced by torch.fx: methods on the input gradient work, methods that read a layer say that they cannot.
+    be traced by torch.fx: their layers are cut in a graph of torch.export (`harness.exporting`).
 
     Args:
         repository: its name (microsoft/resnet-50), or a folder with config.json, preprocessor_config.json and

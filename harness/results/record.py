@@ -117,6 +117,7 @@ def _record(
         **environment(device),
         **_places(outcome),
         "model": config.model.name,
+        "cut_by": request.network.cut_by,  # fx, export: what made the graph of the network's layers
         "dataset": config.dataset.name,
         "overrides": " ".join(kept(overrides)),
         "batch_size": outcome.batch_size,

@@ -28,7 +28,11 @@ def feature_map(forward: ForwardPass, layer: str) -> Tensor:
     Raises:
         ValueError: it has no height and width, or not the image's, or the network's graph leaves them open.
     """
-    values = spatial(forward.activation(layer), layer, forward.inputs.shape[2:])
+    try:
+        values = spatial(forward.activation(layer), layer, forward.inputs.shape[2:])
+    except ValueError as error:
+        would = ", ".join(forward.network.maps(forward.inputs)) or "none was found"
+        raise ValueError(f"{error}. Layers that would do: {would}") from error
     if not forward.network.knows_layout(layer):
         raise ValueError(
             f"layer {layer!r} gives {list(values.shape)}, and the network's graph does not say which of these are "

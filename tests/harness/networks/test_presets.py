@@ -35,6 +35,7 @@ DESIGN = [
         "densenet121",
     ),
     *("inception_v3", "googlenet", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0"),
+    *("vit_b_16", "swin_t", "convnext_tiny"),
     *("cifar_resnet20", "cifar_resnet56", "cifar_densenet_bc100"),
 ]
 
@@ -60,6 +61,12 @@ EXPECTED = {
     "mobilenet_v2": Expected(224, (1280, 7, 7)),
     "squeezenet1_1": Expected(224, (512, 13, 13)),
     "efficientnet_b0": Expected(224, (1280, 7, 7)),
+    "vit_b_16": Expected(224, (768, 14, 14)),
+    "vit_b_32": Expected(224, (768, 7, 7)),
+    "swin_t": Expected(224, (768, 7, 7)),
+    "swin_v2_t": Expected(256, (768, 8, 8)),
+    "convnext_tiny": Expected(224, (768, 7, 7)),
+    "maxvit_t": Expected(224, (512, 7, 7)),
     "cifar_resnet20": Expected(32, (64, 8, 8), 10),
     "cifar_resnet56": Expected(32, (64, 8, 8), 10),
     "cifar_densenet_bc100": Expected(32, (342, 8, 8), 10),
@@ -87,7 +94,7 @@ def test_every_model_of_the_design_has_a_preset_and_every_preset_a_test() -> Non
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_target_layer_is_a_feature_map_that_leads_to_the_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "fingerprint", lambda state: "")  # there are no bytes on the meta device
-    monkeypatch.setattr("assay.harness.network.check_same", lambda *arguments: None)  # nor values to compare
+    monkeypatch.setattr("assay.harness.cutting.check_same", lambda *arguments: None)  # nor values to compare
     monkeypatch.setattr("assay.harness.network.frozen", lambda module: module.eval())  # which asks for values
     config = unweighted(name)
     expected = EXPECTED[name]
@@ -108,7 +115,7 @@ def test_a_preset_is_named_after_its_file(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(EXPECTED) - {"scenes_vgg", "scenes_resnet", "scenes_vit"}))
 def test_a_preset_says_on_which_side_of_the_activation_its_layer_lies(name: str) -> None:
     (line,) = re.findall(r"^target_layer: .*", (CONF / "model" / f"{name}.yaml").read_text(), re.MULTILINE)
-    assert re.search("post-(ReLU|SiLU)|after its ReLU", line)
+    assert re.search("post-(ReLU|SiLU)|after its ReLU|# signed", line)
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "densenet121"])

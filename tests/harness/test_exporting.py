@@ -1,0 +1,106 @@
+"""Networks that torch.fx cannot trace: cut in the graph of torch.export, and seen as if they could be."""
+
+import copy
+
+import pytest
+import torch
+from assay.harness.forward import ForwardPass
+from assay.harness.heads import Targets
+from assay.harness.network import Network
+from assay.methods.attribution.cam import GradCAM
+from assay.methods.attribution.lift import LiftCAM
+from conftest import assert_close, attribute, random_images
+from torch import Tensor, nn
+
+HALF: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,) * 3, (0.25,) * 3)
+PAIRS = Targets(torch.tensor([0, 1, 1]), torch.tensor([1, 3, 0]))
+
+
+class Plain(nn.Module):
+    """A small classifier of 16 x 16 pixels with a block that writes in place and gives a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        self.block, self.fc = Pair(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, _ = self.block(self.act(self.norm(self.stem(x))))
+        return self.fc(features.mean((2, 3)))
+
+
+class Pair(nn.Module):
+    """The layer and another value, made last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.mix(x) + x
+        return y, y.mean() * 2
+
+
+class Checking(Plain):
+    """The same with control flow on shapes and sizes in Python numbers, which torch.fx cannot follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 3 or min(x.shape[2:]) < 4:
+            raise ValueError("small")
+        return super().forward(x.reshape([x.shape[0], *x.shape[1:]]))
+
+
+def pair() -> tuple[Network, Network]:
+    """One by torch.fx and one by torch.export, of the same weights, in float64."""
+    torch.manual_seed(1)
+    plain = Plain()
+    checking = Checking()
+    checking.load_state_dict(copy.deepcopy(plain.state_dict()))
+    one, other = (Network(each, *HALF, input_size=(16, 16)).to(dtype=torch.float64) for each in (plain, checking))
+    return one, other
+
+
+def test_layers_heads_and_penultimate_features_are_those_of_torch_fx() -> None:
+    """Every module's layer, its head's logits and Grad-CAM; float64, 1e-12. A batch of one and of four."""
+    fx, exported = pair()
+    for count in (1, 4):
+        images = random_images(count, 16).double()
+        for layer in ("stem", "norm", "act", "block.mix"):
+            one, other = (ForwardPass(each, images, (layer,), penultimate=True) for each in (fx, exported))
+            assert_close(other.activation(layer), one.activation(layer), 1e-12)
+            assert_close(other.head(layer)(other.activation(layer)), one.logits, 1e-12)
+            assert_close(other.penultimate, one.penultimate, 1e-12)
+    assert (fx.cut_by, exported.cut_by) == ("fx", "export")
+    images = random_images(2, 16).double()
+    for method in (GradCAM("act"), LiftCAM("act")):
+        first, second = (attribute(method, each, images, PAIRS).values for each in (fx, exported))
+        assert_close(second, first, 1e-12)
+
+
+def test_a_module_that_gives_several_values_is_its_first() -> None:
+    """The last operation of `block` makes the other value."""
+    _, exported = pair()
+    images = random_images(2, 16).double()
+    module = exported.module
+    expected = module.block(module.act(module.norm(module.stem((images - 0.5) / 0.25))))[0]  # type: ignore[operator]
+    assert_close(ForwardPass(exported, images, ("block",)).activation("block"), expected, 1e-12)
+
+
+def test_images_of_another_size_have_a_graph_of_their_own() -> None:
+    fx, exported = pair()
+    for size in (16, 24, 16):
+        images = random_images(2, size).double()
+        one, other = (attribute(GradCAM("act"), each, images, PAIRS).values for each in (fx, exported))
+        assert_close(other, one, 1e-12)
+        assert other.shape[-1] == size
+
+
+def test_what_neither_can_follow_says_so() -> None:
+    class Branching(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    with pytest.raises(
+        ValueError, match=r"Branching cannot be traced by torch.fx \(.*\), nor exported by torch.export"
+    ):
+        Network(Branching(), *HALF, input_size=(16, 16)).check_layer("act")

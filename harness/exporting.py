@@ -73,7 +73,8 @@ def _paths(node: fx.Node) -> list[str]:
 
 def _plain(module: nn.Module, exported: fx.GraphModule, stacks: dict[str, list[str]]) -> fx.GraphModule:
     """The exported graph as torch.fx would write it: one output, packets of operations, modules of torch.nn whole."""
-    graph, copies, single = fx.Graph(), {}, _single(exported, stacks)
+    graph, single = fx.Graph(), _single(exported, stacks)
+    copies: dict[fx.Node, fx.Node] = {}
     for node in exported.graph.nodes:
         if node.op == "output":
             graph.output(copies[node.args[0][0]])

@@ -28,8 +28,9 @@ def feature_map(forward: ForwardPass, layer: str) -> Tensor:
     Raises:
         ValueError: it has no height and width, or not the image's, or the network's graph leaves them open.
     """
+    activation = forward.activation(layer)
     try:
-        values = spatial(forward.activation(layer), layer, forward.inputs.shape[2:])
+        values = spatial(activation, layer, forward.inputs.shape[2:])
     except ValueError as error:
         would = ", ".join(forward.network.maps(forward.inputs)) or "none was found"
         raise ValueError(f"{error}. Layers that would do: {would}") from error

@@ -94,6 +94,7 @@ CASES = [
     pytest.param(lambda: Last(over_space), None, id="a mean over space in the graph"),
     pytest.param(lambda: Last(unsaid), "nhwc", id="given"),
     pytest.param(lambda: Tokens(0), "tokens", id="tokens"),
+    pytest.param(lambda: Tokens(1), None, id="tokens after one that nothing names"),
     pytest.param(lambda: Tokens(1), "tokens", id="tokens after one"),
     pytest.param(lambda: Tokens(5), "tokens", id="tokens after five"),
 ]
@@ -150,14 +151,15 @@ def test_detectors_pool_channels_last_over_space() -> None:
     assert_close(found, kept[0].mean((1, 2)), 1e-5)
 
 
-def test_detectors_pool_tokens_that_are_named_and_refuse_others() -> None:
-    """The mean over the patches, without the class token; not the mean over channels of each token."""
+def test_detectors_pool_tokens_and_refuse_what_is_no_grid() -> None:
+    """The mean over the patches, without the class token, named or not; not the mean over channels of each token."""
     other, first = _same_weights(Tokens(1))
     images = random_images(2, 16).double()
-    found = pooled(ForwardPass(other, images, ("act@tokens",)).activation("act@tokens"))
-    assert_close(found, pooled(ForwardPass(first, images, ("act",)).activation("act")), 1e-12)
+    expected = pooled(ForwardPass(first, images, ("act",)).activation("act"))
+    for layer in ("act", "act@tokens"):
+        assert_close(pooled(ForwardPass(other, images, (layer,)).activation(layer)), expected, 1e-12)
     with pytest.raises(ValueError, match=r"tokens \[2, 17, 8\] has its channels last: name it LAYER@tokens"):
-        pooled(ForwardPass(other, images, ("act",)).activation("act"))
+        pooled(torch.zeros(2, 17, 8))
 
 
 def test_logits_and_other_layers_do_not_feel_that_one_is_turned() -> None:
@@ -266,8 +268,8 @@ def test_tokens_and_vectors_are_named() -> None:
     """Three dimensions: `tokens` may be meant; a layout that does not fit says what the layer gives."""
     other, _ = _same_weights(Tokens(1))
     images = random_images(2, 16).double()
-    with pytest.raises(ValueError, match=r"gives \[2, 17, 8\].*layout=tokens where these are a transformer's tokens"):
-        attribute(GradCAM("act"), other, images, PAIRS)
+    with pytest.raises(ValueError, match=r"layer 'act' gives \[2, 17, 8\].*where these are a transformer's tokens"):
+        spatial(torch.zeros(2, 17, 8), "act", (16, 16))
     with pytest.raises(ValueError, match=r"layout nhwc: the layer gives \[\d, 17, 8\]"):
         attribute(GradCAM("act", layout="nhwc"), other, images, PAIRS)
     with pytest.raises(ValueError, match=r"layout tokens: the layer gives \[\d, 8, 4, 4\]"):

@@ -74,7 +74,7 @@ def test_maps_equal_pytorch_grad_cam(build: Callable[[], nn.Module], layer: str,
     with getattr(peer, name)(module, [module.get_submodule(layer)], reshape_transform=reshape) as theirs:
         theirs.outputs = theirs.activations_and_grads(inputs)
         module.zero_grad()
-        sum(target(output) for target, output in zip(chosen, theirs.outputs, strict=True)).backward()  # type: ignore[union-attr]
+        sum(target(output) for target, output in zip(chosen, theirs.outputs, strict=True)).backward()
         kept, slopes = (
             torch.stack(list(each))[0].numpy()
             for each in (theirs.activations_and_grads.activations, theirs.activations_and_grads.gradients)

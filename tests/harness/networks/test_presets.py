@@ -76,7 +76,7 @@ EXPECTED = {
     "resnet50_coco14": Expected(224, (2048, 7, 7), 80),
     "scenes_vgg": Expected(64, (96, 8, 8), 11),
     "scenes_resnet": Expected(64, (96, 8, 8), 11),
-    "scenes_vit": Expected(64, (65, 80), 11),
+    "scenes_vit": Expected(64, (80, 8, 8), 11),
 }
 
 

@@ -2,8 +2,9 @@
 
 A *frame* is the pixel grid in which an image's boxes, masks and tolerances are measured: (height, width),
 usually the original image. A batch of frames is padded to its largest height H and width W, and
-`valid_pixels` tells the padding apart. All arithmetic is element-wise or a gather, so that a sample's
-numbers do not depend on its neighbours in the batch.
+`valid_pixels` tells the padding apart. Frames are tensors of the host, whatever the device of the maps: their sizes
+decide shapes, for which a device would have to be waited for. All arithmetic is element-wise or a gather, so that a
+sample's numbers do not depend on its neighbours in the batch.
 """
 
 import math
@@ -13,19 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .pixels import first_highest, lowest
+from .transfer import sent
+
+CPU = torch.device("cpu")
 
 
-def valid_pixels(frames: Tensor) -> Tensor:
+def valid_pixels(frames: Tensor, device: torch.device = CPU) -> Tensor:
     """Pixels that belong to each frame: frames [P,2] (height, width) -> bool [P,H,W], H and W the largest."""
-    height, width = (int(v) for v in frames.max(0).values)
-    rows = torch.arange(height, device=frames.device) < frames[:, :1]  # [P,H]
-    columns = torch.arange(width, device=frames.device) < frames[:, 1:]  # [P,W]
+    (height, width), sizes = frames.max(0).values.tolist(), sent(frames, device)
+    rows = torch.arange(height, device=device) < sizes[:, :1]  # [P,H]
+    columns = torch.arange(width, device=device) < sizes[:, 1:]  # [P,W]
     return rows[:, :, None] & columns[:, None, :]
 
 
 def _lerp_axis(values: Tensor, sizes: Tensor, axis: int) -> Tensor:
     """Linear resize of one axis of [P,h,w] to `sizes` [P] (pixel centres aligned at the borders' halves)."""
-    source, target = values.shape[axis], int(sizes.max())
+    source, target, sizes = values.shape[axis], int(sizes.max()), sent(sizes, values.device)
     centre = torch.arange(target, device=values.device, dtype=torch.float32) + 0.5
     position = (centre * (source / sizes[:, None].float()) - 0.5).clamp(0, source - 1)  # [P,target]
     low = position.floor()
@@ -48,7 +52,7 @@ def resize_to_frames(values: Tensor, frames: Tensor) -> Tensor:
     if bool((frames == frames.new_tensor(values.shape[1:])).all()):
         return values
     resized = _lerp_axis(_lerp_axis(values, frames[:, 0], 1), frames[:, 1], 2)
-    return resized * valid_pixels(frames)
+    return resized * valid_pixels(frames, values.device)
 
 
 def gaussian_blur(values: Tensor, sigma: float, half: int | None = None) -> Tensor:
@@ -70,13 +74,13 @@ def rasterise_boxes(boxes: Tensor, frames: Tensor) -> Tensor:
     Pixel i belongs to [x0, x1) when x0 <= i < x1, so integer boxes are exact; rows of zeros are padding
     (an empty box covers nothing).
     """
-    height, width = (int(v) for v in frames.max(0).values)
+    height, width = frames.max(0).values.tolist()
     y = torch.arange(height, device=boxes.device)
     x = torch.arange(width, device=boxes.device)
     rows = (y >= boxes[..., 1:2]) & (y < boxes[..., 3:4])  # [P,N,H]
     columns = (x >= boxes[..., 0:1]) & (x < boxes[..., 2:3])  # [P,N,W]
     covering = torch.bmm(rows.float().transpose(1, 2), columns.float())  # how many boxes, [P,H,W]
-    return (covering > 0) & valid_pixels(frames)
+    return (covering > 0) & valid_pixels(frames, boxes.device)
 
 
 def argmax_points(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

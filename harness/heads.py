@@ -1,5 +1,6 @@
 """What of a network runs on its own: heads from a layer to the logits, their gradients, and the counted passes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .graph import Crossing, Cut
+from .transfer import sent
 
 
 class _Pairs(NamedTuple):
@@ -20,18 +22,44 @@ class _Pairs(NamedTuple):
 class Targets(_Pairs):
     """P pairs to be explained: `image` [P] is the row in the batch, `label` [P] the class; both int64."""
 
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[int, int]], device: torch.device) -> "Targets":
+        """Pairs (row, class) that the host knows."""
+        made = cls(*sent(torch.tensor(pairs, dtype=torch.int64).view(-1, 2), device).unbind(1))
+        made.__dict__["rows"] = np.array([row for row, _ in pairs], dtype=np.int64)
+        return made
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """`image` on the host, which waits for the device here, once, unless it has made these pairs."""
+        return self.image.cpu().numpy()
+
+    def by_image(self) -> dict[int, Tensor]:
+        """Pair indices of each image that has pairs, by its row."""
+        each = {int(row): np.flatnonzero(self.rows == row) for row in np.unique(self.rows)}
+        return {row: sent(torch.from_numpy(pairs), self.image.device) for row, pairs in each.items()}
+
+    def part(self, start: int, stop: int) -> "Targets":
+        """Pairs `start` to `stop`."""
+        made = Targets(self.image[start:stop], self.label[start:stop])
+        made.__dict__["rows"] = self.rows[start:stop]
+        return made
+
+    def labelled(self, label: Tensor) -> "Targets":
+        """The same images with other classes."""
+        made = Targets(self.image, label)
+        made.__dict__.update(self.__dict__)
+        return made
+
     def rounds(self) -> list[Tensor]:
         """Pair indices split so that each round holds an image at most once (one backward pass a round)."""
         return self._rounds
 
     @cached_property
     def _rounds(self) -> list[Tensor]:
-        """Made once: the host waits for the device here."""
-        image = self.image.cpu().numpy()
-        rank = pd.Series(image).groupby(image).cumcount().to_numpy()
-        return [
-            torch.from_numpy(np.flatnonzero(rank == r)).to(self.image.device) for r in range(rank.max(initial=-1) + 1)
-        ]
+        rank = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy()
+        each = [np.flatnonzero(rank == r) for r in range(rank.max(initial=-1) + 1)]
+        return [sent(torch.from_numpy(pairs), self.image.device) for pairs in each]
 
 
 @dataclass

@@ -196,7 +196,7 @@ class Network:
             return targets
         members = self._members.to(logits.device)[targets.label]  # [P,M]
         highest = logits[targets.image[:, None], members].argmax(1, keepdim=True)
-        return Targets(targets.image, members.gather(1, highest)[:, 0])
+        return targets.labelled(members.gather(1, highest)[:, 0])
 
     @cached_property
     def _members(self) -> Tensor:

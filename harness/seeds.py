@@ -1,6 +1,7 @@
 """Random numbers that depend on (seed, stream, sample) alone."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, Protocol
@@ -9,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import noise
+from .transfer import sent
+
 Per = Literal["image", "pair"]
-Draw = Literal["standard_normal", "random"]
 MANY = 2**16  # numbers that are drawn by several threads
+PART = 2**16  # numbers that are made at once on the CPU: they stay in its cache
 
 
 class Named(Protocol):
@@ -31,10 +35,7 @@ def derive_seed(*parts: str | int) -> int:
 
 
 class SampleRng:
-    """Random numbers that depend on (seed, stream, sample) alone, whatever the batch, shard or process.
-
-    Drawn on the CPU, so that CPU and GPU runs see the same noise.
-    """
+    """Random numbers that depend on (seed, stream, sample) alone, whatever the batch, shard, process or device."""
 
     def __init__(self, seed: int, stream: str, image_ids: Sequence[str], pair_ids: Sequence[str]) -> None:
         self._seed, self._stream_name, self._draws = seed, stream, 0
@@ -45,45 +46,70 @@ class SampleRng:
         """The generator of one batch; `stream` keeps two methods' draws apart."""
         return cls(seed, stream, batch.image_ids, batch.sample_ids)
 
-    def _stream(self, per: Per, draw: Draw) -> "_Stream":
+    def _seeds(self, per: Per) -> list[int]:
         seeds = [derive_seed(self._seed, self._stream_name, self._draws, per, name) for name in self._ids[per]]
         self._draws += 1  # a second draw of one method is another one
-        return _Stream([np.random.default_rng(seed) for seed in seeds], draw)
-
-    def normal(self, shape: Sequence[int], per: Per = "image") -> Tensor:
-        """Standard normal numbers [B or P, *shape]."""
-        return self._stream(per, "standard_normal").next(shape)
+        return seeds
 
     def uniform(self, shape: Sequence[int], per: Per = "image") -> Tensor:
-        """Uniform numbers in [0,1), [B or P, *shape]."""
-        return self._stream(per, "random").next(shape)
-
-    def normals(self, shape: Sequence[int]) -> Callable[[int], Tensor]:
-        """A series of standard normal numbers of each image: (n) -> the next n of it, [B,n,*shape].
-
-        N of them in parts are `normal((N, *shape))`.
-        """
-        stream = self._stream("image", "standard_normal")
-        return lambda count: stream.next((count, *shape))
-
-
-class _Stream(NamedTuple):
-    """A generator for each row."""
-
-    generators: list[np.random.Generator]
-    draw: Draw
-
-    def next(self, shape: Sequence[int]) -> Tensor:
-        """The next numbers of each row."""
-        drawn = np.empty((len(self.generators), *shape), dtype=np.float32)
-
-        def fill(row: int) -> None:
-            getattr(self.generators[row], self.draw)(dtype=np.float32, out=drawn[row])
-
-        if drawn.size < MANY or torch.get_num_threads() == 1:
-            for row in range(len(drawn)):
-                fill(row)
-        else:  # a row a thread: who draws it changes no number, and NumPy draws without Python's lock
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                list(pool.map(fill, range(len(drawn))))
+        """Uniform numbers in [0,1), [B or P, *shape], of a generator of the CPU: for orders, masks, choices."""
+        generators = [np.random.default_rng(seed) for seed in self._seeds(per)]
+        drawn = np.empty((len(generators), *shape), dtype=np.float32)
+        _each(lambda row: generators[row].random(dtype=np.float32, out=drawn[row]), len(drawn), drawn.size)
         return torch.from_numpy(drawn)
+
+    def noise(self, shape: Sequence[int], device: torch.device, per: Per = "image") -> "Noise":
+        """Noise for each image or pair, drawn on the device that adds it."""
+        return Noise([(seed, 0) for seed in self._seeds(per)], shape, device)
+
+
+class Noise(NamedTuple):
+    """A series of arrays [*shape] for each row, whose numbers depend on the row's key and their place in it alone.
+
+    What is drawn of a series, in parts or alone, is a slice of the whole; see `harness/noise.py`.
+    """
+
+    keys: list[noise.Key]
+    shape: Sequence[int]
+    device: torch.device
+
+    def normal(self, start: int = 0, stop: int = 1) -> Tensor:
+        """Standard normal arrays `start` to `stop` of each row, [rows, stop - start, *shape]."""
+        return self._drawn(noise.normal, start, stop)
+
+    def uniform(self, start: int = 0, stop: int = 1) -> Tensor:
+        """Uniform ones in [0,1), of the same words."""
+        return self._drawn(noise.uniform, start, stop)
+
+    def _drawn(self, form: noise.Form, start: int, stop: int) -> Tensor:
+        size = math.prod(self.shape)
+        draw = _there if self.device.type != "cpu" and noise.draws_alike(self.device) else _here
+        made = draw(form, self.keys, start * size, (stop - start) * size, self.device)
+        return made.view(len(self.keys), stop - start, *self.shape)
+
+
+def _there(form: noise.Form, keys: Sequence[noise.Key], start: int, count: int, device: torch.device) -> Tensor:
+    return form(noise.words(keys, start, count, device))
+
+
+def _here(form: noise.Form, keys: Sequence[noise.Key], start: int, count: int, device: torch.device) -> Tensor:
+    made, rows = torch.empty(len(keys), count), max(1, PART // max(1, count))
+    tiles = [(row, place) for row in range(0, len(keys), rows) for place in range(0, count, PART)]
+
+    def fill(number: int) -> None:
+        row, place = tiles[number]
+        tile = made[row : row + rows, place : place + PART]
+        tile.copy_(_there(form, keys[row : row + rows], start + place, tile.shape[1], noise.CPU))
+
+    _each(fill, len(tiles), made.numel())
+    return sent(made, device)
+
+
+def _each(fill: Callable[[int], object], parts: int, numbers: int) -> None:
+    """A part a thread where there are several: who draws it changes no number."""
+    if numbers < MANY or torch.get_num_threads() == 1:
+        for part in range(parts):
+            fill(part)
+    else:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(fill, range(parts)))

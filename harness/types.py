@@ -4,13 +4,12 @@ Everything here is data and Protocols. Shapes: B images in a batch, P pairs (ima
 explained, H x W the frame (see `harness.frames`), h x w a map's native resolution.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from .frames import argmax_points, distance_to_region, rasterise_boxes, resize_t
 from .heads import Targets
 from .network import Network
 from .seeds import SampleRng
+from .transfer import sent
 
 Region = Literal["box", "mask"]
 
@@ -55,10 +55,13 @@ class Batch:
     @classmethod
     def of(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> "Batch":
         """Stack samples of equal image shape; the pairs are each sample's targets, in order."""
+        return cls.over(sent(torch.stack([s.image for s in samples]), torch.device(device)), samples)
+
+    @classmethod
+    def over(cls, images: Tensor, samples: Sequence[Sample]) -> "Batch":
+        """The pairs of samples whose images [B,3,h,w] are on the device."""
         rows = [(row, label) for row, sample in enumerate(samples) for label in sample.targets]
-        pairs = torch.tensor(rows, dtype=torch.int64).view(-1, 2).to(device)
-        images = torch.stack([s.image for s in samples]).to(device)
-        return cls(tuple(samples), images, Targets(pairs[:, 0], pairs[:, 1]))
+        return cls(tuple(samples), images, Targets.of(rows, images.device))
 
     @cached_property
     def pairs(self) -> list[tuple[Sample, int]]:
@@ -77,29 +80,29 @@ class Batch:
 
     @cached_property
     def frames(self) -> Tensor:
-        """Frame of each pair: int64 [P,2], (height, width)."""
+        """Frame of each pair: int64 [P,2], (height, width), on the host."""
         sizes = [sample.size0 for sample, _ in self.pairs]
-        return torch.tensor(sizes, dtype=torch.int64).view(-1, 2).to(self.images.device)
+        return torch.tensor(sizes, dtype=torch.int64).view(-1, 2)
 
     @cached_property
     def valid(self) -> Tensor:
         """Pixels inside each pair's frame: bool [P,H,W]."""
-        return valid_pixels(self.frames)
+        return valid_pixels(self.frames, self.images.device)
 
     @cached_property
     def difficult(self) -> Tensor:
         """The pointing game's difficult flag of each pair: bool [P]."""
-        return torch.tensor([bool(s.difficult.get(c, False)) for s, c in self.pairs]).to(self.images.device)
+        return self._sent(torch.tensor([bool(s.difficult.get(c, False)) for s, c in self.pairs]))
 
     @cached_property
     def boxes(self) -> Tensor:
         """Boxes of each pair's class: float32 [P,N,4], padded with empty boxes (zeros)."""
         each = [torch.as_tensor(s.boxes.get(c, torch.zeros(0, 4)), dtype=torch.float32) for s, c in self.pairs]
-        return torch.nn.utils.rnn.pad_sequence([*each, torch.zeros(1, 4)], batch_first=True)[:-1].to(self.images.device)
+        return self._sent(torch.nn.utils.rnn.pad_sequence([*each, torch.zeros(1, 4)], batch_first=True)[:-1])
 
     @cached_property
     def _masks(self) -> Tensor:
-        stacked = torch.zeros(self.valid.shape, dtype=torch.bool)
+        stacked = torch.zeros_like(valid_pixels(self.frames))
         for row, (sample, label) in enumerate(self.pairs):
             mask = sample.mask.get(label) if isinstance(sample.mask, Mapping) else sample.mask
             if mask is None:
@@ -107,7 +110,7 @@ class Batch:
                     f"sample {sample.id!r} has no mask of class {label}: use region=box, or a dataset with masks"
                 )
             stacked[row, : mask.shape[0], : mask.shape[1]] = mask
-        return stacked.to(self.images.device)
+        return self._sent(stacked)
 
     @cached_property
     def _box_pixels(self) -> Tensor:
@@ -120,12 +123,15 @@ class Batch:
     @cached_property
     def counted(self) -> Tensor:
         """Pixels that metrics on masks count: inside the frame and not to be ignored, bool [P,H,W]."""
-        counted = self.valid.clone()
+        counted = valid_pixels(self.frames)
         for row, (sample, _) in enumerate(self.pairs):
             if sample.ignore is not None:
                 height, width = sample.ignore.shape
-                counted[row, :height, :width] &= ~sample.ignore.to(counted.device)
-        return counted
+                counted[row, :height, :width] &= ~sample.ignore
+        return self._sent(counted)
+
+    def _sent(self, values: Tensor) -> Tensor:
+        return sent(values, self.images.device)
 
     def part(self, start: int, stop: int) -> "Batch":
         """The same images with pairs `start` to `stop` alone: the forward pass of the batch is that of its part."""
@@ -134,8 +140,7 @@ class Batch:
             replace(sample, targets=sample.targets[max(0, start - end) : max(0, stop - end)])
             for sample, end in zip(self.samples, [0, *ends], strict=False)
         ]
-        image, label = self.targets
-        return Batch(tuple(cut), self.images, Targets(image[start:stop], label[start:stop]))
+        return Batch(tuple(cut), self.images, self.targets.part(start, stop))
 
     def of_class(self, label: int) -> "Batch":
         """The same pairs, annotated with one class in place of their own: where that class is in their images."""
@@ -193,7 +198,7 @@ class FramedMaps:
 
     def over_inputs(self, batch: Batch) -> Tensor:
         """The native maps over the network's input, [P,h,w]: where pixels are perturbed and masked."""
-        size = batch.images.new_tensor(batch.images.shape[2:], dtype=torch.int64)
+        size = torch.tensor(batch.images.shape[2:])
         return resize_to_frames(self.attribution.values, size.expand(len(batch.pairs), 2))
 
     @cached_property
@@ -293,8 +298,3 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """Short digest of everything that decides the samples."""
-
-
-def columns_to_numpy(columns: Iterable[tuple[str, Tensor]]) -> dict[str, np.ndarray]:
-    """Device columns as CPU arrays."""
-    return {name: column.detach().cpu().numpy() for name, column in columns}

@@ -25,9 +25,9 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
     Raises:
         ValueError: nothing of an image is left to begin from.
     """
-    if bool(removed.flatten(1).all(1).any()):
-        raise ValueError("all pixels of an image are removed, and nothing is left to impute them from: fewer steps")
     pixels, masks = images.double().cpu().numpy(), removed.cpu().numpy()
+    if masks.all((1, 2)).any():
+        raise ValueError("all pixels of an image are removed, and nothing is left to impute them from: fewer steps")
     made = [_imputed(image, mask) for image, mask in zip(pixels, masks, strict=True)]
     return torch.from_numpy(np.stack(made)).to(images)
 

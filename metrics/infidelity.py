@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
 from assay.harness.seeds import SampleRng
+from assay.harness.transfer import sent
 from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
@@ -93,7 +94,8 @@ class Infidelity(Removal):
         """infidelity [P]; unexplained [P], infidelity over the drops' mean square, nan where none drops; difficult."""
         values, sides = maps.over_inputs(batch).double(), (self.least, self.largest)
         size = values.shape[1:]
-        bounds = squares(SampleRng.of(self.seed, SQUARES, batch), self.samples, size, sides).to(values.device)
+        drawn = squares(SampleRng.of(self.seed, SQUARES, batch), self.samples, size, sides)
+        bounds = sent(drawn, values.device)
         foreseen = sums_over(values, bounds[batch.targets.image])
         drops = self.drops(batch, forward, masks_of(bounds, size))
         scale = fitted(foreseen, drops) if self.scaled else foreseen.new_ones(())

@@ -12,6 +12,7 @@ import torch
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
 from assay.harness.pixels import count, total
+from assay.harness.transfer import sent
 from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
@@ -19,10 +20,10 @@ from .subsets import check_subsets, column_rows, estimate_row, parts
 
 
 def tolerance_px(absolute: float | None, relative: float | None, frames: Tensor) -> Tensor:
-    """Tolerance of each pair in pixels [P]: absolute, or a share of the frame's longer side."""
+    """Tolerance of each pair in pixels [P], on the host: absolute, or a share of the frame's longer side."""
     if relative is not None:
         return relative * frames.amax(1).float()
-    return torch.full((len(frames),), float(absolute or 0.0), device=frames.device)
+    return torch.full((len(frames),), float(absolute or 0.0))
 
 
 def check_tolerance(absolute: float | None, relative: float | None) -> None:
@@ -42,7 +43,7 @@ def tolerance_name(absolute: float | None, relative: float | None) -> str:
 
 def is_hit(distance: Tensor, tolerance: Tensor) -> Tensor:
     """On the region itself, or strictly nearer than the tolerance: distance 15 misses at 15 px."""
-    return (distance == 0) | (distance < tolerance)
+    return (distance == 0) | (distance < sent(tolerance, distance.device))
 
 
 @dataclass(frozen=True)

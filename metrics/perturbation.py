@@ -22,7 +22,18 @@ from assay.harness.types import Batch, FramedMaps, ResultRow
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .pixel_ranks import CANVASES, DECISIONS, READS, Blur, Order, ranks, read_along, read_clean, region_ranks
+from .pixel_ranks import (
+    CANVASES,
+    DECISIONS,
+    READS,
+    Blur,
+    Order,
+    ranks,
+    read_along,
+    read_clean,
+    region_count,
+    region_ranks,
+)
 from .subsets import check_subsets, estimate_row, parts
 
 Unit = Literal["px", "percent", "patch"]
@@ -188,7 +199,7 @@ class Perturbation(PixelCurve):
         """curve [P,steps+1] (the clean image first), auc float64 [P], n_negative [P] (pixels below zero), difficult."""
         values = maps.over_inputs(batch)
         places, canvas = self.order_and_canvas(values, batch, forward)
-        counts = self.counts(int(places[0].max()) + 1)[1:]
+        counts = self.counts(region_count(values, self.patch_px or 1))[1:]
         clean = read_clean(forward, batch.targets, self.read)
         after = read_along(forward, batch.targets, places, counts, canvas, forward.inputs, self.read)
         curve = torch.cat([clean[:, None], after], 1)
@@ -225,7 +236,8 @@ class Insertion(PixelCurve):
         """curve [P,steps+1] (the bare canvas first), auc float64 [P], clean [P] (the whole image), difficult."""
         values = maps.over_inputs(batch)
         places, canvas = self.order_and_canvas(values, batch, forward)
-        counts, blur = self.counts(int(places[0].max()) + 1), self.blur if self.blur_pasted else None
+        counts = self.counts(region_count(values, self.patch_px or 1))
+        blur = self.blur if self.blur_pasted else None
         curve = read_along(forward, batch.targets, places, counts, forward.inputs, canvas, self.read, blur)
         clean = read_clean(forward, batch.targets, self.read)
         return {"curve": curve, "auc": area(curve), "clean": clean, "difficult": batch.difficult}
@@ -293,8 +305,9 @@ class AOPC:
         Raises:
             ValueError: the image has fewer regions than steps.
         """
-        places = region_ranks(maps.over_inputs(batch), self.region_px, self.order, SampleRng.of(self.seed, TIES, batch))
-        if (regions := int(places.max()) + 1) < self.steps:
+        values = maps.over_inputs(batch)
+        places = region_ranks(values, self.region_px, self.order, SampleRng.of(self.seed, TIES, batch))
+        if (regions := region_count(values, self.region_px)) < self.steps:
             raise ValueError(f"steps={self.steps}: the image has {regions} regions of {self.region_px} px")
         clean, noise = read_clean(forward, batch.targets, self.read), SampleRng.of(self.seed, NOISE, batch)
         counts, total = range(1, self.steps + 1), torch.zeros(())

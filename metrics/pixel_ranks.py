@@ -9,6 +9,7 @@ Canvases are normalised inputs: `mean` is 0 (the mean colour), `black` a raw 0, 
 uniform raw values, drawn for each image from its name.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from assay.harness.frames import gaussian_blur
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.seeds import SampleRng
+from assay.harness.transfer import sent
 from torch import Tensor
 
 Order = Literal["morf", "lerf"]  # most or least relevant first
@@ -34,7 +36,7 @@ def ranks(values: Tensor, order: Order, rng: SampleRng) -> Tensor:
     The sign is no magnitude: `lerf` begins with the most negative value. Equal values come in a random order, the
     same for both orders: by index, a map of plateaus would be perturbed from the top.
     """
-    shuffled = rng.uniform(values.shape[1:], "pair").to(values.device).flatten(1).argsort(dim=1, stable=True)
+    shuffled = sent(rng.uniform(values.shape[1:], "pair"), values.device).flatten(1).argsort(dim=1, stable=True)
     sorted_values = values.flatten(1).gather(1, shuffled).argsort(dim=1, descending=order == "morf", stable=True)
     pixels = shuffled.gather(1, sorted_values)  # [P,n], first to last
     places = torch.arange(pixels.shape[1], device=pixels.device).expand_as(pixels)
@@ -50,6 +52,11 @@ def region_ranks(values: Tensor, side_px: int, order: Order, rng: SampleRng) -> 
     places = ranks(means.float(), order, rng)  # rounded: the regions of a flat map are ties, cut ones too
     places = places.repeat_interleave(side_px, 1).repeat_interleave(side_px, 2)
     return places[:, : values.shape[1], : values.shape[2]]
+
+
+def region_count(values: Tensor, side_px: int) -> int:
+    """How many regions a map of [P,h,w] has."""
+    return math.prod(-(-side // side_px) for side in values.shape[1:])
 
 
 # Canvases
@@ -83,7 +90,9 @@ def _blur(forward: ForwardPass, blur: Blur, rng: SampleRng) -> Tensor:
 
 
 def _noise(forward: ForwardPass, blur: Blur, rng: SampleRng) -> Tensor:
-    return forward.network.normalise(rng.uniform(forward.images.shape[1:]).to(forward.images))
+    return forward.network.normalise(
+        sent(rng.uniform(forward.images.shape[1:]), forward.images.device).to(forward.images)
+    )
 
 
 CANVASES: Mapping[str, Callable[[ForwardPass, Blur, SampleRng], Tensor]] = {
@@ -145,7 +154,7 @@ def read_along(
         over, under: normalised inputs [B,3,h,w].
         blur: of the composed inputs, if any.
     """
-    steps = torch.tensor(counts, device=places.device)
+    steps = sent(torch.tensor(counts), places.device)
     values = []
     with torch.no_grad():
         for rows in torch.arange(len(places) * len(steps), device=places.device).split(forward.max_rows):

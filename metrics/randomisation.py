@@ -143,7 +143,7 @@ class SanityCheck:
 
 def _likenesses(before: Tensor, after: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Of maps [P,h,w] with maps [P,h,w]: float64 [P] each."""
-    size = torch.tensor(batch.images.shape[2:], device=before.device).expand(len(before), 2)
+    size = torch.tensor(batch.images.shape[2:]).expand(len(before), 2)
     shown = [resize_to_frames(values, size).abs().double() for values in (before, after)]
     return {
         "spearman": spearman(before, after),

@@ -10,6 +10,7 @@ from assay.harness import stats
 from assay.harness.choices import check_choice
 from assay.harness.forward import ForwardPass
 from assay.harness.seeds import SampleRng
+from assay.harness.transfer import sent
 from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class ROAD:
     noise: float = 0.01
     seed: int = 0
     subsets: Sequence[str] = ("all",)
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PAIRED: ClassVar[tuple[str, ...]] = ("auc",)
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
 
@@ -60,14 +61,15 @@ class ROAD:
         places = ranks(maps.over_inputs(batch), self.order, SampleRng.of(self.seed, TIES, batch))
         pixels = places[0].numel()
         counts = [int(round(number * self.step * pixels / 100, 6)) for number in range(1, self.steps + 1)]
-        noise = self.noise * SampleRng.of(self.seed, NOISE, batch).normal(batch.images.shape[1:]).to(batch.images)
+        drawn = SampleRng.of(self.seed, NOISE, batch).noise(batch.images.shape[1:], batch.images.device).normal()
+        noise = self.noise * drawn[:, 0].to(batch.images)
         clean = read_clean(forward, batch.targets, self.read)
         curve = torch.cat([clean[:, None], self._after(batch, forward, places, counts, noise)], 1)
         return {"curve": curve, "auc": area(curve), "difficult": batch.difficult}
 
     def _after(self, batch: Batch, forward: ForwardPass, places: Tensor, counts: list[int], noise: Tensor) -> Tensor:
         """The read of each pair's class with the first counts[k] places imputed: [P,K]."""
-        steps, found = torch.tensor(counts, device=places.device), []
+        steps, found = sent(torch.tensor(counts), places.device), []
         for rows in torch.arange(len(places) * len(counts), device=places.device).split(forward.max_rows):
             pair, step = rows // len(counts), rows % len(counts)
             image, removed = batch.targets.image[pair], places[pair] < steps[step, None, None]

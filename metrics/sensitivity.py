@@ -32,7 +32,7 @@ class MaxSensitivity:
     samples: int = 10
     seed: int = 0
     subsets: Sequence[str] = ("all",)
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PAIRED: ClassVar[tuple[str, ...]] = ("sensitivity",)
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
 
@@ -43,10 +43,11 @@ class MaxSensitivity:
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """sensitivity float64 [P], nan for maps of zeros; difficult."""
-        noise, at_x = SampleRng.of(self.seed, STREAM, batch), maps.attribution.values.double().flatten(1)
+        at_x, images = maps.attribution.values.double().flatten(1), batch.images
+        noise = SampleRng.of(self.seed, STREAM, batch).noise(images.shape[1:], images.device)
         largest = at_x.new_zeros(len(at_x))
-        for _ in range(self.samples):
-            moved = batch.images + self.radius * (2 * noise.uniform(batch.images.shape[1:]) - 1).to(batch.images)
+        for number in range(self.samples):
+            moved = images + self.radius * (2 * noise.uniform(number, number + 1)[:, 0] - 1).to(images)
             at_y = maps.explained(forward.network, moved).values.double().flatten(1)
             largest = torch.maximum(largest, (at_y - at_x).norm(dim=1))
         length = at_x.norm(dim=1)

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from assay.harness.forward import ForwardPass
+from assay.harness.transfer import sent
 from assay.harness.types import Batch, FramedMaps, ResultRow
 from torch import Tensor
 
@@ -43,10 +44,10 @@ class SingleDeletion(Removal):
             ValueError: the image has fewer than three regions: two points always correlate.
         """
         values = maps.over_inputs(batch)
-        numbers = region_numbers(values.shape[1:], self.region_px).to(values.device)
+        numbers = region_numbers(values.shape[1:], self.region_px)
         if (regions := int(numbers.max()) + 1) < 3:
             raise ValueError(f"region_px={self.region_px}: the image has {regions} regions, and a correlation needs 3")
-        taken = numbers == torch.arange(regions, device=values.device)[:, None, None]  # [R,h,w]
+        taken = sent(numbers, values.device) == torch.arange(regions, device=values.device)[:, None, None]  # [R,h,w]
         drops = self.drops(batch, forward, taken.expand(len(batch.samples), -1, -1, -1))
         sums = region_sums(values, self.region_px)
         return {"correlation": correlation(sums, drops), "difficult": batch.difficult}

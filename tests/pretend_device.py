@@ -83,7 +83,7 @@ class PretendDevice(TorchDispatchMode):
         if asked is not None and goes:
             kwargs["device"] = torch.device("cpu")
         self._check(func, args, tensors, elsewhere)
-        self._note(func, args, elsewhere, goes)
+        self._note(func, args, kwargs, elsewhere, goes)
         if not elsewhere and not goes:
             return func(*args, **kwargs)
         if func is aten.copy_.default and not isinstance(args[0], Elsewhere):
@@ -102,15 +102,30 @@ class PretendDevice(TorchDispatchMode):
         if bad := [list(each.shape) for each in strangers if each.ndim]:
             raise RuntimeError(f"{func}: tensors of two devices, here {bad} and elsewhere {elsewhere}")
 
-    def _note(self, func: Any, args: Any, elsewhere: list[Tensor], goes: bool) -> None:
-        leaves = func is aten._to_copy.default and bool(elsewhere) and not goes
-        masks = func in INDEXED and any(each is not None and each.dtype == torch.bool for each in args[1])
-        if elsewhere and (func in WAITS or leaves or masks):
+    def _note(self, func: Any, args: Any, kwargs: Any, elsewhere: list[Tensor], goes: bool) -> None:
+        moves = func in MOVES and not _may_go_on(func, args, kwargs) and _crosses(func, args, elsewhere, goes)
+        places = [each for each in args[1] if each is not None] if func in INDEXED and elsewhere else []
+        looks = any(each.dtype == torch.bool or (each.ndim and not isinstance(each, Elsewhere)) for each in places)
+        if moves or looks or (elsewhere and func in WAITS):
             self.waits[f"{_place()} {func.name().removeprefix('aten::')}"] += 1
 
 
 # Not in the class: there torch wraps it, and imports its compiler for that, three seconds.
 PretendDevice.__torch_dispatch__ = PretendDevice.dispatch  # type: ignore[method-assign, assignment]
+
+
+def _crosses(func: Any, args: Any, elsewhere: list[Tensor], goes: bool) -> bool:
+    """Whether values are moved from one device to the other."""
+    if func is aten.copy_.default:
+        return isinstance(args[0], Elsewhere) is not isinstance(args[1], Elsewhere)
+    return bool(elsewhere) is not goes
+
+
+def _may_go_on(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether the host does not wait for a copy; what it sends is in pinned memory on a real device."""
+    if func is aten.copy_.default:
+        return bool(args[2:3] and args[2]) and isinstance(args[0], Elsewhere)
+    return bool(kwargs.get("non_blocking")) and not isinstance(args[0], Elsewhere)
 
 
 def _here(value: Any) -> Any:

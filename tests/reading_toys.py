@@ -46,7 +46,7 @@ class Noise:
         return {}
 
     def read(self, forward: ForwardPass, rng: SampleRng, state: State) -> Tensor:
-        return rng.normal((3,))
+        return rng.noise((3,), forward.images.device).normal()[:, 0]
 
 
 @dataclass(frozen=True)

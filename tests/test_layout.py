@@ -63,6 +63,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.pixels",
             "harness.detection",
             "harness.training",
+            "harness.noise",
             "harness.seeds",
             "harness.transfer",
         ),

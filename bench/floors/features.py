@@ -7,7 +7,7 @@ import torch
 from assay.harness.detectors.features import FeatureCell, linear_head
 from assay.harness.forward import ForwardPass
 from assay.harness.store.store import SAMPLES
-from assay.harness.types import columns_to_numpy
+from assay.harness.transfer import columns_to_numpy
 
 from bench.floors.subject import Runs, Subject
 

@@ -16,7 +16,8 @@ from ..frames import gaussian_blur
 from ..network import Network
 from ..seeds import SampleRng
 from ..training import FittedAttributor
-from ..types import Again, Attribution, Attributor, Batch, FramedMaps, Metric, Needs, columns_to_numpy
+from ..transfer import columns_to_numpy
+from ..types import Again, Attribution, Attributor, Batch, FramedMaps, Metric, Needs
 from .parts import measured_in_parts, spans
 
 
@@ -53,7 +54,7 @@ class AttributionCell(Cell):
 
     def units(self, batch: Batch) -> tuple[list[int], list[str]]:
         """Pairs (image, class)."""
-        return batch.targets.image.tolist(), batch.sample_ids
+        return batch.targets.rows.tolist(), batch.sample_ids
 
     def samples(self, batch: Batch, forward: ForwardPass) -> dict[str, np.ndarray]:
         """Who each pair is and what the network says of it."""

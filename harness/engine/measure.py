@@ -10,7 +10,8 @@ import torch
 from ..forward import ForwardPass
 from ..store.outcomes import Failure
 from ..store.store import SAMPLES, Shard
-from ..types import Batch, Sample, columns_to_numpy
+from ..transfer import columns_to_numpy
+from ..types import Batch, Sample
 from .costs import SHARED, Clock, Outcome
 from .job import Cell, Job, Wanted
 from .probe import check_finite

@@ -9,7 +9,7 @@ from ..types import Batch
 
 def _with_labels(batch: Batch, labels: list[tuple[int, ...]]) -> Batch:
     samples = [replace(sample, targets=chosen) for sample, chosen in zip(batch.samples, labels, strict=True)]
-    return Batch.of(samples, batch.images.device)
+    return Batch.over(batch.images, samples)
 
 
 def _check_classes(batch: Batch, forward: ForwardPass) -> None:
@@ -41,7 +41,7 @@ def _highest(count: int) -> "Select":
 
 
 def _top1(batch: Batch, forward: ForwardPass) -> Batch:
-    return _with_labels(batch, [(int(label),) for label in forward.scores.argmax(1)])
+    return _with_labels(batch, [(label,) for label in forward.scores.argmax(1).tolist()])
 
 
 def _annotated_and_predicted(batch: Batch, forward: ForwardPass) -> Batch:

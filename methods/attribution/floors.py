@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
+from assay.harness.transfer import sent
 from assay.harness.types import Attribution, Needs
 
 
@@ -23,7 +24,8 @@ class Random:
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
-        return Attribution(rng.uniform(forward.images.shape[2:], per="pair").to(forward.images))
+        drawn = rng.uniform(forward.images.shape[2:], per="pair")
+        return Attribution(sent(drawn, forward.images.device).to(forward.images))
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Edges:
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
         grey = F.pad(forward.images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        smooth, difference = grey.new_tensor([1.0, 2.0, 1.0]), grey.new_tensor([-1.0, 0.0, 1.0])
-        kernels = torch.stack([smooth[:, None] * difference, difference[:, None] * smooth])[:, None]
+        smooth, difference = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
+        sobel = torch.stack([smooth[:, None] * difference, difference[:, None] * smooth])[:, None]
+        kernels = sent(sobel, grey.device).to(grey)
         magnitude = F.conv2d(grey, kernels).square().sum(1).sqrt()  # [B,H,W]
         return Attribution(magnitude[targets.image])

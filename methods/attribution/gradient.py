@@ -141,7 +141,8 @@ class IntegratedGradients:
         """[P,H,W]."""
         baseline = BASELINES[self.baseline](forward)
         difference = forward.inputs.detach() - baseline
-        nodes, weights = (torch.from_numpy(v).to(difference) for v in RULES[self.rule](self.steps))
+        rule = (torch.from_numpy(values).to(difference.dtype) for values in RULES[self.rule](self.steps))
+        nodes, weights = (sent(values, difference.device) for values in rule)
 
         def points(part: slice) -> Tensor:
             return baseline + nodes[part].view(-1, 1, 1, 1, 1) * difference
@@ -160,7 +161,7 @@ class SmoothGrad:
     samples: int = 32
     noise: float = 0.15
     reduce: Reduce = "max_abs"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         _check_steps(self.samples, 1)
@@ -175,11 +176,11 @@ class SmoothGrad:
         """[P,H,W]."""
         inputs = forward.inputs.detach()
         sigma = self.noise * (inputs.amax((1, 2, 3)) - inputs.amin((1, 2, 3)))
-        noise = rng.normals(inputs.shape[1:])
+        noise = rng.noise(inputs.shape[1:], inputs.device)
         weights = inputs.new_full((self.samples,), 1 / self.samples)
 
-        def points(part: slice) -> Tensor:  # asked for in order, so that the next are drawn while a GPU computes
-            drawn = sent(noise(part.stop - part.start), inputs.device).to(inputs).transpose(0, 1)  # [S,B,3,H,W]
+        def points(part: slice) -> Tensor:
+            drawn = noise.normal(part.start, part.stop).to(inputs).transpose(0, 1)  # [S,B,3,H,W]
             return inputs + sigma.view(-1, 1, 1, 1) * drawn
 
         return Attribution(reduce_channels(average_gradient(forward, targets, points, weights), self.reduce))

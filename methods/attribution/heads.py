@@ -290,15 +290,14 @@ def games(forward: ForwardPass, layer: str, activation: Tensor, targets: Targets
     """The coalitions of each image that has pairs, by the cheapest way that its head admits."""
     head = forward.head(layer)
     parts = anatomy(head.module)
-    for image in targets.image.unique().tolist():
-        pairs = (targets.image == image).nonzero()[:, 0]
+    for image, pairs in targets.by_image().items():
         yield Game(image, pairs, _coalitions(forward, head, parts, activation[image], image, targets.label[pairs]))
 
 
 def _coalitions(
     forward: ForwardPass, head: Head, parts: Anatomy | None, activation: Tensor, image: int, labels: Tensor
 ) -> Coalitions:
-    number = torch.tensor([image], device=labels.device)
+    number = torch.full((1,), image, device=labels.device)
     rows = rows_at_once(forward, activation.numel())
     anything = Runs(len(activation), activation, head, activation, number, labels, rows)
     made = None if parts is None else _from_blocks(forward, head, parts, activation, labels)

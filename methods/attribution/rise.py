@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.seeds import SampleRng
+from assay.harness.transfer import sent
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
@@ -45,10 +46,11 @@ class RISE:
         """[P,H,W]."""
         total = forward.inputs.new_zeros(len(targets.image), *forward.inputs.shape[2:])
         with torch.no_grad():
+            pairs_of = targets.by_image()
             for drawn in self._drawn(rng):
-                for image in targets.image.unique().tolist():
-                    pairs = (targets.image == image).nonzero()[:, 0]
-                    for part in drawn[image].to(total).split(forward.max_rows):
+                cells = sent(drawn, total.device).to(total)
+                for image, pairs in pairs_of.items():
+                    for part in cells[image].split(forward.max_rows):
                         masks = self.grown(part, forward.inputs.shape[2], forward.inputs.shape[3])
                         logits = forward.network.infer(forward.inputs[image] * masks[:, None])
                         scores = forward.network.output_probabilities(logits)[:, targets.label[pairs]]
@@ -65,8 +67,10 @@ class RISE:
         sides = [-(-side // self.cells) for side in (height, width)]  # px of a cell, rounded up
         grid = (uniform[:, :-2] < self.keep).to(uniform).view(-1, 1, self.cells, self.cells)
         large = F.interpolate(grid, [(self.cells + 1) * side for side in sides], mode="bilinear", align_corners=False)
-        shifts = (uniform[:, -2:] * uniform.new_tensor(sides)).long()  # [n,2], below a cell
-        y = shifts[:, :1] + torch.arange(height, device=uniform.device)
-        x = shifts[:, 1:] + torch.arange(width, device=uniform.device)
+        down, across = (
+            (drawn * side).long()[:, None] for drawn, side in zip(uniform[:, -2:].unbind(1), sides, strict=True)
+        )
+        y = down + torch.arange(height, device=uniform.device)  # [n,height], shifted by less than a cell
+        x = across + torch.arange(width, device=uniform.device)
         rows = torch.arange(len(uniform), device=uniform.device)[:, None, None]
         return large[rows, 0, y[:, :, None], x[:, None, :]]

@@ -39,16 +39,17 @@ class ScoreCAM(ChannelWeighting):
         """alpha [P,K]."""
         with torch.no_grad():
             if self.variant == "paper":
-                zero = forward.network(torch.zeros_like(forward.inputs[:1]))[0, targets.label]
-                scores = zero[:, None].repeat(1, activation.shape[1])
+                unseen = forward.network(torch.zeros_like(forward.inputs[:1]))[0, targets.label]
             else:
-                scores = activation.new_zeros(len(targets.image), activation.shape[1])
+                unseen = activation.new_zeros(len(targets.image))
+            seen = activation.new_zeros(len(targets.image), activation.shape[1])
             is_flat = activation.amax((2, 3)) == activation.amin((2, 3))
             wanted = torch.zeros_like(is_flat[:, 0]).index_fill(0, targets.image, True)
             for rows in (~is_flat & wanted[:, None]).nonzero().split(forward.max_rows):
-                found = self.outputs(forward, activation, rows)
-                row, pair = (rows[:, :1] == targets.image).nonzero(as_tuple=True)
-                scores[pair, rows[row, 1]] = found[row, targets.label[pair]]
+                found = self.outputs(forward, activation, rows)[:, targets.label]  # [R,P]
+                own = torch.where(rows[:, :1] == targets.image, found, 0)
+                seen.index_add_(1, rows[:, 1], own.T)  # one row each, and zeros
+            scores = torch.where(is_flat[targets.image], unseen[:, None], seen)
             return scores.softmax(1) if self.variant == "paper" else scores
 
     def outputs(self, forward: ForwardPass, activation: Tensor, rows: Tensor) -> Tensor:

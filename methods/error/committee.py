@@ -71,7 +71,7 @@ def dropping(module: nn.Module, rng: SampleRng) -> Iterator[None]:
 
     def drop(layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
         values, share = inputs[0], float(layer.p)  # type: ignore[arg-type]
-        kept = rng.uniform(_dropped_together(layer, values)).to(values) >= share
+        kept = rng.noise(_dropped_together(layer, values), values.device).uniform()[:, 0].to(values) >= share
         return values * kept / (1 - share)
 
     hooks = [layer.register_forward_hook(drop) for layer in dropout_layers(module).values()]
@@ -100,7 +100,7 @@ class Dropped:
     """Opinions of passes with dropout: [B,2C+1]. Draws depend on the image's name, whatever the batch or process."""
 
     passes: int
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def needs(self) -> ReadingNeeds:
         """The normalised images, and draws."""

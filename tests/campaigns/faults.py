@@ -89,8 +89,8 @@ FAULTS = (
     Fault(
         "another seed of random numbers",
         "harness/seeds.py",
-        "[np.random.default_rng(seed) for seed in seeds]",
-        "[np.random.default_rng(seed + 1) for seed in seeds]",
+        "[(seed, 0) for seed in self._seeds(per)]",
+        "[(seed, 1) for seed in self._seeds(per)]",
         GRADIENTS,
         "of smoothgrad",
     ),

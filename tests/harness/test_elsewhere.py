@@ -1,5 +1,6 @@
 """Every method away from the CPU, as far as that can be proved without a GPU (see tests/pretend_device.py)."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ def test_the_pretended_device_computes_moves_and_refuses_mixtures() -> None:
         (gradient,) = torch.autograd.grad((leaf * leaf).sum(), leaf)
         assert torch.equal(gradient.cpu(), 2 * x)
         assert torch.arange(2, device=ELSEWHERE).tolist() == [0, 1]
-        assert mode.waits.total() == 2
+        assert mode.waits.total() == 3  # the host waits for what it sends as well, unless it does not have to
+        x.to(ELSEWHERE, non_blocking=True)
+        moved[torch.tensor([0])]  # an index of the host is sent
+        assert mode.waits.total() == 4
         with pytest.raises(RuntimeError, match="tensors of two devices"):
             moved + x
         with pytest.raises((RuntimeError, TypeError), match=r"(?i)numpy"):
@@ -45,34 +49,68 @@ def _runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: 
     return mode
 
 
-LOOKED = {  # methods that look at values, and how: once a layer or a call, none in a loop over samples or steps
-    "heads.py": "nonzero _local_scalar_dense _to_copy",
-    "shapley.py": "_to_copy",
-    "rise.py": "nonzero _to_copy",
-    "score_cam.py": "nonzero",
-    "fullgrad.py": "_local_scalar_dense",
-    "deeplift.py": "_local_scalar_dense",
-    "alarm.py": "_local_scalar_dense",
-    "rules.py": "_local_scalar_dense",
-    "patterns.py": "_local_scalar_dense _to_copy",
-    "guided.py": "_to_copy",
+# Where the host may wait for the device, and why. All else, a batch: once a method, to see that its maps are finite
+# (engine/finite.py), and once a group of columns, to fetch them (transfer.py).
+ONCE_A_RUN = {"probe.py", "graph.py", "network.py", "fitting.py", "cell.py", "noise.py"}  # looks, fits that are read
+WAITS = {
+    "heads.py _local_scalar_dense": "an image: do the head's parts, by which masks are cheap, give the logits?",
+    "shapley.py _to_copy": "an image: least squares and Lasso on the CPU",
+    "score_cam.py nonzero": "a call: how many passes depends on which channels are flat",
+    "fullgrad.py _local_scalar_dense": "a call: is the sum complete?",
+    "deeplift.py _local_scalar_dense": "a call: is the sum complete?",
+    "alarm.py _local_scalar_dense": "a call: has relevance grown beyond all measure?",
+    "rules.py _local_scalar_dense": "a layer: without negative inputs half of the convolutions are not made",
+    "patterns.py _local_scalar_dense": "a ReLU: another activation is refused; in a fit, a layer",
+    "patterns.py _to_copy": "a layer, in a fit",
+    "imputation.py _to_copy": "rows at once: a sparse system, solved on the CPU",
 }
 
 
-def test_gradient_and_cam_methods_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = "gradient,integrated_gradients,smoothgrad,guided_backprop,gradcam,layercam,deeplift,random,edges"
-    mode = _runs_elsewhere(tmp_path, monkeypatch, [f"method=[{methods}]", *ONE])
-    waits = {place.partition(" ")[0].rpartition(":")[0] for place in mode.waits if place.startswith("methods/")}
-    assert waits <= {"methods/attribution/deeplift.py"}
+def _waited(mode: PretendDevice) -> Counter[str]:
+    """Waits of one batch by file and operation, without those that are once a run."""
+    found: Counter[str] = Counter()
+    for place, times in mode.waits.items():
+        where, _, operation = place.partition(" ")
+        name = Path(where.partition(":")[0]).name
+        if name not in ONCE_A_RUN:
+            found[f"{name} {operation}"] += times
+    return found
+
+
+def test_a_batch_waits_once_a_method_and_once_a_group_of_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine methods and CAM, several passes in some: no wait for one of them. Three groups: who the pairs are, and two
+    metrics, of which one sends perturbed inputs."""
+    methods = "gradient,integrated_gradients,smoothgrad,guided_backprop,gradcam,layercam,rise,random,edges"
+    settings = [
+        "metric=[pointing_game,insertion]",
+        "metric.insertion.steps=2",
+        "method.rise.masks=70",
+        "compute.batch_size=4",
+    ]
+    mode = _runs_elsewhere(tmp_path, monkeypatch, [f"method=[{methods}]", *ONE[:2], *settings])
+    assert _waited(mode) == {"finite.py _local_scalar_dense": 10, "transfer.py _to_copy": 10 * 3}
 
 
 @pytest.mark.slow
 def test_every_method_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mode = _runs_elsewhere(tmp_path, monkeypatch, ONE)
-    for place in mode.waits:
-        where, _, operation = place.partition(" ")
-        if where.startswith("methods/"):
-            assert operation in LOOKED[Path(where.partition(":")[0]).name].split(), place
+    waited = _waited(_runs_elsewhere(tmp_path, monkeypatch, ONE))
+    methods = waited.pop("finite.py _local_scalar_dense")
+    assert methods > 35 and waited.pop("transfer.py _to_copy") == 2 * methods
+    assert waited.keys() <= WAITS.keys()
+    layers = 9  # of the network, and as many looks of LRP's rules at one, and two in each of three methods more
+    assert all(times <= 12 * layers for times in waited.values()), waited
+
+
+@pytest.mark.slow
+def test_metrics_that_draw_or_solve_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods. Sensitivity looks at the ten maps that it asks for again; ROAD solves on the CPU."""
+    asked = ["method=[gradient]", *ONE[:2], "metric=[road,sensitivity,infidelity,single_deletion,aopc]"]
+    waited = _waited(_runs_elsewhere(tmp_path, monkeypatch, asked))
+    assert waited.pop("finite.py _local_scalar_dense") == 2 * (1 + 10)
+    assert waited.pop("transfer.py _to_copy") == 2 * (1 + 5)
+    assert waited.keys() <= WAITS.keys()
 
 
 @pytest.mark.slow

@@ -32,10 +32,9 @@ def test_by_hand() -> None:
     forward = ForwardPass(known("tiny_vgg").network, batch.images)
     maps = FramedMaps.of(grey(forward.network, batch.images), batch, grey)
     found = MaxSensitivity(radius=0.1, samples=3).measure(batch, maps, forward)["sensitivity"]
-    noise = SampleRng.of(0, "sensitivity noise", batch)
-    moved = torch.stack([0.1 * (2 * noise.uniform((3, 4, 4)) - 1) for _ in range(3)])
-    lengths = moved.mean(2).flatten(2).norm(dim=2)  # [3,2]
-    assert found.tolist() == pytest.approx((lengths.amax(0) / (0.5 * 4)).tolist(), abs=1e-6)
+    noise = SampleRng.of(0, "sensitivity noise", batch).noise((3, 4, 4), batch.images.device)
+    lengths = (0.1 * (2 * noise.uniform(0, 3) - 1)).mean(2).flatten(2).norm(dim=2)  # [2,3]
+    assert found.tolist() == pytest.approx((lengths.amax(1) / (0.5 * 4)).tolist(), abs=1e-6)
 
 
 def test_a_constant_method_and_zeros() -> None:
@@ -59,8 +58,8 @@ def test_against_captum(tiny64: Known) -> None:
 
     def moved(inputs: Tensor) -> Tensor:
         """Captum asks for all samples of an image, one after the other (mean 0, deviation 1: raw is normalised)."""
-        noise = SampleRng.of(0, "sensitivity noise", batch)
-        drawn = torch.stack([noise.uniform(inputs.shape[1:]) for _ in range(samples)], 1).flatten(0, 1)
+        noise = SampleRng.of(0, "sensitivity noise", batch).noise(inputs.shape[1:], inputs.device)
+        drawn = noise.uniform(0, samples).flatten(0, 1)
         return inputs + radius * (2 * drawn - 1).double()
 
     def explained(inputs: Tensor | tuple[Tensor, ...], target: Tensor) -> tuple[Tensor, ...]:

@@ -179,7 +179,7 @@ def test_smoothgrad_of_a_square() -> None:
     gradient is 2 (2 + .2 mean_i sum_c noise_ic).
     """
     network, image, target = one_pixel(2, 2.0)
-    noise = sample_rng(target, 1).normal((50, 3, 1, 1))
+    noise = sample_rng(target, 1).noise((3, 1, 1), image.device).normal(0, 50)
     values = attribute(SmoothGrad(samples=50, noise=0.1), network, image, target).values
     assert values.item() == pytest.approx(2 * (2 + 0.2 * float(noise.sum() / 50)), rel=1e-5)
 
@@ -284,7 +284,7 @@ def test_resnet18_equals_captum() -> None:
 def test_smoothgrad_equals_naive_loop(tiny64: Known) -> None:
     """Against one torch.autograd call a pair and a copy, over the same noise; float64, 1e-10."""
     targets, module = several_targets(), tiny64.network.module
-    noise = sample_rng(targets, 4).normal((5, 3, 16, 16)).double()
+    noise = sample_rng(targets, 4).noise((3, 16, 16), tiny64.images.device).normal(0, 5).double()
     expected = []
     for row, label in zip(targets.image.tolist(), targets.label.tolist(), strict=True):
         image, total = tiny64.images[row], torch.zeros_like(tiny64.images[0])

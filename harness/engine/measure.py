@@ -101,14 +101,14 @@ def _naming(batch: Batch) -> Iterator[None]:
 
 
 def _micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:
-    """Row numbers of images of equal shape, at most `size` together, those with as many classes side by side.
+    """Row numbers of images of equal shape with as many classes, at most `size` together.
 
-    A batch goes backwards as often as its image of most classes: one street scene of seven would cost every
-    portrait beside it seven passes.
+    A batch goes backwards as often as its image of most classes, all of its images each time: one street scene of seven
+    classes would cost every portrait beside it seven passes.
     """
-    buckets: dict[torch.Size, list[int]] = {}
-    for row in sorted(range(len(samples)), key=lambda row: len(samples[row].targets)):
-        buckets.setdefault(samples[row].image.shape, []).append(row)
+    buckets: dict[tuple[torch.Size, int], list[int]] = {}
+    for row, sample in enumerate(samples):
+        buckets.setdefault((sample.image.shape, len(sample.targets)), []).append(row)
     for rows in buckets.values():
         for start in range(0, len(rows), size):
             yield rows[start : start + size]

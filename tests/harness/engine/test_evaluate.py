@@ -290,16 +290,17 @@ def test_a_shard_is_taken_whole_or_not_at_all(number: int, tmp_path: Path) -> No
 
 
 def test_micro_batches_by_hand() -> None:
-    """Equal shapes, as many classes side by side, no more than two together: five images, each of them once.
+    """Equal shapes and as many classes, no more than three together: six images, each of them once.
 
-    Going back once a class takes 2 x 1 + 2 x 3 rows of the four small images, not 2 x 3 + 2 x 3.
+    Going back once a class takes 3 x 1 + 2 x 3 rows of the five small images, one a pair, not 3 x 3 + 2 x 3.
     """
-    counts, sides = (3, 1, 3, 1, 1), (8, 8, 8, 8, 16)
+    counts, sides = (3, 1, 3, 1, 1, 1), (8, 8, 8, 8, 16, 8)
     samples = [
         Sample(str(n), torch.zeros(3, side, side), tuple(range(count)), (side, side))
         for n, (count, side) in enumerate(zip(counts, sides, strict=True))
     ]
-    assert list(_micro_batches(samples, 2)) == [[1, 3], [0, 2], [4]]
+    assert list(_micro_batches(samples, 3)) == [[0, 2], [1, 3, 5], [4]]
+    assert list(_micro_batches(samples, 2)) == [[0, 2], [1, 3], [5], [4]]
 
 
 def test_a_method_alone_or_in_company_gives_the_same_bits(tmp_path: Path) -> None:

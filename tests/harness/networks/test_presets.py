@@ -80,6 +80,10 @@ EXPECTED = {
 }
 
 
+# Networks of which another of the same kind is built in the fast suite.
+SIBLINGS = {"vgg19", "resnet101", "vit_b_32", "swin_v2_t", "maxvit_t", "cifar_resnet56"}
+
+
 def unweighted(name: str) -> Choice:
     """A preset with random weights."""
     preset = alone("model", name).model
@@ -91,7 +95,9 @@ def test_every_model_of_the_design_has_a_preset_and_every_preset_a_test() -> Non
     assert set(PRESETS) - HUB - GROUPS == set(EXPECTED)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SIBLINGS)) for name in EXPECTED]
+)
 def test_the_target_layer_is_a_feature_map_that_leads_to_the_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "fingerprint", lambda state: "")  # there are no bytes on the meta device
     monkeypatch.setattr("assay.harness.cutting.check_same", lambda *arguments: None)  # nor values to compare

@@ -50,9 +50,12 @@ def _attended(
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    """Scores that are hidden (false, or -inf) lose theirs and take no relevance; a finite mask is added."""
+    """Scores that are hidden (false, or -inf) lose theirs and take no relevance; a finite mask is added.
+
+    A mask that hides nothing, which Hugging Face's networks pass, is no step: not every rule passes masks.
+    """
     if mask.dtype == torch.bool:
-        return scores.masked_fill(~mask, -math.inf)
+        return scores if mask.all() else scores.masked_fill(~mask, -math.inf)
     hidden = mask == -math.inf
     shown = scores + mask.masked_fill(hidden, 0) if (mask.masked_fill(hidden, 0) != 0).any() else scores
     return shown.masked_fill(hidden, -math.inf) if hidden.any() else shown

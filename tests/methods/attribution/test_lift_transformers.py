@@ -134,3 +134,47 @@ def test_a_slice_of_torch_export_is_linear() -> None:
     expected = images.mean((2, 3)) * torch.tensor([[0.0, 1.0, 0.0]])
     assert found is not None
     assert_close(found, expected.double(), 1e-12)
+
+
+class Masking(nn.Module):
+    """Attention among the 16 cells of a linear map, with a mask [16,16] of ones, which hides the `hidden` last keys."""
+
+    def __init__(self, hidden: int, masks: bool = True) -> None:
+        super().__init__()
+        self.keep, self.fc = nn.Conv2d(3, 6, 1), nn.Linear(6, 5)
+        self.hidden, self.masks = hidden, masks
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.keep(x).flatten(2).transpose(1, 2)
+        mask = torch.arange(16) < 16 - self.hidden
+        shown = F.scaled_dot_product_attention(tokens, tokens, tokens, mask.expand(16, 16) if self.masks else None)
+        return self.fc(shown.mean(1))
+
+
+def _lift(module: Masking) -> tuple[Tensor, Tensor]:
+    """LIFT-CAM's coefficients [3,6] for images of 4 x 4 pixels, and F(A) - F(0) [3]; float64."""
+    network, images, method = _network(lambda: module, torch.float64), random_images(2, 4).double(), LiftCAM("keep")
+    forward = forward_pass(network, images, method)
+    found = method.attribute(forward, TARGETS, sample_rng(TARGETS, 2)).coefficients
+    assert found is not None
+    with torch.no_grad():
+        empty = forward.head(method.place)(torch.zeros_like(forward.activation(method.place)))
+    return found, (forward.logits - empty)[TARGETS.image, TARGETS.label]
+
+
+def _masking(hidden: int, masks: bool = True) -> Masking:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Masking(hidden, masks)
+
+
+def test_a_mask_that_hides_nothing_changes_nothing() -> None:
+    """As Hugging Face's networks pass one: the coefficients without it, which sum to the difference; float64, 1e-12."""
+    found, difference = _lift(_masking(0))
+    assert_close(found, _lift(_masking(0, masks=False))[0], 1e-12)
+    assert_close(found.sum(1, keepdim=True), difference[:, None], 1e-12)
+
+
+def test_a_mask_that_hides_is_refused() -> None:
+    with pytest.raises(ValueError, match="the head calls 'masked_fill', for which DeepLIFT has no rule"):
+        _lift(_masking(3))

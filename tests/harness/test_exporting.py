@@ -1,12 +1,18 @@
 """Networks that torch.fx cannot trace: cut in the graph of torch.export, and seen as if they could be."""
 
 import copy
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from assay.harness import launch
+from assay.harness.config import Choice, ConfigError
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
+from assay.harness.overrides import compose_config
+from assay.harness.types import Sample
 from assay.methods.attribution.cam import GradCAM
 from assay.methods.attribution.lift import LiftCAM
 from conftest import assert_close, attribute, random_images
@@ -95,12 +101,55 @@ def test_images_of_another_size_have_a_graph_of_their_own() -> None:
         assert other.shape[-1] == size
 
 
-def test_what_neither_can_follow_says_so() -> None:
-    class Branching(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x if x.sum() > 0 else -x)
+class Branching(Plain):
+    """Control flow on values."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > -1e9 else -x)
+
+
+def test_what_neither_can_follow_says_so() -> None:
     with pytest.raises(
         ValueError, match=r"Branching cannot be traced by torch.fx \(.*\), nor exported by torch.export"
     ):
         Network(Branching(), *HALF, input_size=(16, 16)).check_layer("act")
+
+
+class Pictures:
+    """Four images of noise."""
+
+    split, classes = "test", ("a", "b", "c", "d")
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        image = random_images(4, 16)[index].clamp(0, 1)
+        return Sample(f"picture{index}", image, (index,), (16, 16))
+
+    def fingerprint(self) -> str:
+        return "pictures"
+
+
+CAM = ["method=[gradcam]", "method.gradcam.layer=act"]
+
+
+def run_of(module: nn.Module, words: list[str], results: Path) -> pd.DataFrame:
+    """`run.py` on a network; what happened, of runs.csv."""
+    words = [*words, "metric=[positive_ratio]", "compute.device=cpu", "compute.processes=1"]
+    config = compose_config([*words, f"results={results}"])
+    made = Network(module, *HALF, fingerprint="untraced")
+    config.model = Choice("model", "untraced", {"_target_": "untraced"}, made=made)
+    config.dataset = Choice("dataset", "pictures", {"_target_": "pictures"}, made=Pictures())
+    assert launch.run(config, []) == 0
+    assert pd.read_csv(results / "tidy/results.csv")["status"].eq("ok").all()
+    return pd.read_csv(results / "tidy/runs.csv")
+
+
+def test_a_run_says_what_cut_the_network(tmp_path: Path) -> None:
+    """runs.csv: fx, export, or nothing where no layer was asked for. Values that decide are refused by name."""
+    assert run_of(Plain(), CAM, tmp_path / "fx")["cut_by"].unique().tolist() == ["fx"]
+    assert run_of(Checking(), CAM, tmp_path / "export")["cut_by"].unique().tolist() == ["export"]
+    assert run_of(Branching(), ["method=[gradient]"], tmp_path / "none")["cut_by"].isna().all()
+    with pytest.raises(ConfigError, match=r"method gradcam: Branching cannot be traced by torch\.fx"):
+        run_of(Branching(), CAM, tmp_path / "refused")

@@ -90,11 +90,14 @@ class OODDetection:
     in-distribution images between the sets. Where no resample differs from another: `harness.curves.roc_ends`.
 
     tpr: share of the positives that must be found; resamples: of the bootstrap.
+    groups: name -> names of OOD sets (near, far): each has an average of its own, named `average near`; null: none.
     """
 
     tpr: float = 0.95
     resamples: int = RESAMPLES
+    groups: Mapping[str, Sequence[str]] | None = None
     VERSION: ClassVar[int] = 2
+    SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("groups",)  # a row's key says what it is the average of
     PARTNERS: ClassVar[Literal["ood"]] = "ood"
 
     def __post_init__(self) -> None:
@@ -102,11 +105,22 @@ class OODDetection:
             raise ValueError(f"tpr={self.tpr}: give a share of at least .5 and below 1")
         if self.resamples < 2:
             raise ValueError(f"resamples={self.resamples}: give at least 2")
+        if not isinstance(self.groups or {}, Mapping):
+            raise ValueError(f"groups={self.groups}: give each group its name, as {{near: [cifar100]}}")
+        for name, sets in (self.groups or {}).items():
+            _check_group(name, sets)
+
+    @property
+    def averages(self) -> dict[str, tuple[str, ...]]:
+        """`average near` -> the sets of group `near`."""
+        return {f"{AVERAGE} {name}": tuple(sets) for name, sets in (self.groups or {}).items()}
 
     def summarize(self, test: pd.DataFrame, partners: Mapping[str, pd.DataFrame]) -> dict[str, list[ResultRow]]:
-        """Rows of each OOD set and of `average`, the unweighted mean over the sets."""
+        """Rows of each OOD set and of `average`, the unweighted mean over the sets; then of each group's average."""
         sets = {name: self._measure(test, name, partners[name]) for name in sorted(partners)}
-        return {name: list(self._rows(measured)) for name, measured in {**sets, AVERAGE: _average(sets)}.items()}
+        averages = {name: _average_of(chosen, sets) for name, chosen in self.averages.items()}
+        every = {**sets, AVERAGE: _average(sets), **averages}
+        return {name: list(self._rows(measured)) for name, measured in every.items()}
 
     def _measure(self, test: pd.DataFrame, name: str, table: pd.DataFrame) -> Measured:
         scores = test["score"].to_numpy(float), table["score"].to_numpy(float)
@@ -147,6 +161,23 @@ def _recall_row(row: ResultRow, measured: Measured, source: str) -> ResultRow:
 def _estimate(measured: Measured, source: str) -> Estimate:
     found, order = measured.resampled[source], measured.resampled["auroc"]
     return estimate(measured.values[source], found, "two_sample_bootstrap", measured.n, measured.ends[source], order)
+
+
+def _check_group(name: str, sets: Sequence[str]) -> None:
+    given = f"groups.{name}={sets}"
+    if not str(name).strip() or isinstance(sets, str) or not sets:
+        raise ValueError(
+            f"{given}: give a group a name and a list of OOD sets, as groups.near=[cifar100,tiny_imagenet]"
+        )
+    if len(set(sets)) < len(sets):
+        raise ValueError(f"{given}: a set is there twice, and would count twice: name each once")
+
+
+def _average_of(chosen: Sequence[str], sets: Mapping[str, Measured]) -> Measured:
+    """The mean over a group."""
+    if absent := [name for name in chosen if name not in sets]:
+        return Measured.without(0, f"no scores of {', '.join(absent)}")
+    return _average({name: sets[name] for name in chosen})
 
 
 def _average(sets: Mapping[str, Measured]) -> Measured:

@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, RunConfig
-from ..detection import AVERAGE, TOGETHER, Detector, LinearHead, Reading
+from ..config import Choice, ConfigError, RunConfig
+from ..detection import AVERAGE, TOGETHER, Detector, LinearHead, Reading, averages_of
 from ..engine.fitting import Fitting, training_images
 from ..engine.job import Cell, Job
 from ..engine.probe import understood
@@ -279,3 +279,14 @@ def _check_metrics(config: RunConfig, metrics: dict[str, object]) -> None:
             raise ConfigError(f"metric {name} measures attributions, and the methods are detectors: metric=[ood]")
         if metric.PARTNERS != "validation" and not config.ood:
             raise ConfigError(f"metric {name} needs sets to be told from {config.dataset.name}: ood=[NAME,...]")
+        for average, sets in averages_of(metric).items():
+            _check_average(name, average, sets, config.ood)
+
+
+def _check_average(metric: str, average: str, sets: Iterable[str], ood: Mapping[str, Choice]) -> None:
+    if unknown := sorted(set(sets) - set(ood)):
+        group = f"metric.{metric}.groups.{average.removeprefix(AVERAGE).strip()}"
+        raise ConfigError(
+            f"{group}: {', '.join(unknown)} is no set of this run, whose sets are {', '.join(ood)}: name these, "
+            f"add it to ood=[...], or leave the group out (~{group})"
+        )

@@ -1,11 +1,12 @@
 """Result rows of detectors: every metric on a detector's tables, kept beside the scores."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..detection import AVERAGE, TOGETHER
+from ..detection import AVERAGE, TOGETHER, averages_of
 from ..store import identity
 from ..store.outcomes import Failure, Finished
 from ..store.store import SCORE, CellStore, Group
@@ -19,46 +20,51 @@ POOLED = (AVERAGE, TOGETHER)  # in place of a set's name
 
 class Reading(NamedTuple):
     """What a metric's rows are about, which sets it needs for any row, which it reads if there are scores, and what
-    stands for all of them ("": nothing)."""
+    stands for several of them: its name -> their names."""
 
     about: set[str]
     needed: set[str]
     partners: set[str]
-    pooled: str
+    pooled: dict[str, set[str]]
 
 
-def _reading(detection: Detection, partners: str) -> Reading:
+def _reading(detection: Detection, metric: Any) -> Reading:
     ood, validation = set(detection.ood), {VALIDATION} & set(detection.sets)
-    return {
-        "ood": Reading(ood, {TEST}, ood, AVERAGE),
-        "validation": Reading({TEST}, {TEST, *validation}, validation, ""),
-        "sources": Reading({TEST, *ood}, {TEST}, ood, TOGETHER),
-    }[partners]
+    averages = {AVERAGE: ood, **{name: set(sets) for name, sets in averages_of(metric).items()}}
+    readings = {
+        "ood": Reading(ood, {TEST}, ood, averages),
+        "validation": Reading({TEST}, {TEST, *validation}, validation, {}),
+        "sources": Reading({TEST, *ood}, {TEST}, ood, {TOGETHER: {TEST, *ood}}),
+    }
+    return readings[metric.PARTNERS]
 
 
 def rows_of(detection: Detection, detector: str, run_id: str) -> list[Group]:
     """Put the rows of every metric; returns where they are.
 
-    A set without scores has a row that says why; the others have theirs, and what stands for all is undefined.
+    A set without scores has a row that says why; the others have theirs, and what stands for it among others is
+    undefined.
     """
     failed = {place for place, each in detection.sets.items() if detector in each.failed()}
     tables = {place: _table(detection, place, detector) for place in detection.sets if place not in failed}
     groups: list[Group] = []
     for metric, made in detection.request.metrics.items():
-        reading = _reading(detection, made.PARTNERS)
+        reading = _reading(detection, made)
         lost = reading.about if failed & reading.needed else reading.about & failed
         rows: dict[str, list[ResultRow]] = {}
         if lost != reading.about:
             rows = made.summarize(tables[TEST], {place: tables[place] for place in sorted(reading.partners - lost)})
-        if lost and reading.pooled:
-            why = f"no scores of {', '.join(sorted(lost))}"
-            rows[reading.pooled] = [
-                row.undefined(why) for row in rows.get(reading.pooled, [ResultRow("", "", None, 0)])
-            ]
-        put = _Put(detection, detector, metric, run_id)
+        rows |= {name: _unscored(rows.get(name), sets & lost) for name, sets in reading.pooled.items() if sets & lost}
+        put = _Put(detection, detector, metric, run_id, reading.pooled)
         groups += [put.rows(place, each) for place, each in rows.items()]
         groups += [put.failure(place, place if place in failed else min(failed)) for place in sorted(lost)]
     return groups
+
+
+def _unscored(rows: list[ResultRow] | None, lost: set[str]) -> list[ResultRow]:
+    """What stands for several sets, some of which have no scores; None: none has."""
+    why = f"no scores of {', '.join(sorted(lost))}"
+    return [row.undefined(why) for row in rows or [ResultRow("", "", None, 0)]]
 
 
 def _table(detection: Detection, place: str, detector: str) -> pd.DataFrame:
@@ -73,11 +79,13 @@ class _Put:
     detector: str
     metric: str
     run_id: str
+    pooled: Mapping[str, set[str]]
 
     def rows(self, place: str, rows: list[ResultRow]) -> Group:
-        """Rows about a set, or about what stands for all of them."""
-        if place in POOLED:
-            return self._put(self._group(self._pooled(place), {}), 0, place, rows)
+        """Rows about a set, or about what stands for several of them."""
+        if place in self.pooled:
+            split = place if place in POOLED else AVERAGE
+            return self._put(self._group(self._pooled(place), {}), 0, split, rows)
         chosen = self.detection.sets[place]
         return self._put(self._group_of(place), len(chosen), chosen.images.split, rows)
 
@@ -110,7 +118,10 @@ class _Put:
         is_error = self._partners == "validation"
         about: dict[str, Any] = {
             "identity": identity.metric_identity(
-                request.config.metric[self.metric].settings | more, made.VERSION, nested=identity.nested_versions(made)
+                request.config.metric[self.metric].settings | more,
+                made.VERSION,
+                getattr(made, "SUMMARY_SETTINGS", ()),
+                identity.nested_versions(made),
             ),
             "name": self.metric,
             "paired": [],
@@ -124,13 +135,15 @@ class _Put:
         return cell.group(key)
 
     def _pooled(self, name: str) -> CellStore:
-        """The cell of the ood sets' unweighted mean, or of all sets together: it has rows and no samples."""
+        """The cell of the unweighted mean of ood sets, or of all sets together: it has rows and no samples."""
         detection = self.detection
         test = detection.sets[TEST].cells[self.detector].about
-        compared = {place: self._scores_of(each) for place, each in detection.ood.items()}
+        sets = self.pooled[name]
+        compared = {place: self._scores_of(each) for place, each in detection.ood.items() if place in sets}
         if name == TOGETHER:
             compared = {place: [*each, detection.is_known(place)] for place, each in compared.items()}
-        about = {**test["identity"], name: compared}
+        of_all = name in POOLED
+        about = {**test["identity"], name if of_all else AVERAGE: compared, **({} if of_all else {"group": name})}
         cell = CellStore(detection.request.root, identity.digest(about))
         cell.describe({"identity": about, "labels": {**test["labels"], "dataset": name}}, {})
         return cell

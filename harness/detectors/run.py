@@ -44,7 +44,9 @@ class DetectorRun:
         """Digest of what was asked for, the same for every invocation of the same request."""
         every = self.detection.sets.items()
         scores = sorted((place, cell.store.key, len(each)) for place, each in every for cell in each.cells.values())
-        metrics = [identity.named(chosen.settings) for chosen in self.request.config.metric.values()]
+        metrics = [
+            identity.named(identity.set_later(chosen.settings)) for chosen in self.request.config.metric.values()
+        ]
         return identity.digest([scores, metrics])[:12]
 
     def describe(self) -> Iterator[str]:

@@ -196,3 +196,44 @@ def test_settings_are_checked() -> None:
         OODDetection(tpr=95)
     with pytest.raises(ValueError, match="resamples=1"):
         replace(QUICK, resamples=1)
+
+
+GROUPED = replace(QUICK, groups={"near": ["a", "b"], "far": ["c"]})
+
+
+def test_a_group_has_an_average_of_its_own() -> None:
+    """In distribution 1 1 2 3. `a` 2 3 3 4 has AUROC 13.5/16 (docs/metrics/ood.md) and FPR95 1/4; of `b` 1 4 the one
+    beats no image and ties with two, the other beats all four: 5/8, and -1 alone is above t = -3: 1/2. `near` is their
+    mean, 23.5/32 and 3/8, n = 6; `far` is `c` alone; `average` and the sets are those without groups, bit for bit."""
+    inside = table([1, 1, 2, 3])
+    sets = {"a": table([2, 3, 3, 4]), "b": table([1, 4]), "c": shifted(9)}
+    made = GROUPED.summarize(inside, sets)
+    assert list(made) == ["a", "b", "c", "average", "average near", "average far"]
+    near = named(made["average near"])
+    assert near["auroc", "ties=half"].value == pytest.approx((13.5 / 16 + 5 / 8) / 2)
+    assert near["fpr95_id_pos", "index,strict"].value == pytest.approx(3 / 8)
+    assert {row.n for row in measured(near)} == {6}
+    assert made["average near"] == QUICK.summarize(inside, {"a": sets["a"], "b": sets["b"]})["average"]
+    assert made["average far"] == QUICK.summarize(inside, {"c": sets["c"]})["average"]
+    assert {name: rows for name, rows in made.items() if " " not in name} == QUICK.summarize(inside, sets)
+
+
+def test_a_group_without_one_of_its_sets_has_no_average() -> None:
+    """Not the mean of what is left."""
+    made = GROUPED.summarize(shifted(0), {"a": shifted(1), "c": shifted(2)})
+    assert {(row.value, row.status) for row in made["average near"]} == {(None, "undefined:no scores of b")}
+    assert {row.status for row in made["average far"]} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ({"near": []}, r"groups.near=\[\]: give a group a name and a list"),
+        ({"near": "svhn"}, "groups.near=svhn: give a group a name and a list"),
+        ({" ": ["svhn"]}, "give a group a name"),
+        ({"near": ["svhn", "svhn"]}, "a set is there twice"),
+    ],
+)
+def test_groups_are_checked(groups: dict[str, list[str]], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(QUICK, groups=groups)

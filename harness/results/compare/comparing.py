@@ -84,5 +84,8 @@ def _metrics_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _last(column: pd.Series) -> pd.Series:
-    """What stands for all sets behind them."""
-    return column.where(~column.isin([AVERAGE, TOGETHER]), "~") if column.name == "dataset" else column
+    """What stands for several sets behind them."""
+    if column.name != "dataset":
+        return column
+    is_pooled = column.str.split(" ").str[0].isin([AVERAGE, TOGETHER])
+    return column.where(~is_pooled, "~" + column)

@@ -22,6 +22,7 @@ from assay.harness.engine.rank import Rank
 from assay.harness.forward import ForwardPass
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
+from assay.harness.results.compare.comparing import compare
 from assay.harness.results.report.page import write_report
 from assay.harness.results.tidy import collect
 from assay.harness.store.outcomes import Failure
@@ -268,7 +269,8 @@ def test_a_projection_head_and_a_temperature_stop_no_detector(tmp_path: Path) ->
 
 
 def test_a_bad_image_loses_its_set_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other set keeps its rows, the average says what is missing, and the exit code is 1."""
+    """The other set keeps its rows and a group of it its average, the averages with the lost one say what is missing,
+    and the exit code is 1."""
     read = ScenesOOD.__getitem__
 
     def broken(self: ScenesOOD, index: int) -> Sample:
@@ -277,13 +279,42 @@ def test_a_bad_image_loses_its_set_alone(tmp_path: Path, monkeypatch: pytest.Mon
         return read(self, index)
 
     monkeypatch.setattr(ScenesOOD, "__getitem__", broken)
-    config = compose_config([*SMALL, "method=[msp,odin]", f"results={tmp_path}"])
+    groups = "metric.ood.groups={near:[scenes_shapes,scenes_noise],far:[scenes_noise]}"
+    config = compose_config([*SMALL, "method=[msp,odin]", groups, f"results={tmp_path}"])
     assert launch.run(config, []) == 1
     frame = pd.read_csv(tmp_path / "tidy/results.csv")
     ok = frame[frame.status == "ok"]
-    assert set(values(ok, "auroc")) == {("msp", "scenes_noise"), ("odin", "scenes_noise")}
+    named = ("scenes_noise", "average far")
+    assert set(values(ok, "auroc")) == {(method, name) for method in ("msp", "odin") for name in named}
     assert set(frame[frame.dataset == "scenes_shapes"].status.str.contains("bad image")) == {True}
-    assert frame[frame.dataset == "average"].status.str.contains("no scores of scenes_shapes").all()
+    for name in ("average", "average near"):
+        assert frame[frame.dataset == name].status.str.contains("no scores of scenes_shapes").all()
+
+
+def test_groups_of_sets_add_rows_and_change_no_key(tmp_path: Path) -> None:
+    """Of three sets two are `near`: their mean stands beside the mean of all; every earlier row stays under its key, a
+    group is another cell than `average`, even of the same sets, no image goes through the network again, and two
+    detectors' groups compare."""
+    sets = "ood=[scenes_shapes,scenes_noise,scenes_inverted]"
+    plain = run(tmp_path, "method=[msp,energy]", sets, "ood.scenes_inverted.size=32")
+    before = passes(tmp_path)
+    group = "metric.ood.groups={near:[scenes_shapes,scenes_noise],all:[scenes_shapes,scenes_noise,scenes_inverted]}"
+    grouped = run(tmp_path, "method=[msp,energy]", sets, "ood.scenes_inverted.size=32", group)
+    assert passes(tmp_path) == before
+    is_new = grouped["dataset"].str.startswith("average ")
+    pd.testing.assert_frame_equal(grouped[~is_new].reset_index(drop=True), plain)
+    assert set(grouped[is_new]["method"]) == {"msp", "energy"}
+    auroc = values(grouped, "auroc")
+    for method in ("msp", "energy"):
+        mean = np.mean([auroc[method, name] for name in ("scenes_shapes", "scenes_noise")])
+        assert auroc[method, "average near"] == pytest.approx(mean)
+        assert auroc[method, "average near"] != auroc[method, "average"] == auroc[method, "average all"]
+    keys = grouped[grouped["dataset"].str.startswith("average")].groupby("dataset")["cell_key"].agg(set)
+    assert sorted(keys.index) == ["average", "average all", "average near"]
+    assert len(set.union(*keys)) == 6
+    compared = compare(tmp_path / "store", "energy", "msp")
+    assert {"average near", "average all", "average"} <= set(compared["dataset"])
+    assert list(compared["dataset"].unique())[-3:] == ["average", "average all", "average near"]
 
 
 def test_a_run_shows_its_own_rows_alone(tmp_path: Path) -> None:
@@ -325,6 +356,11 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pyt
         (["method=[mahalanobis]", "method.mahalanobis.layers=[nowhere]"], "method.mahalanobis.layers"),
         (["ood.scenes_noise.name=scenes"], "two data sets are called scenes"),
         (["cache=only"], "cache=only, but results of"),
+        (
+            ["metric.ood.groups={near:[scenes_noise,svhn]}"],
+            r"metric.ood.groups.near: svhn is no set of this run, whose sets are scenes_noise, scenes_shapes"
+            r".*\(~metric.ood.groups.near\)",
+        ),
         (
             ["model=scenes_resnet_disconnected", "method=[msp,knn]"],
             "model scenes_resnet_disconnected reads 2 x 2 images at once.*knn, msp would judge them as one",

@@ -111,6 +111,7 @@ def test_a_later_setting_leaves_the_keys_of_before() -> None:
     """`patch_px: null` is what was so before there were patches: results of then are found; a side is another key."""
     before = {"_target_": "assay.metrics.perturbation.Perturbation", "unit": "px", "steps": 40}
     assert metric_identity(before | {"patch_px": None}, 1) == metric_identity(before, 1)
+    assert metric_identity(before | {"groups": None}, 1) == metric_identity(before, 1)
     assert metric_identity(before | {"unit": "patch", "patch_px": 16}, 1)["metric"]["patch_px"] == 16
 
 

@@ -28,6 +28,7 @@ class Layers:
         self._places: dict[str, str] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
         self._prefixes: dict[str, fx.GraphModule] = {}
+        self._sizes = {self.size: self}
 
     @cached_property
     def traced(self) -> Traced:
@@ -42,11 +43,14 @@ class Layers:
         return self.traced.by if "traced" in self.__dict__ else None
 
     def fit(self, inputs: Tensor) -> "Layers":
-        """Itself, or for images of another size than those of an exported graph the layers of a new one."""
+        """Itself, or, of an exported graph, the layers of one for images of this size: each is made once."""
         size = (inputs.shape[2], inputs.shape[3])
-        if self.size == size or self.made_by == "fx":
+        if self.made_by == "fx":
             return self
-        return Layers(self.module, self.like, size)
+        if size not in self._sizes:
+            self._sizes[size] = Layers(self.module, self.like, size)
+            self._sizes[size]._sizes = self._sizes
+        return self._sizes[size]
 
     def node(self, layer: str) -> fx.Node:
         """The layer's node; ValueError, with near names, where there is no such layer."""

@@ -131,6 +131,7 @@ class ForwardPass:
     def head(self, layer: str) -> Head:
         """The head from the layer, its constants bound to this batch."""
         constants = tuple(v.detach() if isinstance(v, Tensor) else v for v in self._values(layer).constants)
+        self.network.fit(self.inputs)  # another pass may have had images of another size since
         return self.network.head(layer, constants)
 
     def _values(self, layer: str) -> LayerValues:

@@ -245,11 +245,15 @@ class Network:
         except ValueError:
             return True
 
+    def fit(self, inputs: Tensor) -> None:
+        """From here on layers are cut in a graph for images of the size of these, [B,C,H,W]."""
+        self._layers = self._layers.fit(inputs)
+
     def run(self, inputs: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, LayerValues]]:
         """One forward pass: logits [B,C], and the values at each named layer."""
         if not layers:
             return self(inputs), {}
-        self._layers = self._layers.fit(inputs)
+        self.fit(inputs)
         tapped = self._layers.tap(layers, inputs)
         self.passes.forward += len(inputs)
         logits, values = tapped(inputs)
@@ -258,7 +262,7 @@ class Network:
     @torch.no_grad()
     def prefix(self, inputs: Tensor, layer: str) -> LayerValues:
         """A layer's values, without running on to the logits; counted as a forward pass."""
-        self._layers = self._layers.fit(inputs)
+        self.fit(inputs)
         to_layer = self._layers.prefix(inputs, layer)
         self.passes.forward += len(inputs)
         activation, *crossing = to_layer(inputs)

@@ -101,6 +101,23 @@ def test_images_of_another_size_have_a_graph_of_their_own() -> None:
         assert other.shape[-1] == size
 
 
+class Wide(Plain):
+    """A head that divides by the number of pixels, which the graph of each size has as a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = max(1, x.shape[2]) * max(1, x.shape[3])  # a comparison: torch.fx cannot follow it
+        return self.fc(self.act(self.norm(self.stem(x))).sum((2, 3)) / pixels)
+
+
+def test_an_earlier_pass_keeps_its_head() -> None:
+    """A pass over images of another size has come between; float64, 1e-12."""
+    network = Network(Wide(), *HALF, input_size=(16, 16)).to(dtype=torch.float64)
+    small, large = (ForwardPass(network, random_images(2, size).double(), ("stem",)) for size in (16, 24))
+    activations = [each.activation("stem") for each in (small, large)]
+    for each, activation in zip((small, large, small), (*activations, activations[0]), strict=True):
+        assert_close(each.head("stem")(activation), each.logits, 1e-12)
+
+
 class Branching(Plain):
     """Control flow on values."""
 

@@ -6,9 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .operations import UnsupportedOp
 from .rules import Map, ProductRule, SoftmaxRule, gradient, ratio, ratio_, stabilised_
 
 Attention = Literal["refused", "attnlrp", "cp_lrp"]
+IN_PART = (
+    "multiplies what is the output of a softmax in part, added to or joined with another activation, so that cp_lrp "
+    "cannot say which factor is constant"
+)
 
 
 def taylor(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
@@ -28,7 +33,7 @@ def nothing(x: Tensor, function: Map, relevance: Tensor) -> None:
 def halved(
     inputs: Sequence[Tensor],
     function: Callable[..., Tensor],
-    weights: Sequence[bool],
+    weights: Sequence[bool | None],
     relevance: Tensor,
     epsilon: float = 0,
 ) -> tuple[Tensor | None, ...]:
@@ -39,12 +44,18 @@ def halved(
 def to_values(
     inputs: Sequence[Tensor],
     function: Callable[..., Tensor],
-    weights: Sequence[bool],
+    weights: Sequence[bool | None],
     relevance: Tensor,
     epsilon: float = 0,
 ) -> tuple[Tensor | None, ...]:
-    """All to the factor that is no softmax's, which is a constant (Ali et al. 2022); to both alike where none is."""
-    if sum(weights) != 1:
+    """All to the factor that is no softmax's, which is a constant (Ali et al. 2022); to both alike where none is.
+
+    Raises:
+        UnsupportedOp: a factor is a softmax's in part.
+    """
+    if None in weights:
+        raise UnsupportedOp("product", IN_PART, "attnlrp explains the network, as do methods on the input gradient")
+    if weights.count(True) != 1:
         return halved(inputs, function, weights, relevance, epsilon)
     values = weights.index(False)
     constant = inputs[1 - values]

@@ -123,8 +123,9 @@ class Tape:
             later, earlier = self._called(outputs), self._called(wrt)
             raise ValueError(
                 f"no relevance passes from {later} to {earlier}: {later} must come later in the network, and not only "
-                "by way of a sigmoid, whose output is a gate and takes no relevance (of a network that ends in a "
-                "sigmoid, explain the part before it)"
+                "by way of a sigmoid, whose output is a gate and takes no relevance, nor by way of a softmax in "
+                "cp_lrp, to which that is a constant (of a network that ends in a sigmoid or softmax, explain the part "
+                "before it)"
             )
         if table is not None:
             self._check_size(table, outputs, start, [Peak(self._called(wrt), largest(relevance))])

@@ -64,7 +64,8 @@ class Operation:
     factor, shift: of kinds norm (a batch-norm that follows a layer), statistics (a norm of each image's own, which are
     taken as constant) and shift (any other constant factor x + shift, no shift for None). number: how many affine
     layers were called before, itself included. name: what was called. frozen: of kind normalise, the call with the size
-    that it divides by as a constant. weights: of kind product, which inputs are a softmax's.
+    that it divides by as a constant. weights: of kind product, which inputs are made of
+    softmax outputs alone, None for those that are in part.
     """
 
     kind: Kind
@@ -77,7 +78,7 @@ class Operation:
     number: int = 0
     name: str = ""
     frozen: Callable[[Tensor], Tensor] | None = None
-    weights: tuple[bool, ...] = ()
+    weights: tuple[bool | None, ...] = ()
 
 
 class Reading(NamedTuple):

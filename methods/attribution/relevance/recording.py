@@ -36,7 +36,7 @@ from .rewriting import REWRITTEN
 from .rules import Affine
 from .table import Constancy
 from .unfused import UNFUSED
-from .weighing import WEIGHING
+from .weighing import WEIGHING, of_softmax
 
 
 class _Producer(NamedTuple):
@@ -73,6 +73,7 @@ class RelevanceMode(TorchFunctionMode):
         self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
         self._weights: Any = WeakTensorKeyDictionary()  # outputs of softmax
+        self._of_softmax: Any = WeakTensorKeyDictionary()  # what is made of these -> see `of_softmax`
         self._kept: Any = WeakTensorKeyDictionary()  # outputs of layers that relevance starts from or stops at
         self._turned: Any = WeakTensorKeyDictionary()  # maps whose axes have changed places
         self._maps: Any = WeakTensorKeyDictionary()  # vectors -> the shape of the map that they were, see `Affine`
@@ -184,8 +185,14 @@ class RelevanceMode(TorchFunctionMode):
             for known in (self._gates, self._weights):
                 if all(each in known for each in carried):
                     known[value] = True
+            self._follow_softmax("", value, carried)
             self._follow_map(name, value, carried[0])
         return output
+
+    def _follow_softmax(self, kind: str, value: Tensor, inputs: Sequence[Tensor]) -> None:
+        share = of_softmax(kind, [self._of_softmax.get(each, False) for each in inputs])
+        if share is not False:
+            self._of_softmax[value] = share
 
     def _follow_map(self, name: str, value: Tensor, before: Tensor) -> None:
         """Remember which map a vector was, and where channels may not come first."""
@@ -241,7 +248,9 @@ class RelevanceMode(TorchFunctionMode):
         if operation.kind == "gate":
             self._gates[recorded] = True
         if operation.kind == "softmax":
-            self._weights[recorded] = True
+            self._weights[recorded] = self._of_softmax[recorded] = True
+        else:
+            self._follow_softmax(operation.kind, recorded, inputs)
         if operation.kind in ("activation", "norm", "shift") and inputs[0] in self._maps:
             self._maps[recorded] = self._maps[inputs[0]]
         if operation.kind == "shift" and not self.apart and recorded.shape == inputs[0].shape:
@@ -270,7 +279,8 @@ class RelevanceMode(TorchFunctionMode):
         """A product of two activations; where one is a softmax, that is kept as an attention."""
         weights = [each in self._weights for each in reading.inputs]
         self.attentions += [each for each, is_weight in zip(reading.inputs, weights, strict=True) if is_weight]
-        return replace(self._read(reading, reading.inputs), weights=tuple(weights))
+        shares = tuple(self._of_softmax.get(each, False) for each in reading.inputs)
+        return replace(self._read(reading, reading.inputs), weights=shares)
 
     def _read(self, reading: Reading, inputs: tuple[Tensor, ...]) -> Operation:
         return Operation(

@@ -164,9 +164,9 @@ ScaleRule = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, factor of each cha
 ShiftRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x, factor, shift, R of factor x + shift) -> R of x
 SumRule = Callable[[Sequence[Tensor], Sequence[int], Tensor], tuple[Tensor | None, ...]]
 SoftmaxRule = Callable[[Tensor, Map, Tensor], Tensor | None]  # the same; None: no relevance passes
-# (inputs, the operation, which inputs are a softmax's, R of its output, stabiliser) -> R of each input
+# (inputs, the operation, which inputs are a softmax's (None: in part), R of its output, stabiliser) -> R of each input
 ProductRule = Callable[
-    [Sequence[Tensor], Callable[..., Tensor], Sequence[bool], Tensor, float], tuple[Tensor | None, ...]
+    [Sequence[Tensor], Callable[..., Tensor], Sequence[bool | None], Tensor, float], tuple[Tensor | None, ...]
 ]
 
 

@@ -83,3 +83,16 @@ WEIGHING: dict[str, Callable[..., Reading]] = {
     **dict.fromkeys(("matmul", "__matmul__", "bmm"), _product),
     "einsum": _einsum,
 }
+
+
+def of_softmax(kind: str, inputs: Sequence[bool | None]) -> bool | None:
+    """Whether an operation's output is made of outputs of softmax alone, as weights that are scaled or mixed are.
+
+    inputs: the same of what it reads. None: in part, as a sum of weights and another activation is. Of a product of
+    weights and values, as of a gated signal, what the values are.
+    """
+    if kind == "gated":
+        return inputs[0]
+    if kind == "product":
+        inputs = [each for each in inputs if each is not True] or [True]
+    return all(inputs) or (None if any(each is not False for each in inputs) else False)

@@ -23,7 +23,7 @@ from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon, Gamma
 from assay.methods.attribution.relevance.table import HANDLERS, Relevances, RuleTable
 from conftest import assert_close, attribute, attribute_alone, random_images, several_targets
 from torch import Tensor, nn
-from transformer_toys import Transformer, normal, tiny_transformer
+from transformer_toys import Attended, Transformer, normal, tiny_transformer
 
 CLOSE = 1e-6  # the twin has no stabilisers, and each step of ours has one of 1e-12
 KINDS: tuple[Attention, ...] = ("attnlrp", "cp_lrp")
@@ -137,7 +137,8 @@ MASKS = {
 
 @pytest.mark.parametrize("options", MASKS.values(), ids=MASKS)
 def test_masks_are_those_of_the_fused_kernel(options: dict[str, object]) -> None:
-    """Logits as the network's own (1e-12), relevance without what is not a number, and kept where nothing is added."""
+    """Logits as the network's own (1e-12), and maps as x dy/dx with products by halves or weights that are constants,
+    the mask spelled out (float64, 1e-6): what is hidden takes nothing, what is added keeps its share."""
 
     class Masked(nn.Module):
         def __init__(self) -> None:
@@ -152,8 +153,84 @@ def test_masks_are_those_of_the_fused_kernel(options: dict[str, object]) -> None
     images = random_images(2, 8).double()
     tape = Tape.record(ForwardPass(network, images))
     torch.testing.assert_close(tape.logits.detach(), network(network.normalise(images)), rtol=1e-12, atol=1e-12)
-    for method in EXACT.values():
-        assert attribute(method, network, images, Targets(torch.arange(2), torch.arange(2))).values.isfinite().all()
+    for attention, method in EXACT.items():
+        leaf = network.normalise(images).requires_grad_()
+        q, k, v = F.pad(network.module.first(leaf).flatten(2), (0, 1), value=0.5).mT.chunk(3, -1)  # type: ignore[operator, union-attr]
+        scores = q @ k.mT * options.get("scale", 0.5)
+        weights = _hiding(_half(scores) if attention == "attnlrp" else scores, **options).softmax(-1)
+        values = _half(weights @ v) if attention == "attnlrp" else weights.detach() @ v
+        logits = network.module.last(values[:, 2])  # type: ignore[operator]
+        expected = (torch.autograd.grad(logits[[0, 1], [0, 1]].sum(), leaf)[0] * leaf).sum(1).detach()
+        found = attribute(method, network, images, Targets(torch.arange(2), torch.arange(2)))
+        assert_close(found.values, expected, CLOSE)
+
+
+def _hiding(scores: Tensor, is_causal: bool = False, attn_mask: Tensor | None = None, **options: object) -> Tensor:
+    """Scores with the mask."""
+    mask = torch.ones(5, 5, dtype=torch.bool).tril() if is_causal else attn_mask
+    if mask is None or mask.dtype != torch.bool:
+        return scores if mask is None else scores + mask
+    return scores.masked_fill(~mask, -torch.inf)
+
+
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "doubled": lambda w: w * 2,
+    "divided": lambda w: w / 1.0,
+    "head mask": lambda w: w * torch.ones(1, 2, 1, 1).double(),
+    "dropout": lambda w: F.dropout(w * 1.0, 0.1, False),
+    "talking heads": lambda w: F.linear(w.movedim(1, -1), torch.eye(2).double()).movedim(-1, 1),
+    "in place": lambda w: w.mul_(1),
+}
+
+
+class Weighing(Attended):
+    """Attention with something done to the weights behind the softmax."""
+
+    change: Callable[[Tensor], Tensor]
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Values of queries [B,heads,N,d]."""
+        return self.change((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)) @ v
+
+
+def weighing(change: Callable[[Tensor], Tensor]) -> Network:
+    """The tiny transformer with such attention."""
+    network = tiny_transformer("plain")
+    for block in network.module.layers:  # type: ignore[operator, union-attr]
+        block.attention.__class__, block.attention.change = Weighing, change
+    return network
+
+
+@pytest.mark.parametrize("change", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_stay_constants_behind_constant_steps(change: Callable[[Tensor], Tensor]) -> None:
+    """CP-LRP gives values all of R whatever constants multiply or mix the weights: without biases, positions and class
+    token maps sum to the logit, and where the steps change nothing they are the usual ones. Float64, 1e-6."""
+    network, usual = weighing(change), tiny_transformer()
+    for each in (network, usual):
+        for name, parameter in each.module.named_parameters():
+            if name.endswith(("bias", "token", "positions")):
+                parameter.data.zero_()
+    images, targets = random_images(4, 16).double(), several_targets()
+    logits = network(network.normalise(images))
+    found = attribute(EXACT["cp_lrp"], network, images, targets).values
+    assert_close(found.sum((1, 2))[:, None], logits[targets.image, targets.label][:, None], CLOSE)
+    if torch.allclose(logits, usual(usual.normalise(images))):
+        assert_close(found, attribute(EXACT["cp_lrp"], usual, images, targets).values, CLOSE)
+
+
+def test_cp_lrp_refuses_a_factor_that_is_a_softmaxs_in_part() -> None:
+    """What is added to the weights takes relevance, and they do not: no rule says what the product hands to whom."""
+
+    class Added(Attended):
+        def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            scores = q @ k.mT
+            return (scores.softmax(-1) + scores.relu()) @ v
+
+    network, images, targets = tiny_transformer("plain"), random_images(4, 16).double(), several_targets()
+    network.module.layers[0].attention.__class__ = Added  # type: ignore[index, union-attr]
+    with pytest.raises(UnsupportedOp, match=r"output of a softmax in part.*cp_lrp.*attnlrp explains"):
+        attribute(EXACT["cp_lrp"], network, images, targets)
+    assert attribute(EXACT["attnlrp"], network, images, targets).values.isfinite().all()
 
 
 # Invariants
@@ -274,3 +351,12 @@ def test_others_refuse_transformers_by_name(method: Attributor, name: str, why: 
     with pytest.raises(UnsupportedOp, match=why) as caught:
         attribute(method, tiny_transformer(), random_images(1, 16).double(), targets)
     assert caught.value.name == name
+
+
+def test_cp_lrp_names_the_softmax_that_a_network_ends_in() -> None:
+    """A constant to CP-LRP, so nothing passes."""
+    module = nn.Sequential(tiny_transformer().module, nn.Softmax(-1)).eval()
+    network = Network(module, (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64)
+    targets = Targets(torch.tensor([0]), torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"softmax in cp_lrp.*ends in a sigmoid or softmax, explain the part before"):
+        attribute(EXACT["cp_lrp"], network, random_images(1, 16).double(), targets)

@@ -135,9 +135,10 @@ class PixelCurve:
         counts = [int(round(place, 6)) for place in places]  # 3 x 0.7 % of 1000 are 20.999999999999996
         if counts[-1] > things:
             name = THINGS[self.unit] + ("" if self.patch_px is None else f" of {self.patch_px} px")
+            mend = "or step=1" if self.unit == "patch" else "or unit=percent"
             raise ValueError(
                 f"{self.steps} steps of {self.step:g} {self.unit} are {counts[-1]} {name}, and the image has {things}: "
-                "set fewer steps, or unit=percent"
+                f"set fewer steps, {mend}"
             )
         return counts
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from assay.harness.network import Network
 from torch import Tensor, nn
 
-Any = TypeVar("Any", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Attended(nn.MultiheadAttention):
@@ -84,7 +84,7 @@ class Transformer(nn.Module):
         return self.head(x.mean(1) if self.pooled else x[:, 0])
 
 
-def normal(module: Any, spread: float = 0.5) -> Any:
+def normal(module: Module, spread: float = 0.5) -> Module:
     """The module with all its parameters drawn anew, seeded: weights around 0, those of norms around 1."""
     generator = torch.Generator().manual_seed(1)
     for parameter in module.parameters():

@@ -18,11 +18,11 @@ from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Needs
 from torch import Tensor
 
+from .attended import attended, read_tokens
 from .relevance import rules
 from .relevance.attention import halved
-from .relevance.engine import Tape
 from .relevance.rules import AlphaBeta, per_sample, ratio
-from .relevance.table import Constancy, RuleTable
+from .relevance.table import RuleTable
 
 Heads = Literal["mean", "max", "min"]
 HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -30,41 +30,6 @@ HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "max": lambda values: values.amax(1),
     "min": lambda values: values.amin(1),
 }
-
-
-def attended(forward: ForwardPass, method: str, constants: Constancy = "apart") -> Tape:
-    """The recorded pass of a network in which all tokens of an image attend to all of them.
-
-    constants: as in `Tape.record`; `apart` where nothing but gradients is asked for.
-
-    Raises:
-        ValueError: there is no attention, or another one.
-    """
-    tape = Tape.record(forward, batch_norm=constants)
-    shapes = list(dict.fromkeys(tuple(each.shape) for each in tape.attentions))
-    if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][0] == len(tape.inputs) and shapes[0][2] == shapes[0][3]:
-        return tape
-    found = f"attention of shapes {', '.join(map(str, map(list, shapes)))}" if shapes else "no attention"
-    raise ValueError(
-        f"{method} multiplies attention between all tokens of an image, [{len(tape.inputs)}, heads, tokens, tokens] in "
-        f"each layer, and this network has {found}: attnlrp, cp_lrp, gradcam and methods on the input gradient explain "
-        "it"
-    )
-
-
-def read_tokens(tape: Tape) -> Tensor:
-    """How much the logits read of each token behind the last attention, [N] with sum 1.
-
-    Of the class token all, or of the tokens that are pooled equal parts.
-
-    Raises:
-        ValueError: of none.
-    """
-    gradient = tape.pull_to_attentions(None, torch.ones_like(tape.logits), last=True)[-1]
-    read = (gradient != 0).any(3).any(1).any(0)
-    if not read.any():
-        raise ValueError("the logits have no gradient at the last attention: is the network's last layer 0, untrained?")
-    return read.to(tape.logits) / read.sum()
 
 
 def rolled(steps: Sequence[Tensor], read: Tensor) -> Tensor:
@@ -75,7 +40,7 @@ def rolled(steps: Sequence[Tensor], read: Tensor) -> Tensor:
     return row[:, 0]
 
 
-def as_map(tokens: Tensor, inputs: Tensor) -> Tensor:
+def on_patches(tokens: Tensor, inputs: Tensor) -> Tensor:
     """[B,N], class and other tokens first, -> [B,h,w]."""
     return tokens_to_map(tokens[:, :, None], inputs)[:, 0]
 
@@ -109,13 +74,13 @@ class AttentionRollout:
         """[P,h,w], a value a patch, not negative."""
         tape = attended(forward, type(self).__name__)
         steps = [self.step(each.detach()) for each in tape.attentions]
-        found = as_map(rolled(steps, read_tokens(tape)), tape.inputs.detach())
+        found = on_patches(rolled(steps, read_tokens(tape)), tape.inputs.detach())
         return Attribution(tape.by_pair(targets, lambda one_hot: found))
 
     def step(self, attention: Tensor) -> Tensor:
-        """[B,heads,N,N] -> [B,N,N] with rows of sum 1."""
+        """[B,heads,N,N] -> [B,N,N] with rows of sum 1; r where heads have no token in common (min): 0/0 := 0."""
         fused = HEADS[self.heads](attention)
-        fused = fused / fused.sum(-1, keepdim=True)
+        fused = ratio(fused, fused.sum(-1, keepdim=True))
         return _with_itself(fused * ((1 - self.residual) / self.residual)) * self.residual if self.residual else fused
 
 
@@ -137,7 +102,7 @@ class GenericAttention:
         def tokens(one_hot: Tensor) -> Tensor:
             gradients = tape.pull_to_attentions(None, one_hot)
             steps = [positive(each.detach(), g) for each, g in zip(tape.attentions, gradients, strict=True)]
-            return as_map(rolled(steps, read), tape.inputs.detach())
+            return on_patches(rolled(steps, read), tape.inputs.detach())
 
         return Attribution(tape.by_pair(targets, tokens))
 
@@ -196,6 +161,6 @@ class TransformerAttribution:
             gradients = tape.pull_to_attentions(None, one_hot)
             relevances = tape.pull_to_attentions(TABLE, one_hot)
             steps = [positive(each, g) for each, g in zip(relevances, gradients, strict=True)]
-            return as_map(rolled(steps, read), tape.inputs.detach())
+            return on_patches(rolled(steps, read), tape.inputs.detach())
 
         return Attribution(tape.by_pair(targets, tokens))

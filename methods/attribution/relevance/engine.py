@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..layers import spatial
 from .alarm import Peak, check_size, expected_size, largest, of_images
 from .nodes import State, Watch, ends_of
-from .recording import RelevanceMode
+from .recording import Attention, RelevanceMode
 from .table import Constancy, RuleTable
 
 
@@ -29,7 +29,8 @@ class Tape:
     """One recorded forward pass: tensors with a graph of rules.
 
     inputs: normalised [B,3,H,W], the leaf. logits: [B,C]. layers: the named layers' outputs [B,...]. attentions: each
-    softmax that a product reads, in the order of calls ([B,heads,N,N] where all tokens attend to all).
+    softmax that a product reads, in the order of calls ([B,heads,N,N] where all tokens attend to all). attended: what
+    is known of each. unread: shapes of other softmaxes, but those of vectors.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Tape:
         logits: Tensor,
         layers: dict[str, Tensor],
         state: State,
-        attentions: Sequence[Tensor] = (),
+        attended: Sequence[Attention] = (),
+        unread: Sequence[tuple[int, ...]] = (),
     ) -> None:
         self.network, self.inputs, self.logits, self.layers = network, inputs, logits, layers
-        self._state, self.attentions = state, tuple(attentions)
+        self._state, self.attended, self.unread = state, tuple(attended), tuple(unread)
+        self.attentions = tuple(each.weights for each in attended)
 
     @classmethod
     def record(
@@ -87,7 +90,7 @@ class Tape:
         state.ends = ends_of(mode.latest(logits))
         kept = {name: _tensor(name, found) for name in layers}
         mode.check([mode.latest(logits), *kept.values()], list(kept))
-        return cls(network, leaf, mode.latest(logits), kept, state, mode.attentions)
+        return cls(network, leaf, mode.latest(logits), kept, state, mode.attentions, mode.unread())
 
     def at(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input."""

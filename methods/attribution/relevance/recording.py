@@ -53,6 +53,15 @@ class _Copy(NamedTuple):
     again: Callable[[Tensor], Tensor]
 
 
+class Attention(NamedTuple):
+    """A softmax that a product reads: its values, the product of the two, and the softmax' number in the pass."""
+
+    weights: Tensor
+    values: Tensor
+    product: Callable[[Tensor, Tensor], Tensor]
+    number: int
+
+
 class RelevanceMode(TorchFunctionMode):
     """Records each operation on the path from the input; values are those of the network itself.
 
@@ -72,12 +81,13 @@ class RelevanceMode(TorchFunctionMode):
         self._copies: Any = WeakTensorKeyDictionary()  # output of an operation that moves values -> _Copy
         self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
-        self._weights: Any = WeakTensorKeyDictionary()  # outputs of softmax
+        self._weights: Any = WeakTensorKeyDictionary()  # outputs of softmax -> its number
         self._of_softmax: Any = WeakTensorKeyDictionary()  # what is made of these -> see `of_softmax`
         self._kept: Any = WeakTensorKeyDictionary()  # outputs of layers that relevance starts from or stops at
         self._turned: Any = WeakTensorKeyDictionary()  # maps whose axes have changed places
         self._maps: Any = WeakTensorKeyDictionary()  # vectors -> the shape of the map that they were, see `Affine`
-        self.attentions: list[Tensor] = []  # outputs of softmax that a product reads, in the order of calls
+        self.attentions: list[Attention] = []  # each output of softmax that a product reads, in the order of calls
+        self.softmaxes: list[tuple[int, ...]] = []  # the shape of each
         self.made = Made(module)
 
     def latest(self, value: Any) -> Any:
@@ -184,7 +194,7 @@ class RelevanceMode(TorchFunctionMode):
             self.state.set_depth(value, max(self.state.depth_of(each) for each in carried))
             for known in (self._gates, self._weights):
                 if all(each in known for each in carried):
-                    known[value] = True
+                    known[value] = known[carried[0]]
             self._follow_softmax("", value, carried)
             self._follow_map(name, value, carried[0])
         return output
@@ -248,7 +258,8 @@ class RelevanceMode(TorchFunctionMode):
         if operation.kind == "gate":
             self._gates[recorded] = True
         if operation.kind == "softmax":
-            self._weights[recorded] = self._of_softmax[recorded] = True
+            self._weights[recorded], self._of_softmax[recorded] = len(self.softmaxes), True
+            self.softmaxes.append(tuple(recorded.shape))
         else:
             self._follow_softmax(operation.kind, recorded, inputs)
         if operation.kind in ("activation", "norm", "shift") and inputs[0] in self._maps:
@@ -277,10 +288,21 @@ class RelevanceMode(TorchFunctionMode):
 
     def _product(self, reading: Reading) -> Operation:
         """A product of two activations; where one is a softmax, that is kept as an attention."""
-        weights = [each in self._weights for each in reading.inputs]
-        self.attentions += [each for each, is_weight in zip(reading.inputs, weights, strict=True) if is_weight]
+        first, second = reading.inputs
+        self._attend(first, second, reading.function)
+        self._attend(second, first, lambda a, b: reading.function(b, a))
         shares = tuple(self._of_softmax.get(each, False) for each in reading.inputs)
         return replace(self._read(reading, reading.inputs), weights=shares)
+
+    def _attend(self, weights: Tensor, values: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Keep weights that are a softmax's, once however many products read them."""
+        if weights in self._weights and all(weights is not each.weights for each in self.attentions):
+            self.attentions.append(Attention(weights, values, product, self._weights[weights]))
+
+    def unread(self) -> list[tuple[int, ...]]:
+        """Shapes of softmaxes of three dimensions or more that no product reads as they are."""
+        read = {each.number for each in self.attentions}
+        return [shape for number, shape in enumerate(self.softmaxes) if number not in read and len(shape) > 2]
 
     def _read(self, reading: Reading, inputs: tuple[Tensor, ...]) -> Operation:
         return Operation(

@@ -38,7 +38,17 @@ def _attended(
     scale: float | None = None,
     is_grouped: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The values, and the weights [...,N,M]."""
+    """The values, and the weights [...,N,M].
+
+    Raises:
+        UnsupportedOp: weights are dropped at random.
+    """
+    if dropout > 0:
+        raise UnsupportedOp(
+            "scaled_dot_product_attention",
+            f"drops attention weights at random (dropout_p={dropout:g}), so that no two passes are alike",
+            "pass dropout_p=0.0 in evaluation, as `dropout_p=self.p if self.training else 0.0`",
+        )
     if is_grouped:
         key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
     scores = torch.matmul(query, key.transpose(-2, -1))
@@ -46,7 +56,7 @@ def _attended(
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     weights = F.softmax(scores if mask is None else _masked(scores, mask), -1)
-    return torch.matmul(F.dropout(weights, dropout) if dropout > 0 else weights, value), weights
+    return torch.matmul(weights, value), weights
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Twins follow one image through the network with full matrices; float64, 1e-9 of the largest value.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -19,9 +20,10 @@ from assay.methods.attribution.attention import (
     positive,
     rolled,
 )
+from assay.methods.attribution.relevance.operations import UnsupportedOp
 from conftest import assert_close, attribute, attribute_alone, known, random_images, several_targets
 from torch import Tensor, nn
-from transformer_toys import Transformer, tiny_transformer
+from transformer_toys import Attended, Block, Transformer, normal, tiny_transformer
 
 CLOSE = 1e-9
 METHODS: dict[str, Attributor] = {
@@ -52,6 +54,13 @@ def test_the_later_layer_comes_first() -> None:
     """read^T M_2 M_1: (1 0) of M_2 = (0 1; 0 1) is the second row of M_1 = (1 2; 3 4)."""
     first, second = torch.tensor([[[1.0, 2], [3, 4]]]), torch.tensor([[[0.0, 1], [0, 1]]])
     torch.testing.assert_close(rolled([first, second], torch.tensor([1.0, 0])), torch.tensor([[3.0, 4]]))
+
+
+def test_heads_without_a_common_token() -> None:
+    """The least of (1 0; 1/2 1/2) and (0 1; 1/2 1/2): 0/0 := 0 in the first row, which keeps r of itself."""
+    heads = torch.tensor([[[[1.0, 0], [0.5, 0.5]], [[0, 1], [0.5, 0.5]]]])
+    found = AttentionRollout("min", 0.3).step(heads)
+    torch.testing.assert_close(found, torch.tensor([[[0.3, 0], [0.35, 0.65]]]))
 
 
 def test_positive_products_by_hand() -> None:
@@ -215,6 +224,9 @@ def test_a_rollout_shares_out_one() -> None:
 # Refusals
 
 
+FIRST = Targets(torch.tensor([0]), torch.tensor([1]))
+
+
 class Windows(nn.Module):
     """Attention of each row of pixels among themselves."""
 
@@ -236,6 +248,149 @@ def test_other_attention_is_refused(kind: str) -> None:
     windows = Network(Windows().eval(), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(ValueError, match=r"tokens of an image, .* has attention of shapes \[16, 1, 8, 8\]"):
         attribute(METHODS[kind], windows, random_images(2, 8), targets)
+
+
+class Last(Transformer):
+    """`Transformer` with the class token behind the patches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,3,16,16] -> [B,5]."""
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions[:, 1:]
+        x = torch.cat([x, (self.token + self.positions[:, :1]).expand(len(x), -1, -1)], 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x)[:, -1])
+
+
+class Towers(nn.Module):
+    """The sum of two transformers' logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Transformer("fused"), Transformer("fused")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)
+
+
+class Beside(Block):
+    """Two attentions of the same tokens in one block."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2, "fused")
+        self.other = Attended(8, 2, "fused")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.attention(self.norm1(x)) + self.other(self.norm1(x))
+
+
+class Spelled(Attended):
+    """Attention whose weights are used as `how` says."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(8, 2, "own")
+        self.how = how
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+        if self.how == "twice":
+            return torch.cat([weights @ half for half in v.chunk(2, -1)], -1)
+        if self.how == "forms":
+            first, second = v.chunk(2, -1)
+            return torch.cat([weights @ first, weights.clone() @ second], -1)
+        if self.how == "masked":
+            return (weights * torch.ones(1, 2, 1, 1).to(weights)) @ v
+        if self.how == "turned":
+            return (v.mT @ weights).mT
+        if self.how == "of_queries":
+            return weights.mT @ v
+        if self.how == "dropped":
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        return torch.einsum("bhij,bjhd->bhid", weights, v.transpose(1, 2))  # as_einsum
+
+
+class Channels(nn.Module):
+    """Attention between 16 channels of 16 tokens (XCiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.qkv, self.head = nn.Conv2d(3, 32, 4, 4), nn.Linear(32, 96), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 4, 1)
+        weights = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT).softmax(-1)
+        return self.head((x + (weights @ v).permute(0, 3, 1, 2).flatten(2)).mean(1))
+
+
+def of(module: nn.Module) -> Network:
+    """Of the toys' weights, in float64."""
+    return Network(normal(module), (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64)
+
+
+def spelled(how: str, *blocks: int) -> Network:
+    """`tiny_transformer` with these blocks' attention as `Spelled`."""
+    module = Transformer("fused")
+    for number in blocks:
+        module.layers[number].attention = Spelled(how)
+    return of(module)
+
+
+def beside_one_another() -> Network:
+    module = Transformer("fused")
+    module.blocks = nn.ModuleList([Beside()])
+    return of(module)
+
+
+REFUSED: dict[str, tuple[Callable[[], Network], str]] = {
+    "class_token_last": (lambda: of(Last("fused")), "read token 16 of 17 .*which lie among the last 16"),
+    "towers": (lambda: of(Towers()), "beside one another: the one called as number 3 reads nothing of number 2"),
+    "parallel": (beside_one_another, "beside one another: the one called as number 2"),
+    "forms": (lambda: spelled("forms", 0, 1), "a softmax that several products read in several forms"),
+    "masked_in_one_layer": (lambda: spelled("masked", 0), r"a softmax \[2, 2, 17, 17\] that no product reads as it is"),
+    "turned": (lambda: spelled("turned", 0, 1), "transposed or a softmax over queries"),
+    "of_queries": (lambda: spelled("of_queries", 0, 1), "transposed or a softmax over queries"),
+    "channels": (lambda: of(Channels()), r"attention \[2, 2, 16, 16\] between channels"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_series_of_attentions_is_refused(case: str) -> None:
+    """Each would be a wrong map: shifted by a patch, or a product of what is no series."""
+    build, match = REFUSED[case]
+    targets = Targets(torch.tensor([0, 1]), torch.tensor([1, 2]))
+    for kind in ("rollout", "generic", "transformer"):
+        with pytest.raises(ValueError, match=match):
+            attribute(METHODS[kind], build(), random_images(2, 16).double(), targets)
+
+
+@pytest.mark.parametrize("how", ["twice", "as_einsum"])
+def test_a_softmax_counts_once(how: str) -> None:
+    """Read by two products, or by one whose values have heads behind tokens: maps of the plain spelling, 1e-9."""
+    images, targets = random_images(2, 16).double(), Targets(torch.tensor([0, 1]), torch.tensor([1, 2]))
+    for kind in ("rollout", "generic"):
+        expected = attribute(METHODS[kind], tiny_transformer("fused"), images, targets).values
+        assert_close(attribute(METHODS[kind], spelled(how, 0, 1), images, targets).values, expected, CLOSE)
+
+
+def test_random_weights_are_refused() -> None:
+    """Dropout inside the fused kernel, in evaluation too."""
+    with pytest.raises(UnsupportedOp, match=r"at random \(dropout_p=0.5\).*pass dropout_p=0.0"):
+        attribute(GenericAttention(), spelled("dropped", 0), random_images(1, 16).double(), FIRST)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_logits_of_constant_sum_are_read(pooled: bool) -> None:
+    """(-z, z), and a softmax at the end, float32 too: rollout, which no class moves, is as of the network before it."""
+    images, first = random_images(2, 16).double(), Targets(torch.tensor([0, 1]), torch.tensor([1, 0]))
+    expected = attribute(AttentionRollout(), tiny_transformer("fused", pooled), images, first).values
+    body = normal(Transformer("fused", pooled))
+    binary = Network(nn.Sequential(body, nn.Linear(5, 1)).eval(), (0.5,) * 3, (0.25,) * 3, activation="binary")
+    softmax = Network(nn.Sequential(body, nn.Softmax(1)).eval(), (0.5,) * 3, (0.25,) * 3)
+    for network in (binary, softmax):
+        network = network.to(dtype=torch.float32)
+        found = attribute(AttentionRollout(), network, images.float(), first).values
+        assert_close(found.double(), expected, 1e-5)
 
 
 def test_settings_are_checked() -> None:

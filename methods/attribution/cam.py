@@ -30,7 +30,7 @@ def feature_map(forward: ForwardPass, layer: str) -> Tensor:
     """
     activation = forward.activation(layer)
     try:
-        values = spatial(activation, layer, forward.inputs.shape[2:])
+        values = spatial(activation, layer, forward.inputs.shape[2:], has_layout=True)
     except ValueError as error:
         would = ", ".join(forward.network.maps(forward.inputs)) or "none was found"
         raise ValueError(f"{error}. Layers that would do: {would}") from error

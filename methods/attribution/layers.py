@@ -7,22 +7,26 @@ from torch import Tensor
 MOST_SKEWED = 4  # how much longer the cells of a map are in one direction than in the other
 
 
-def spatial(values: Tensor, layer: str | None, size: Sequence[int]) -> Tensor:
+def spatial(values: Tensor, layer: str | None, size: Sequence[int], has_layout: bool = False) -> Tensor:
     """A layer's output (None: the input), checked to be [B,K,h,w] over images of `size` (height, width).
+
+    has_layout: whether the method has a setting `layout`, for messages.
 
     Raises:
         ValueError: it has no height and width, or they cannot be of the images: channels that come last.
     """
     if values.ndim != 4:
+        tokens = ", or layout=tokens where these are a transformer's tokens [batch, tokens, channels]"
         raise ValueError(
             f"layer {layer!r} gives {list(values.shape)}; a map needs [batch, channels, height, width]: choose a "
-            "convolutional layer, or layout=tokens where these are a transformer's tokens [batch, tokens, channels]"
+            f"convolutional layer{tokens if has_layout else ''}"
         )
     height, width = values.shape[2:]
     if not _belongs(height, width, size):
+        last = "say layout=nhwc where channels come last, or choose another layer"
         raise ValueError(
             f"layer {layer!r} gives {list(values.shape)}; height and width {height} x {width} cannot be those of an "
-            f"image of {size[0]} x {size[1]}: say layout=nhwc where channels come last, or choose another layer"
+            f"image of {size[0]} x {size[1]}: {last if has_layout else 'choose another layer'}"
         )
     return values
 

@@ -460,7 +460,7 @@ def test_unsuitable_layers_are_refused(method: Attributor, message: str) -> None
 def test_maps_need_a_feature_map(method: Attributor) -> None:
     """A fully connected layer has no height and width: ValueError with its shape, as from class-activation maps."""
     example = known("tiny_vgg")
-    with pytest.raises(ValueError, match=r"layer 'classifier.0' gives \[4, 20\]; .* choose a convolutional layer"):
+    with pytest.raises(ValueError, match=r"layer 'classifier.0' gives \[4, 20\]; .* choose a convolutional layer$"):
         attribute(method, example.network, example.images, example.targets)
 
 

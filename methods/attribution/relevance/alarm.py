@@ -45,32 +45,39 @@ def expected_size(outputs: Tensor, start: Tensor, is_gradient: bool) -> Tensor:
 def of_images(rows: Tensor, images: int) -> Tensor:
     """The largest of each image's rows, where rows are parts of images (cells, windows), image by image: [images].
 
-    Rows that are no parts of images (tokens of a network with tokens first) count for all images.
+    Rows that are anything else do not come here: rules refuse them (see `images`).
     """
-    if len(rows) % images:
-        return rows.amax(0, keepdim=True).expand(images)
     return rows.unflatten(0, (images, -1)).amax(1)
 
 
-def check_size(peaks: Sequence[Peak], expected: Tensor, method: str, may_grow: bool) -> None:
+def check_size(
+    peaks: Sequence[Peak], expected: Tensor, method: str, may_grow: bool, takes_one_sign: bool = True
+) -> None:
     """Warn where relevance exceeds what it starts with 1e3 times; ValueError from 1e6 times.
 
-    may_grow: the method's own arithmetic makes relevance grow, so warn only.
+    may_grow: the method's own arithmetic makes relevance grow, so warn only. takes_one_sign: whether rules of one sign
+    know all operations of the network, for the advice.
     """
     sizes = torch.stack([peak.size for peak in peaks])
     for limit in (REFUSED, DOUBTED):
         above = (sizes > limit * expected).any(1)
         if above.any():
-            _say(peaks[int(above.int().argmax())].place, limit, method, limit == REFUSED and not may_grow)
+            place = peaks[int(above.int().argmax())].place
+            _say(place, limit, method, limit == REFUSED and not may_grow, ADVICE[takes_one_sign])
             return
 
 
-def _say(place: str, limit: float, method: str, is_refused: bool) -> None:
+ADVICE = {
+    True: "a rule of one sign (lrp_alpha1beta0), a larger rule.epsilon or stabiliser, residual=positive (rap, agf), or "
+    "for excitation backprop a layer nearer to the logits",
+    False: "a larger rule.epsilon or stabiliser (attnlrp, cp_lrp), or a method on the input gradient",
+}
+
+
+def _say(place: str, limit: float, method: str, is_refused: bool, advice: str) -> None:
     message = (
         f"{method}: relevance at {place} is more than {limit:.0e} times that of the logits, so a sum that nearly "
-        "cancels has divided it, and the map shows that sum: choose a rule of one sign (lrp_alpha1beta0), a larger "
-        "rule.epsilon or stabiliser, residual=positive (rap, agf), or for excitation backprop a layer nearer to the "
-        "logits"
+        f"cancels has divided it, and the map shows that sum: choose {advice}"
     )
     if is_refused:
         raise ValueError(message)

@@ -72,6 +72,7 @@ class Tape:
         network, state = forward.network, State()
         leaf = forward.inputs.detach().requires_grad_()
         state.images = len(leaf)
+        state.set_place(leaf, -leaf.ndim)
         by_hook = set(layers) <= {name for name, _ in network.module.named_modules()}
         for layer in () if by_hook else layers:
             network.check_layer(layer)
@@ -172,7 +173,8 @@ class Tape:
         peaks = [peak._replace(size=of_images(peak.size, images)) for peak in (*self._state.peaks, *ends)]
         expected = of_images(expected_size(outputs.detach(), start, table.gradient_after_last), images)
         if peaks:
-            check_size(peaks, expected.clamp(min=table.adds), table.method, table.may_grow)
+            takes_one_sign = not self._state.kinds & {"normalise", "softmax", "product"}
+            check_size(peaks, expected.clamp(min=table.adds), table.method, table.may_grow, takes_one_sign)
 
     def _check_last(self, table: RuleTable) -> None:
         """Raise ValueError where a rule of one last layer meets several."""

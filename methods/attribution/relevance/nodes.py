@@ -9,6 +9,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import rules
 from .alarm import Peak, largest
+from .images import WEIGHED, misplaced
 from .operations import Operation
 from .table import HANDLERS, Relevances, RuleTable
 
@@ -41,6 +42,8 @@ class State:
         self.ends = Ends(frozenset(), frozenset())
         self.peaks: list[Peak] = []  # of the running pull
         self.images = 0
+        self.kinds: set[str] = set()  # of all recorded operations
+        self._places: Any = WeakTensorKeyDictionary()  # along which dimension images lie
         self._depth: Any = WeakTensorKeyDictionary()  # affine layers between the input and a tensor
 
     def depth_of(self, value: Tensor) -> int:
@@ -51,9 +54,21 @@ class State:
         """Of a new value."""
         self._depth[value] = depth
 
+    def place_of(self, value: Tensor) -> int | None:
+        """Along which dimension of the value images lie, counted from the last, -1; None where that is not known."""
+        place: int | None = self._places.get(value)
+        return place
+
+    def set_place(self, value: Tensor, place: int | None) -> None:
+        """Of a new value."""
+        self._places[value] = place
+
     def backward(self, operation: Operation, relevance: Tensor) -> Relevances:
         """What the running pull's table, or without one the derivative, gives each input of the operation."""
         table = self.table
+        is_weighed = operation.kind in WEIGHED and not (table is None and self.watch is None)
+        if is_weighed and operation.images != -relevance.ndim:
+            raise ValueError(misplaced(operation.name, "this method" if table is None else table.method))
         if self.watch is not None:
             self.watch(operation, relevance)
         if table is None or (table.gradient_after_last and self._is_after_last(operation)):
@@ -72,7 +87,8 @@ class State:
 def _weighs_rows(method: str, layer: str, rows: int, images: int) -> str:
     return (
         f"{method} weighs all of an image's relevance at each layer, and layer {layer!r} has {rows} rows for {images} "
-        "images: parts of images (cells of a grid, windows), each of which would be weighed by itself"
+        "images: parts of images (cells of a grid, windows), each of which would be weighed by itself: choose attnlrp, "
+        "cp_lrp or a method on the input gradient"
     )
 
 

@@ -65,7 +65,8 @@ class Operation:
     taken as constant) and shift (any other constant factor x + shift, no shift for None). number: how many affine
     layers were called before, itself included. name: what was called. frozen: of kind normalise, the call with the size
     that it divides by as a constant. weights: of kind product, which inputs are made of
-    softmax outputs alone, None for those that are in part.
+    softmax outputs alone, None for those that are in part. images: along which
+    dimension of the output images lie, see `images`.
     """
 
     kind: Kind
@@ -79,6 +80,7 @@ class Operation:
     name: str = ""
     frozen: Callable[[Tensor], Tensor] | None = None
     weights: tuple[bool | None, ...] = ()
+    images: int | None = None
 
 
 class Reading(NamedTuple):
@@ -92,6 +94,7 @@ class Reading(NamedTuple):
     shift: Tensor | None = None
     name: str = ""
     frozen: Callable[[Tensor], Tensor] | None = None
+    equation: str = ""  # of an Einstein sum
 
     @property
     def is_scale(self) -> bool:
@@ -486,6 +489,14 @@ STRUCTURAL = frozenset(
 MOVES = STRUCTURAL - {"where", "masked_fill", "pad"}  # of one value: what they give are values of it
 
 # Of these: a map becomes a vector; values keep their places; axes change places.
+VIEWS = frozenset(
+    {
+        *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "T", "mT"),
+        *("select", "__getitem__", "unbind", "chunk", "split", "tensor_split", "narrow"),
+        *("squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to"),
+    }
+)
+RESHAPING = frozenset({"flatten", "unflatten", "ravel", "reshape", "view", "view_as"})
 FLATTENING = frozenset({"flatten", "reshape", "view"})
 KEEPING = frozenset({"dropout", "alpha_dropout", "contiguous", "clone", "to", "type_as", "float", "double"})
 TURNING = frozenset({"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"})

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import rules
 from .constants import Call, Constants, along, of_any_sample, replaced, upright
+from .images import behind, moved
 from .nodes import Node, State
 from .operations import (
     COMMUTING,
@@ -141,6 +142,7 @@ class RelevanceMode(TorchFunctionMode):
         if (reader := READERS.get(name) or WEIGHING.get(name)) is not None:
             return self._of_original(name, reader(called, *args, **kwargs))
         output = self._ordinary(name, called(*args, **kwargs), carried)
+        self._follow_images(name, called, args, kwargs, carried, output)
         if name in MOVES and isinstance(output, Tensor) and args and args[0] is carried[0] and output is not args[0]:
             self._copies[output] = _Copy(args[0], lambda value: called(value, *args[1:], **kwargs))
         return output
@@ -199,6 +201,16 @@ class RelevanceMode(TorchFunctionMode):
             self._follow_map(name, value, carried[0])
         return output
 
+    def _follow_images(
+        self, name: str, called: Any, args: Any, kwargs: Any, carried: Sequence[Tensor], output: Any
+    ) -> None:
+        places = [self.state.place_of(each) for each in carried]
+        place = places[0]
+        for value in filter(on_path, flat((output,))):
+            if place is not None and all(each == place for each in places):
+                found = moved(name, called, args, kwargs, carried[0], place, value, self.state.images)
+                self.state.set_place(value, found)
+
     def _follow_softmax(self, kind: str, value: Tensor, inputs: Sequence[Tensor]) -> None:
         share = of_softmax(kind, [self._of_softmax.get(each, False) for each in inputs])
         if share is not False:
@@ -252,6 +264,8 @@ class RelevanceMode(TorchFunctionMode):
             operation = replace(operation, affine=operation.affine._replace(output=output.detach()))
         recorded: Tensor = Node.apply(self.state, operation, [output], *inputs)
         self.made.add([recorded])
+        self.state.set_place(recorded, operation.images)
+        self.state.kinds.add(operation.kind)
         self.state.set_depth(recorded, max(operation.depths) + (operation.kind == "affine"))
         if operation.kind == "affine":
             self._producers[recorded] = _Producer(operation, inputs)
@@ -316,6 +330,7 @@ class RelevanceMode(TorchFunctionMode):
             number=len(self.state.affine_layers),
             name=reading.name,
             frozen=reading.frozen,
+            images=behind(reading, inputs, [self.state.place_of(x) for x in inputs]),
         )
 
     def _constant(self, reading: Reading) -> tuple[Operation, tuple[Tensor, ...]]:

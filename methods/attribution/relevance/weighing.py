@@ -72,7 +72,7 @@ def _einsum(function: Callable[..., Tensor], equation: Any, *operands: Any) -> R
     values = list(flat(operands))
     if not isinstance(equation, str) or len(values) != 2 or not all(map(on_path, values)):
         raise UnsupportedOp("einsum")
-    return Reading("product", tuple(values), lambda a, b: function(equation, a, b))
+    return Reading("product", tuple(values), lambda a, b: function(equation, a, b), equation=equation)
 
 
 WEIGHING: dict[str, Callable[..., Reading]] = {

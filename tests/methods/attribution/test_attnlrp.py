@@ -13,12 +13,16 @@ from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
 from assay.harness.types import Attributor
+from assay.methods.attribution.attention import TransformerAttribution
+from assay.methods.attribution.relevance.alarm import Peak, check_size
 from assay.methods.attribution.relevance.attention import Attention, halved, taylor, to_values
 from assay.methods.attribution.relevance.engine import Tape
 from assay.methods.attribution.relevance.excitation import ExcitationBackprop
 from assay.methods.attribution.relevance.lrp import LRP
+from assay.methods.attribution.relevance.nodes import State
 from assay.methods.attribution.relevance.operations import Operation, UnsupportedOp
 from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.recording import RelevanceMode
 from assay.methods.attribution.relevance.rules import AlphaBeta, Epsilon, Gamma
 from assay.methods.attribution.relevance.table import HANDLERS, Relevances, RuleTable
 from conftest import assert_close, attribute, attribute_alone, random_images, several_targets
@@ -155,9 +159,9 @@ def test_masks_are_those_of_the_fused_kernel(options: dict[str, object]) -> None
     torch.testing.assert_close(tape.logits.detach(), network(network.normalise(images)), rtol=1e-12, atol=1e-12)
     for attention, method in EXACT.items():
         leaf = network.normalise(images).requires_grad_()
-        q, k, v = F.pad(network.module.first(leaf).flatten(2), (0, 1), value=0.5).mT.chunk(3, -1)  # type: ignore[operator, union-attr]
-        scores = q @ k.mT * options.get("scale", 0.5)
-        weights = _hiding(_half(scores) if attention == "attnlrp" else scores, **options).softmax(-1)
+        q, k, v = F.pad(network.module.first(leaf).flatten(2), (0, 1), value=0.5).mT.chunk(3, -1)  # type: ignore[operator]
+        scores = q @ k.mT * options.get("scale", 0.5)  # type: ignore[operator]
+        weights = _hiding(_half(scores) if attention == "attnlrp" else scores, **options).softmax(-1)  # type: ignore[arg-type]
         values = _half(weights @ v) if attention == "attnlrp" else weights.detach() @ v
         logits = network.module.last(values[:, 2])  # type: ignore[operator]
         expected = (torch.autograd.grad(logits[[0, 1], [0, 1]].sum(), leaf)[0] * leaf).sum(1).detach()
@@ -196,7 +200,7 @@ class Weighing(Attended):
 def weighing(change: Callable[[Tensor], Tensor]) -> Network:
     """The tiny transformer with such attention."""
     network = tiny_transformer("plain")
-    for block in network.module.layers:  # type: ignore[operator, union-attr]
+    for block in network.module.layers:  # type: ignore[union-attr]
         block.attention.__class__, block.attention.change = Weighing, change
     return network
 
@@ -360,3 +364,83 @@ def test_cp_lrp_names_the_softmax_that_a_network_ends_in() -> None:
     targets = Targets(torch.tensor([0]), torch.tensor([1]))
     with pytest.raises(ValueError, match=r"softmax in cp_lrp.*ends in a sigmoid or softmax, explain the part before"):
         attribute(EXACT["cp_lrp"], network, random_images(1, 16).double(), targets)
+
+
+# Tokens first
+
+
+class First(nn.Module):
+    """Attention of tokens [N,B,D], or [B,N,D], with their mean as the logits."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.patches, self.batch_first = nn.Conv2d(3, 8, 4, 4), batch_first
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first, norm_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2)
+        x = self.block(x.permute(0, 2, 1) if self.batch_first else x.permute(2, 0, 1))
+        return x.mean(1 if self.batch_first else 0)
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+@pytest.mark.parametrize("method", [*EXACT.values(), TransformerAttribution()], ids=[*EXACT, "transformer_attribution"])
+def test_tokens_first_are_refused_by_name(method: Attributor, count: int) -> None:
+    """Stabilisers and sums of an image would be those of a token of all images; 16 images have as many tokens each, 1
+    has nothing that sizes could tell. With the batch first each is explained, and alone alike (float64, 1e-10)."""
+    targets, images = Targets(torch.arange(count), torch.arange(count) % 5), random_images(count, 16).double()
+    refused, usual = (
+        Network(normal(First(batch_first)), (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64)
+        for batch_first in (False, True)
+    )
+    with pytest.raises(ValueError, match=r"do not have the images of the batch in dimension 0 .*batch_first=True"):
+        attribute(method, refused, images, targets)
+    found = attribute(method, usual, images, targets).values
+    assert_close(found, attribute_alone(method, usual, images, targets), 1e-10)
+
+
+MOVES: dict[str, tuple[Callable[[Tensor], Tensor], int | None]] = {
+    "permuted": (lambda x: x.permute(2, 0, 1), -2),
+    "permuted by a list": (lambda x: torch.permute(x, [0, 2, 1]), -3),
+    "back": (lambda x: x.permute(2, 0, 1).transpose(0, 1), -3),
+    "queries": (lambda x: x.unflatten(-1, (3, -1)).permute(2, 0, 1, 3), -3),
+    "first query": (lambda x: x.unflatten(-1, (3, -1)).permute(2, 0, 1, 3)[0], -3),
+    "unbound": (lambda x: x.unflatten(-1, (3, -1)).permute(2, 0, 1, 3).unbind(0)[1], -3),
+    "heads in rows": (lambda x: x.view(len(x), 4, 3, -1).transpose(1, 2).reshape(3 * len(x), 4, -1), -3),
+    "heads out of rows": (lambda x: x.reshape(2 * len(x), 2, -1).view(len(x), 2, 2, -1), -4),
+    "one token": (lambda x: x[:, 0], -2),
+    "tokens by index": (lambda x: x[:, torch.tensor([0, 2])], -3),
+    "images by index": (lambda x: x[torch.arange(len(x))], None),
+    "all as one": (lambda x: x.permute(1, 0, 2).reshape(1, -1), None),
+    "mean": (lambda x: x.mean(1), -2),
+    "mean of images": (lambda x: x.mean(0), None),
+    "einsum": (lambda x: torch.einsum("bid,bjd->jbi", x, x), -2),
+    "products": (lambda x: x @ x.mT, -3),
+    "stacked": (lambda x: torch.stack([x, x], 1), -4),
+    "joined": (lambda x: torch.cat([x, x], 1), -3),
+}
+
+
+@pytest.mark.parametrize(("move", "place"), MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_where_images_lie(move: Callable[[Tensor], Tensor], place: int | None, count: int) -> None:
+    """Of [B,4 tokens,6], by hand, with one image, two and as many as tokens."""
+    state = State()
+    state.images = count
+    mode, x = RelevanceMode(state, nn.Identity(), "fold"), torch.rand(count, 4, 6).requires_grad_()
+    state.set_place(x, -3)
+    with mode:
+        value = move(x)
+    if place is None and count == 1:
+        assert state.place_of(value) != -value.ndim or len(value) == 1
+    else:
+        assert state.place_of(value) == place
+
+
+@pytest.mark.parametrize("takes_one_sign", [True, False])
+def test_the_alarm_advises_what_the_network_takes(takes_one_sign: bool) -> None:
+    """Rules of one sign refuse layer-norms, so they are not advised for a network that has them."""
+    peaks = [Peak("the input", torch.tensor([2e6]))]
+    with pytest.raises(ValueError, match=r"more than 1e\+06 times .* larger rule.epsilon or stabiliser") as caught:
+        check_size(peaks, torch.ones(1), "LRP", False, takes_one_sign)
+    assert ("lrp_alpha1beta0" in str(caught.value)) == takes_one_sign

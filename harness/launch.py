@@ -12,7 +12,7 @@ from typing import Protocol
 from .attribution.run import AttributionRun
 from .config import ConfigError, RunConfig
 from .detectors.run import DetectorRun
-from .engine.costs import Outcome, Summary
+from .engine.costs import Asked, Outcome, Summary
 from .engine.determinism import make_deterministic, watched
 from .engine.engines import check_engine
 from .engine.probe import Say, say
@@ -43,6 +43,9 @@ class Run(Protocol):
 
     def cautions(self) -> Iterator[str]:
         """What the images forbid to conclude."""
+
+    def asked(self) -> Iterator[Asked]:
+        """Where the rows of every metric on each set are, or would be; not those of what stands for several sets."""
 
     def missing(self) -> list[str]:
         """Methods of which something is not in the store."""

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pandas as pd
 
-from ..engine.costs import Outcome, Summary, merge
+from ..engine.costs import Asked, Outcome, Summary, merge
 from ..engine.engines import compute
 from ..engine.job import Cell, Job
 from ..engine.probe import Say, at_chance, probe, say
@@ -57,6 +57,13 @@ class AttributionRun:
     def cautions(self) -> Iterator[str]:
         """What is odd about the images."""
         yield from self.job.images.cautions(self.request.network)
+
+    def asked(self) -> Iterator[Asked]:
+        """Where the rows of every metric of every method are, or would be."""
+        images = self.job.images
+        for cell in self.job.cells:
+            for name in self.request.metrics:
+                yield Asked(f"{cell.name} x {name} on {images.title}", cell.store.key, cell.groups[name], images.split)
 
     def missing(self) -> list[str]:
         """Methods of which something is not in the store."""

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..arguments import again
 from ..config import ConfigError
 from ..overrides import compose_config, sweep
 from ..places import place
 from .options import composed, overrides_only, searched
+from .planning import composed_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,16 +76,38 @@ def _rankings(words: list[str], conditions: tuple[str, ...]) -> "list[Ranking]":
 
 def _rows(words: list[str]) -> "pd.DataFrame":
     """Tidy rows of all that is stored, or of the runs that the words ask for."""
-    from ..results.ranking.chosen import of_configs
     from ..results.tidy import collect
 
     chosen = [word for word in overrides_only(words) if word not in searched() and not word.startswith("results=")]
-    configs = [compose_config([*searched(), *job]) for job in sweep(words)]
-    folder = place(configs[0].results)
+    jobs = sweep(words)
+    folder = place(compose_config([*searched(), *jobs[0]]).results)
     if not (folder / "store").is_dir():
         raise ConfigError(f"no results below {folder}: compute some with python run.py")
     frame = collect(folder)
-    return of_configs(frame, configs, any(word.startswith("seed=") for word in chosen)) if chosen else frame
+    return of_configs(frame, jobs) if chosen else frame
+
+
+def of_configs(results: "pd.DataFrame", jobs: list[list[str]]) -> "pd.DataFrame":
+    """Rows of what the jobs of a sweep compute, of every seed that is stored unless they name theirs.
+
+    Raises:
+        ConfigError: some of it is not computed under any seed; or its network or images are not here, which say who
+            it would be.
+    """
+    from ..results.ranking.chosen import Job, of_jobs
+
+    made = []
+    for words in jobs:
+        seeds = [] if any(word.startswith("seed=") for word in words) else _seeds(results)
+        runs = [composed_run([*searched(), *words, *seed]) for seed in seeds or [[]]]
+        asked = tuple(each for run in runs for each in run.asked())
+        made.append(Job(again(["run.py", *searched()], words, len(jobs) > 1), asked))
+    return of_jobs(results, made)
+
+
+def _seeds(results: "pd.DataFrame") -> list[list[str]]:
+    """Words for each stored seed."""
+    return [[f"seed={seed}"] for seed in sorted(set(map(int, results["seed"])))]
 
 
 def _printed(made: "list[Ranking]", kind: str) -> str:

@@ -1,12 +1,13 @@
 """Result rows of detectors: every metric on a detector's tables, kept beside the scores."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ..detection import AVERAGE, TOGETHER, averages_of
+from ..engine.costs import Asked
 from ..store import identity
 from ..store.outcomes import Failure, Finished
 from ..store.store import SCORE, CellStore, Group
@@ -61,6 +62,17 @@ def rows_of(detection: Detection, detector: str, run_id: str) -> list[Group]:
     return groups
 
 
+def asked_of(detection: Detection, detector: str) -> Iterator[Asked]:
+    """Where the rows of every metric about each set are, or would be; writes nothing."""
+    for metric, made in detection.request.metrics.items():
+        reading = _reading(detection, made)
+        put = _Put(detection, detector, metric, "", reading.pooled)
+        for place in sorted(reading.about):
+            chosen = detection.sets[place]
+            key, images = identity.digest(put.about(place)["identity"]), chosen.images
+            yield Asked(f"{detector} x {metric} on {images.title}", chosen.cells[detector].store.key, key, images.split)
+
+
 def _unscored(rows: list[ResultRow] | None, lost: set[str]) -> list[ResultRow]:
     """What stands for several sets, some of which have no scores; None: none has."""
     why = f"no scores of {', '.join(sorted(lost))}"
@@ -85,7 +97,7 @@ class _Put:
         """Rows about a set, or about what stands for several of them."""
         if place in self.pooled:
             split = place if place in POOLED else AVERAGE
-            return self._put(self._group(self._pooled(place), {}), 0, split, rows)
+            return self._put(_described(self._pooled(place), self._about({})), 0, split, rows)
         chosen = self.detection.sets[place]
         return self._put(self._group_of(place), len(chosen), chosen.images.split, rows)
 
@@ -107,12 +119,16 @@ class _Put:
         return str(self.detection.request.metrics[self.metric].PARTNERS)
 
     def _group_of(self, place: str) -> Group:
-        """Where the rows about a set are; what its images count as is part of what they are."""
-        known = {"known": self.detection.is_known(place)} if self._partners == "sources" else {}
-        return self._group(self.detection.sets[place].cells[self.detector].store, known)
+        """Where the rows about a set are; described."""
+        return _described(self.detection.sets[place].cells[self.detector].store, self.about(place))
 
-    def _group(self, cell: CellStore, more: dict[str, Any]) -> Group:
-        """Where the metric's rows about a cell are; described, with the table that they were compared with."""
+    def about(self, place: str) -> dict[str, Any]:
+        """Who the rows about a set are; what its images count as is part of that."""
+        known = {"known": self.detection.is_known(place)} if self._partners == "sources" else {}
+        return self._about(known)
+
+    def _about(self, more: dict[str, Any]) -> dict[str, Any]:
+        """Who the metric's rows are, with the table that they were compared with."""
         request, sets = self.detection.request, self.detection.sets
         made = request.metrics[self.metric]
         is_error = self._partners == "validation"
@@ -130,9 +146,7 @@ class _Put:
         }
         others = [place for place in (VALIDATION,) if place in sets] if is_error else [TEST]
         about["identity"]["compared"] = {place: self._scores_of(sets[place]) for place in others}
-        key = identity.digest(about["identity"])
-        cell.describe({}, {key: about})
-        return cell.group(key)
+        return about
 
     def _pooled(self, name: str) -> CellStore:
         """The cell of the unweighted mean of ood sets, or of all sets together: it has rows and no samples."""
@@ -150,3 +164,9 @@ class _Put:
 
     def _scores_of(self, chosen: ImageSet) -> list[Any]:
         return [chosen.cells[self.detector].store.key, len(chosen)]
+
+
+def _described(cell: CellStore, about: dict[str, Any]) -> Group:
+    key = identity.digest(about["identity"])
+    cell.describe({}, {key: about})
+    return cell.group(key)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import RunConfig
 from ..detection import AVERAGE, TOGETHER
-from ..engine.costs import Outcome, Summary, merge
+from ..engine.costs import Asked, Outcome, Summary, merge
 from ..engine.engines import compute
 from ..engine.fitting import alone
 from ..engine.job import Job
@@ -19,7 +19,7 @@ from ..store.outcomes import Failure
 from ..store.store import SAMPLES, SCORE, Shard
 from .pictures import draw_error_roc, draw_histograms, draw_risk_coverage, draw_roc
 from .plan import TEST, TRAIN, Detection, build_detection, plan
-from .rows import rows_of
+from .rows import asked_of, rows_of
 from .score import fit, prepare, score
 
 
@@ -66,6 +66,11 @@ class DetectorRun:
     def cautions(self) -> Iterator[str]:
         """What the images forbid to conclude."""
         yield from self.detection.cautions()
+
+    def asked(self) -> Iterator[Asked]:
+        """Where the rows of every metric of every detector on each set are, or would be."""
+        for name in self.detection.detectors:
+            yield from asked_of(self.detection, name)
 
     def missing(self) -> list[str]:
         """Detectors without scores somewhere."""

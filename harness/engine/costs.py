@@ -58,6 +58,15 @@ class Summary(NamedTuple):
     cautions: tuple[str, ...] = ()
 
 
+class Asked(NamedTuple):
+    """One metric of one method on one set, in words; the keys of its rows, and the part of the data they are about."""
+
+    name: str
+    cell: str
+    metric: str
+    split: str
+
+
 class Clock:
     """Adds wall time and passes of a block to a method's cost; waits for the GPU at both ends."""
 

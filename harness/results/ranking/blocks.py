@@ -1,5 +1,6 @@
 """Blocks: each is one quantity of one model on one set of images under one seed, with a value of every method."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,10 +11,13 @@ from ...detection import AVERAGE, TOGETHER
 from ...store.identity import canonical
 from ..report.ranks import directed, rounded
 from ..settings import method_settings, named_apart, nested
+from .sieve import largest, newest
 
 PLACE = ["model", "weights", "dataset", "reference", "split", "subset", "protocol", "precision", "taken"]
 QUANTITY = ["metric", "variant", "stat", "x"]
 SETTINGS = ["settings", "protocol", "weights", "seed", "precision"]
+# Settings that a network (its layers) or a set (what is fitted on beside it) may decide, by dotted name.
+BOUND = re.compile(r"^(protocol|training|readings)\.|(^|[._])layers?(\.\d+)?$")
 
 
 class Blocks(NamedTuple):
@@ -33,12 +37,14 @@ def blocks(results: pd.DataFrame) -> Iterator[Blocks]:
     """Of tidy rows: attributions by all that their metrics call headlines, detectors by one quantity at a time.
 
     Averages are no blocks: what they are made of is. Nor are subsets, which are parts of other blocks, where there are
-    such. A block that some method has no value in is left out.
+    such, nor results of an older VERSION, nor smaller parts of a set. A block that some method has no value in is left
+    out.
     """
     rows = _ranked(results)
     for title, part in rows.groupby(_titles(rows), sort=True):
         if part["method"].nunique() > 1:
-            yield _blocks(str(title), _named(part))
+            kept, left_out = newest(part)
+            yield _blocks(str(title), _named(kept), left_out)
 
 
 def _ranked(results: pd.DataFrame) -> pd.DataFrame:
@@ -62,13 +68,13 @@ def _titles(rows: pd.DataFrame) -> pd.Series:
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Methods that a block has twice, with the settings that tell their results apart."""
-    twice = rows.duplicated([*PLACE, *QUANTITY, "seed", "method"], keep=False)
-    called = rows["method"].isin(set(rows[twice]["method"]))
-    several = rows[called]
-    said = [_without_place(method_settings(**row)) for row in several[SETTINGS].to_dict("records")]
+    """Methods with several settings over the blocks, with what tells them apart: they are several methods."""
+    every = [_without_place(method_settings(**row)) for row in rows[SETTINGS].to_dict("records")]
+    said = pd.Series(every, index=rows.index, dtype=object)
     methods = rows["method"].copy()
-    methods[called] = named_apart([*several["method"]], said)
+    for _, group in rows.groupby("method", sort=False):
+        told = _without_bound(group, said[group.index])
+        methods[group.index] = named_apart([*group["method"]], told)
     return rows.assign(method=methods)
 
 
@@ -77,14 +83,27 @@ def _without_place(settings: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in settings.items() if name not in SETTINGS}
 
 
-def _blocks(title: str, rows: pd.DataFrame) -> Blocks:
+def _without_bound(rows: pd.DataFrame, said: pd.Series) -> list[dict[str, object]]:
+    """Settings of one method's results without those that its networks and sets decide, one in each place."""
+    places = [*rows[PLACE].astype(str).itertuples(index=False, name=None)]
+    names = {name for settings in said for name in settings if BOUND.search(name)}
+    bound = {name for name in names if _is_decided([str(each.get(name)) for each in said], places)}
+    return [{name: value for name, value in settings.items() if name not in bound} for settings in said]
+
+
+def _is_decided(values: list[str], places: list[tuple[str, ...]]) -> bool:
+    return len(set(zip(places, values, strict=True))) == len(set(places))
+
+
+def _blocks(title: str, rows: pd.DataFrame, left_out: list[str]) -> Blocks:
     place = [*PLACE, *QUANTITY, "seed"]
     twice = rows.duplicated([*place, "method"], keep=False)
     unclear = sorted(set(rows[twice]["method"]))
     wide = rows[~rows["method"].isin(unclear)].pivot(index=place, columns="method", values="loss")
     complete = wide.dropna()
-    kept = _once(complete)
-    left_out = [*_unclear(unclear), *_lacking(wide), *_repeated(len(complete) - len(kept))]
+    whole, smaller = largest(complete)
+    kept = _once(whole)
+    left_out = [*left_out, *_unclear(unclear), *_lacking(wide), *smaller, *_repeated(len(whole) - len(kept))]
     quantities = rows[[*QUANTITY]].drop_duplicates()
     return Blocks(title, kept, len(quantities) == 1, left_out)
 

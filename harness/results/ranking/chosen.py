@@ -1,34 +1,50 @@
-"""Which rows of the tidy table are ranked: those of composed configs, or with some words in some columns."""
+"""Which rows of the tidy table are ranked: those that some runs ask for, or with some words in some columns."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from ...config import ConfigError, RunConfig, suggest
+from ...config import ConfigError, suggest
+from ...engine.costs import Asked
+
+NAMED = 3  # of what is missing
 
 
-def of_configs(results: pd.DataFrame, configs: Iterable[RunConfig], seeds: bool) -> pd.DataFrame:
-    """Rows of what some runs compute, of every seed that is stored; with `seeds` of theirs alone."""
-    kept = pd.Series(False, index=results.index)
-    for config in configs:
-        kept |= _of(results, config, seeds)
-    return results[kept]
+class Job(NamedTuple):
+    """What a run asks for, under each seed that counts, and the command that computes it."""
+
+    again: str
+    asked: tuple[Asked, ...]
 
 
-def _of(results: pd.DataFrame, config: RunConfig, seeds: bool) -> pd.Series:
-    sets = [config.dataset.name, *(each.name for each in config.ood.values())]
-    wanted: dict[str, Sequence[object]] = {
-        "model": [config.model.name],
-        "dataset": sets,
-        "method": [*config.method],
-        "metric": [*config.metric],
-        **({"seed": [str(config.seed)]} if seeds else {}),
-    }
-    kept = pd.Series(True, index=results.index)
-    for column, values in wanted.items():
-        kept &= results[column].astype(str).isin([*map(str, values)])
-    against = results["reference"].fillna("").str.split(" ").str[0]
-    return kept & against.isin(["", config.dataset.name])
+def of_jobs(results: pd.DataFrame, jobs: Iterable[Job]) -> pd.DataFrame:
+    """Rows of what jobs ask for, failed ones among them: keys say with which settings, splits of how many images.
+
+    Raises:
+        ConfigError: something was computed under none of the seeds.
+    """
+    rows = [*zip(results["cell_key"], results["metric_key"], results["split"].fillna(""), strict=True)]
+    stored, wanted = set(rows), set[tuple[str, str, str]]()
+    for job in jobs:
+        found = [(each, {_key(each), _key(each._replace(split=""))}) for each in job.asked]
+        _check(job, {each.name for each, _ in found} - {each.name for each, keys in found if keys & stored})
+        wanted |= {key for _, keys in found for key in keys}
+    return results[np.array([row in wanted for row in rows], dtype=bool)]
+
+
+def _key(asked: Asked) -> tuple[str, str, str]:
+    return asked.cell, asked.metric, asked.split
+
+
+def _check(job: Job, missing: set[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        raise ConfigError(
+            f"not computed with these settings: {', '.join(sorted(missing)[:NAMED])}{more}: compute it with "
+            f"{job.again}, or choose among what is stored with --where alone"
+        )
 
 
 def where(results: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

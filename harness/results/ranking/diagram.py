@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ...pictures import Size, encoded, panels, tighten
 from .significance import Ranking
+from .told import notes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ def _bars(made: Ranking) -> list[list[str]]:
 
 
 def _height(made: Ranking) -> float:
-    return HEAD + LINE * ((len(made.ranks) + 1) // 2) + STEP * len(_bars(made))
+    return HEAD + LINE * ((len(made.ranks) + 1) // 2) + STEP * len(_bars(made)) + LINE * len(notes(made))
 
 
 def _draw(axis: "Axes", made: Ranking) -> None:
@@ -51,6 +52,8 @@ def _draw(axis: "Axes", made: Ranking) -> None:
         _bar(axis, [float(made.ranks[name]) for name in group], -STEP * (number + 0.7))
     if made.cliques is not None:
         _critical(axis, made.critical)
+    for number, note in enumerate(notes(made)):
+        axis.annotate(note, ((1 + count) / 2, -depth + LINE * number), ha="center", va="center", fontsize=8)
 
 
 def _names(axis: "Axes", made: Ranking, below: float) -> None:

@@ -35,7 +35,12 @@ def said(made: Ranking) -> list[str]:
     else:
         lines.append(f"methods that share a letter are not told apart ({made.cliques.test}, Holm, 5 %)")
         lines.append(f"Nemenyi's critical difference of two mean ranks: {made.critical:.2f}")
-    return [*lines, *_shared(made), *(f"left out: {each}" for each in made.blocks.left_out)]
+    return [*lines, *notes(made), *(f"left out: {each}" for each in made.blocks.left_out)]
+
+
+def notes(made: Ranking) -> list[str]:
+    """What the tests' numbers must not be read without."""
+    return [*_shared(made)]
 
 
 def _shared(made: Ranking) -> Iterator[str]:
@@ -73,6 +78,7 @@ def records(made: Ranking) -> list[dict[str, Any]]:
     if made.friedman is not None:
         shared |= {"friedman_chi2": made.friedman.chi2, "friedman_p": made.friedman.p}
     shared |= {"critical_difference": _number(made.critical), "untested": made.why}
+    shared |= {"notes": "; ".join(notes(made))}
     return [
         {"ranking": made.blocks.title, "method": name, "mean_rank": float(rank), "best_in": int(made.bests[name])}
         | {"groups": groups.get(str(name), "")}
@@ -97,6 +103,7 @@ def mapping(made: Ranking) -> dict[str, Any]:
             for one, two in pairs
             if values is not None
         ],
+        "notes": notes(made),
         "left_out": made.blocks.left_out,
     }
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]
 PROGRAM = "python -m harness "
 FEW = ["limit=4", "compute.device=cpu", "compute.processes=1"]
+TWO = ["method=[msp,energy]", "ood=[scenes_noise]"]
 FEW_OF_EACH = [*FEW, "train.limit=60"]  # of experiments with a training set
 SLOW = re.compile(r"train\b|.*resnet50|export \S+ --")
 SHARED = ROOT.parent / "shared"
@@ -55,8 +56,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with results of two methods and two detectors, where the gate looks for them too, a baseline of them,
     and photographs."""
     folder = tmp_path_factory.mktemp("examples")
-    detectors = ["experiment=ood_embedded", "method=[msp,energy]", "ood=[scenes_noise]"]
-    assert launch.run(compose_config([*FEW, *detectors, f"results={folder / 'results'}"]), []) == 0
+    for model in ("scenes_resnet", "scenes_vgg"):
+        detectors = ["experiment=ood_embedded", f"model={model}", *TWO, f"results={folder / 'results'}"]
+        assert launch.run(compose_config([*FEW, *detectors]), []) == 0
     chosen = ["method=[gradcam,center]", "metric=[pointing_game]", f"results={folder / 'results'}"]
     assert launch.run(compose_config([*FEW, *chosen]), []) == 0
     (folder / "results/check").symlink_to(folder / "results")
@@ -74,8 +76,8 @@ def few(words: list[str]) -> list[str]:
     """Overrides that keep an example small, where it composes a config."""
     if words[0] == "train" and len(words) > 1:
         return SHORT
-    if words[0] == "rank":  # it reads what is there
-        return []
+    if words[0] == "rank":  # it reads what is there, of these images
+        return [*FEW, *TWO] if "experiment=ood_embedded" in words else []
     if not any(parameter.name == "words" for parameter in program.commands[words[0]].params):
         return []
     return FEW_OF_EACH if "experiment=ood_embedded" in words else FEW

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from assay.harness.results.overview import images_of, overview
 from assay.harness.store.outcomes import Failure
 from assay.harness.store.store import FEATURES, SAMPLES, SCORE, CellStore, Shard
 from assay.harness.store.survey import cells
+from assay.methods.attribution.floors import Center
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["compute.device=cpu", "compute.processes=1", "dataset.size=12", "compute.shard_size=5"]
@@ -136,6 +138,61 @@ def test_rank_prints_draws_and_refuses(left: Path, capsys: Capture, tmp_path: Pa
     assert "nothing to rank: no two methods" in capsys.readouterr().err
     assert call(["rank", "--picture", "ranks.gif", *place]) == 2
     assert call(["rank", "--results", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ([*MAPS, "limit=5"], "center x pointing_game on scenes test[:5]"),
+        ([*MAPS, "metric.pointing_game.tolerance_px=9"], "center x pointing_game on scenes, gradcam x pointing_game"),
+        pytest.param([*MAPS, "seed=7"], "center x pointing_game on scenes", marks=pytest.mark.slow),
+        ([*SCORES, "method.knn.k=4"], "knn x ood on scenes_noise"),
+        pytest.param([*SCORES, "train.limit=40"], "knn x ood on scenes_noise", marks=pytest.mark.slow),
+    ],
+)
+def test_rank_refuses_what_was_not_computed(left: Path, capsys: Capture, words: list[str], missing: str) -> None:
+    """Other images, settings, seed, or training: named, with the command that computes it."""
+    assert call(["rank", *words, f"results={left}"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "not computed with these settings" in text and missing in text
+    assert "python run.py" in text and words[-1] in text
+
+
+@pytest.mark.slow
+def test_rank_takes_the_settings_asked_for(left: Path, capsys: Capture, tmp_path: Path) -> None:
+    """Of detectors' runs too; beside another k, each k has its own scores; another seed of maps counts unless named."""
+    results = tmp_path / "results"
+    shutil.copytree(left, results)
+    more = [[*SCORES, "method.knn.k=1"], [*MAPS, "seed=1", "limit=5"]]
+    for overrides in more:
+        assert launch.run(compose_config([*overrides, f"results={results}"]), []) == 0
+    for words, names in ((SCORES, {"msp", "knn"}), (more[0], {"msp", "knn"}), (more[1][:-2], {"gradcam", "center"})):
+        capsys.readouterr()
+        assert call(["rank", *words, f"results={results}", "--format", "json"]) == 0
+        assert all(
+            {each["method"] for each in made["methods"]} == names for made in json.loads(capsys.readouterr().out)
+        )
+    assert call(["rank", *MAPS, "limit=5", f"results={results}"]) == 0  # of the one seed that has them
+    assert call(["rank", *MAPS, "limit=5", "seed=0", f"results={results}"]) == 2
+
+
+def test_rank_takes_the_newest_version(
+    left: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method whose VERSION has gone up: its older results are named and no method beside it."""
+    results = tmp_path / "results"
+    shutil.copytree(left, results)
+    monkeypatch.setattr(Center, "VERSION", Center.VERSION + 1)
+    words = [*MAPS, f"results={results}"]
+    assert call(["rank", *words]) == 2  # not computed yet
+    assert "center x pointing_game" in capsys.readouterr().err
+    assert launch.run(compose_config(words), []) == 0
+    capsys.readouterr()
+    for chosen, left_out in ((words, []), ([*words[-1:], "--where", "kind=attribution"], ["center: "])):
+        assert call(["rank", *chosen, "--format", "json"]) == 0
+        (made,) = json.loads(capsys.readouterr().out)
+        assert {each["method"] for each in made["methods"]} == {"gradcam", "center"}
+        assert [each[:8] for each in made["left_out"] if "older version" in each] == left_out
 
 
 def test_describe_a_cell(left: Path, capsys: Capture) -> None:

@@ -104,6 +104,63 @@ def test_two_results_of_one_method() -> None:
     assert found.left_out == ["knn: two results of one block that no setting tells apart"]
 
 
+def test_settings_that_differ_between_sets_are_other_methods() -> None:
+    """k=1 on one set and k=50 on another is no one knn; what a network decides, its layer, names nothing apart."""
+
+    def knn(name: str, value: object, **others: object) -> dict[str, Any]:
+        return row("knn", 0.7, settings=f'{{"method":{{"{name}":"{value}"}}}}', **others)
+
+    rows = [row(name, 0.5, dataset=place) for name, place in product("ab", ("near", "far"))]
+    (found,) = blocks(table(*rows, knn("k", 1, dataset="near"), knn("k", 50, dataset="far")))
+    assert found.losses.empty
+    assert found.left_out == ["2 of 2 blocks lack a value (knn (k=1) in 1, knn (k=50) in 1)"]
+    rows = [row("a", 0.5, model=model) for model in "mn"]
+    (found,) = blocks(table(*rows, knn("layer", "late", model="m"), knn("layer", "last", model="n")))
+    assert list(found.losses) == ["a", "knn"] and len(found.losses) == 2
+    twice = [knn("layer", layer, model="m") for layer in ("early", "late")]
+    (found,) = blocks(table(row("a", 0.5, model="m"), *twice))
+    assert list(found.losses) == ["a", "knn (layer=early)", "knn (layer=late)"]
+
+
+def test_parts_of_a_set_are_no_blocks_beside_it() -> None:
+    """The first 8 and 60 images of a set are images of it; in another order, or where the whole lacks a, they count."""
+    splits = ("test[:8]", "test[:60]", "test", "test[:8]@seed1")
+    rows = [row(name, value, split=split) for name, value in (("a", 0.9), ("b", 0.8)) for split in splits]
+    (found,) = blocks(table(*rows))
+    assert found.losses.index.to_frame()["split"].tolist() == ["test", "test[:8]@seed1"]
+    why = "some of the images of a larger part, which is ranked"
+    assert found.left_out == [f"far {split} beside known: {why}" for split in ("test[:60]", "test[:8]")]
+    lacking = [each for each in rows if (each["method"], each["split"]) != ("b", "test")]
+    (found,) = blocks(table(*lacking))
+    assert found.losses.index.to_frame()["split"].tolist() == ["test[:60]", "test[:8]@seed1"]
+    parts = [row(name, 0.5, reference=f"known test{part}") for name in "ab" for part in ("[:8]", "[:60]")]
+    (found,) = blocks(table(*parts))
+    assert found.losses.index.to_frame()["reference"].tolist() == ["known test[:60]"]
+
+
+def test_an_older_version_is_left_out() -> None:
+    """Of methods, of their parts (with equal settings alone), and of metrics; settings of two parts are two methods."""
+
+    def of(version: str, value: float, part: str = "method") -> dict[str, Any]:
+        return row("s", value, settings=f'{{"{part}":{{{version}}}}}')
+
+    for part, old, new in (
+        ("method", '"version":2', '"version":10'),
+        ("metric", '"version":2', '"version":10'),
+        ("method", '"version":1', '"version":1,"versions":{"inner":2}'),
+    ):
+        others = [row("a", 0.5) | {"settings": of(each, 0, part)["settings"]} for each in (old, new)]
+        rows = [of(old, 0.9, part), of(new, 0.1, part), *(others if part == "metric" else others[1:])]
+        (found,) = blocks(table(*rows))
+        assert ranking(found).ranks.to_dict() == {"a": 1, "s": 2} and len(found.losses) == 1
+        name = {"method": "s: 1 result", "metric": "ood: 2 result"}[part]
+        (said_,) = found.left_out
+        assert said_.startswith(name) and "older version" in said_ and f"({{{old}}})" in said_
+    two = [of(f'"inner":"{each}","version":1{more}', 0.5) for each, more in (("x", ""), ("y", ',"versions":{"i":2}'))]
+    (found,) = blocks(table(row("a", 0.5), *two))
+    assert found.losses.shape == (1, 3)
+
+
 def test_other_metric_settings_are_other_blocks() -> None:
     """A value under one setting is not compared with one under another."""
     rows = [row("a", 0.5, settings='{"metric":{"tpr":0.95}}'), row("b", 0.6, settings='{"metric":{"tpr":0.9}}')]
@@ -208,6 +265,10 @@ def test_text_and_letters() -> None:
     assert any(
         "20 blocks of 1 pairs of network and test set are not independent" in line for line in said(ranking(shared))
     )
+    note = "20 blocks of 1 pairs of network and test set are not independent: p is too small"
+    assert mapping(ranking(shared))["notes"] == [note] and mapping(found)["notes"] == []
+    assert [each["notes"] for each in records(ranking(shared))] == [note] * 3
+    assert note in picture([ranking(shared)], ".svg").decode() and note not in picture([found], ".svg").decode()
 
 
 def test_picture_is_a_picture() -> None:

@@ -516,7 +516,8 @@ def test_counts() -> None:
     with pytest.raises(ValueError, match="40 steps of 100 px are 4000 pixels, and the image has 1024"):
         Perturbation().counts(1024)
     assert Perturbation(steps=4, step=3, unit="patch", patch_px=16).counts(16) == [0, 3, 6, 9, 12]
-    with pytest.raises(ValueError, match="40 steps of 100 patch are 4000 patches of 16 px, and the image has 16: .*or step=1"):
+    told = r"40 steps of 100 patch are 4000 patches of 16 px, and the image has 16: .*or step=1"
+    with pytest.raises(ValueError, match=told):
         Perturbation(unit="patch", patch_px=16).counts(16)
 
 

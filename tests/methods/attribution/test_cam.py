@@ -236,7 +236,8 @@ def test_leaves_nothing_behind(tiny: Known) -> None:
 
 def test_layer_without_space_is_an_error(toy: Network, toy_image: Tensor) -> None:
     """A linear layer's output [1,2] has no map: ValueError names the layer, its shape and what is needed."""
-    with pytest.raises(ValueError, match=r"layer 'fc' gives \[1, 2\]; .* choose a convolutional layer, or layout=tokens"):
+    told = r"layer 'fc' gives \[1, 2\]; .* choose a convolutional layer, or layout=tokens"
+    with pytest.raises(ValueError, match=told):
         attribute(GradCAM("fc"), toy, toy_image, TOY_TARGETS)
 
 

@@ -20,10 +20,13 @@ METHODS = sorted(
     and ".patterns." not in text  # of ReLU networks alone, and fitted: test_patterns.py
 )
 SIDES = {"inception_v3": 96, "vgg16_voc07": 224, "resnet50_voc07": 224, "vgg16_coco14": 224, "resnet50_coco14": 224}
+NORMED = {  # layer-norms and attention, of which most rules of relevance say nothing: test_attnlrp.py
+    *("convnext_tiny", "maxvit_t", "scenes_vit", "swin_t", "swin_v2_t", "vit_b_16", "vit_b_32"),
+}
 PRESETS = sorted(
     path.stem
     for path in (CONF / "model").glob("*.yaml")
-    if path.stem not in ("timm", "huggingface", "scenes_vit") and not path.stem.endswith(("_voc", "_coco", "_coco14"))
+    if path.stem not in {"timm", "huggingface", *NORMED} and not path.stem.endswith(("_voc", "_coco", "_coco14"))
 )
 QUICK = {"scenes_vgg", "scenes_resnet", "cifar_resnet20", "squeezenet1_1", "resnet18"}
 

@@ -330,8 +330,15 @@ class RelevanceMode(TorchFunctionMode):
             number=len(self.state.affine_layers),
             name=reading.name,
             frozen=reading.frozen,
-            images=behind(reading, inputs, [self.state.place_of(x) for x in inputs]),
+            images=behind(reading, inputs, self._places(reading, inputs)),
         )
+
+    def _places(self, reading: Reading, inputs: tuple[Tensor, ...]) -> list[int | None]:
+        """Where images lie in each input; of a sum, in what is made of the input: a head's shortcut lies alike."""
+        made = [self.state.place_of(x) for x in inputs if not x.is_leaf or self.state.place_of(x) is not None]
+        if reading.kind == "add" and made:
+            return made
+        return [self.state.place_of(x) for x in inputs]
 
     def _constant(self, reading: Reading) -> tuple[Operation, tuple[Tensor, ...]]:
         """A batch-norm or a constant: merged into the layer before it, or by itself."""

@@ -71,8 +71,8 @@ FAULTS = (
     Fault(
         "tolerance of the pointing game, <= for <",
         LOCALIZATION,
-        "(distance < tolerance)",
-        "(distance <= tolerance)",
+        "(distance < sent(",
+        "(distance <= sent(",
         POINTING,
         "pointing_game of (center|gradcam)",
     ),
@@ -249,8 +249,8 @@ FAULTS = (
     Fault(
         "half of the pixels at each step of a curve",
         "metrics/perturbation.py",
-        "places = (number * self.step * pixels / whole",
-        "places = (number * self.step * pixels / 2 / whole",
+        "places = (number * self.step * things / whole",
+        "places = (number * self.step * things / 2 / whole",
         CURVES,
         "perturbation of gradcam",
     ),

@@ -269,7 +269,7 @@ def test_tokens_and_vectors_are_named() -> None:
     other, _ = _same_weights(Tokens(1))
     images = random_images(2, 16).double()
     with pytest.raises(ValueError, match=r"layer 'act' gives \[2, 17, 8\].*where these are a transformer's tokens"):
-        spatial(torch.zeros(2, 17, 8), "act", (16, 16))
+        spatial(torch.zeros(2, 17, 8), "act", (16, 16), has_layout=True)
     with pytest.raises(ValueError, match=r"layout nhwc: the layer gives \[\d, 17, 8\]"):
         attribute(GradCAM("act", layout="nhwc"), other, images, PAIRS)
     with pytest.raises(ValueError, match=r"layout tokens: the layer gives \[\d, 8, 4, 4\]"):

@@ -36,7 +36,7 @@ class Case(NamedTuple):
     functional: list[str]
 
 
-CASES = {
+CASES = {  # layers of tokens are seen as maps of patches: test_layouts.py, test_cam_tokens.py
     # VGG is a chain: every layer is a cut vertex.
     "vgg16": Case(
         64, {"init_weights": False}, ["features.0", "features.29", "avgpool", "classifier.1"], [], ["flatten"]
@@ -84,13 +84,6 @@ CASES = {
         ["mul_3", "add_2", "stochastic_depth"],
     ),
     # 17 tokens instead of 197.
-    "vit_b_16": Case(
-        64,
-        {"image_size": 64},
-        ["encoder.layers.encoder_layer_6", "encoder.ln"],
-        ["conv_proj", "encoder.layers.encoder_layer_3.mlp", "encoder.layers.encoder_layer_9.ln_1"],
-        ["add_1", "cat"],
-    ),
 }
 
 

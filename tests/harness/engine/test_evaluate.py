@@ -376,18 +376,18 @@ def test_an_unreadable_sample_ends_the_run_with_a_row(tmp_path: Path, monkeypatc
 
 
 def test_memory_shortage_halves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that refuses more than four images: 16 -> 8 -> 4, said aloud, and everything is computed."""
+    """A network that refuses more than two images: 16 -> 8 -> 4 -> 2, said aloud, and everything is computed."""
     plain = Network.run
 
     def narrow(self: Network, inputs: torch.Tensor, layers: tuple[str, ...]) -> object:
-        if len(inputs) > 4:
+        if len(inputs) > 2:
             raise torch.OutOfMemoryError("planted")
         return plain(self, inputs, layers)
 
     monkeypatch.setattr(Network, "run", narrow)
     job = job_of(tmp_path)
     outcome = engine.evaluate(job)
-    assert (outcome.batch_size, outcome.failures, job.missing()) == (4, {}, {})
+    assert (outcome.batch_size, outcome.failures, job.missing()) == (2, {}, {})
 
 
 @pytest.mark.parametrize(("mode", "limit"), [("refresh", 8), ("off", 12), ("only", 12)])

@@ -20,6 +20,7 @@ def blocks(page: Path) -> list[str]:
     return ["\n" * text.count("\n", 0, each.start(1)) + each[1] for each in found]
 
 
+@pytest.mark.slow
 def test_the_page_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ PROGRAM = "python -m harness "
 FEW = ["limit=4", "compute.device=cpu", "compute.processes=1"]
 TWO = ["method=[msp,energy]", "ood=[scenes_noise]"]
 FEW_OF_EACH = [*FEW, "train.limit=60"]  # of experiments with a training set
-SLOW = re.compile(r"train\b|.*resnet50|export \S+ --")
+SLOW = re.compile(r"train\b|.*resnet50|export\b")
 SHARED = ROOT.parent / "shared"
 SETS = ("dataset=cifar10_jpeg_test5k", "dataset@train=cifar10_jpeg_train", "dataset@validation=cifar10_jpeg_val")
 SHORT = [*SETS, "recipe.epochs=1", "train.limit=64", "validation.limit=20", "limit=20", "compute.device=cpu"]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from .ending import POOLING, ending_of, is_affine, operation, stays_affine, way_to
-from .graph import Traced, cut_at, fed_by_input
+from .ending import POOLING, ending_of, is_affine, operation, stays_affine
+from .graph import Traced, cut_at, fed_by_input, way_to
 from .heads import Head
 
 _WEIGHTED = frozenset({"Linear", "linear", "Conv2d", "conv2d", "matmul"})

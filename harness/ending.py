@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from .graph import Traced
+from .graph import Traced, way_to
 
 # Operations on what the layer makes, by name.
 _SIZES = frozenset({"size", "getattr", "dim", "new_tensor", "new_zeros", "new_ones"})  # read no value of it
@@ -73,17 +73,6 @@ def last_linear(module: nn.Module, trace: Callable[[], Traced]) -> Ending | None
 def _registered_last(module: nn.Module) -> Ending | None:
     linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
     return Ending(linears[-1], None) if linears else None
-
-
-def way_to(output: fx.Node) -> list[fx.Node]:
-    """The nodes that the output depends on, in the order of the graph."""
-    found, open_nodes = set[fx.Node](), [output]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node not in found:
-            found.add(node)
-            open_nodes += node.all_input_nodes
-    return [node for node in output.graph.nodes if node in found]
 
 
 def _behind(module: fx.GraphModule, way: list[fx.Node], layer: fx.Node) -> fx.GraphModule | None:

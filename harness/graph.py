@@ -178,6 +178,17 @@ def fed_by_input(graph: fx.Graph) -> set[fx.Node]:
     return fed
 
 
+def way_to(node: fx.Node) -> list[fx.Node]:
+    """A node and those that it depends on, in the order of the graph."""
+    found, open_nodes = set[fx.Node](), [node]
+    while open_nodes:
+        each = open_nodes.pop()
+        if each not in found:
+            found.add(each)
+            open_nodes += each.all_input_nodes
+    return [each for each in node.graph.nodes if each in found]
+
+
 def _is_image_count(node: fx.Node) -> bool:
     """Whether a node reads the first dimension of a tensor: `x.shape[0]`, `x.size(0)`, `x.size()[0]`."""
     if node.target in _SIZES:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, fx
 
-from .graph import Traced
+from .graph import Traced, way_to
 
 Layout = Literal["nchw", "nhwc", "tokens"]
 Found = Literal["nchw", "nhwc", "unsure"]
@@ -181,7 +181,7 @@ def are_tokens(module: fx.GraphModule, node: fx.Node, values: Tensor, images: Te
 def check_order(module: fx.GraphModule, node: fx.Node) -> None:
     """Raise ValueError where tokens that do not depend on the image are put behind those that do."""
     moving = _moving(module)
-    for each in _before(node):
+    for each in way_to(node):
         if _name(module, each) in _JOINS and isinstance(each.args[0], (tuple, list)):
             parts = [part in moving for part in each.args[0]]
             if any(parts) and not parts[-1]:
@@ -189,16 +189,6 @@ def check_order(module: fx.GraphModule, node: fx.Node) -> None:
                     f"layout tokens: {each.name} puts other tokens behind the patches, which are read as the "
                     "last ones: choose a layer before it"
                 )
-
-
-def _before(node: fx.Node) -> set[fx.Node]:
-    found, waiting = set[fx.Node](), [node]
-    while waiting:
-        each = waiting.pop()
-        if each not in found:
-            found.add(each)
-            waiting += each.all_input_nodes
-    return found
 
 
 def _moving(module: fx.GraphModule) -> set[fx.Node]:

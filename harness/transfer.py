@@ -10,7 +10,7 @@ from torch import Tensor
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """The host's values on the device. A GPU takes them from pinned memory in its own time, and the host goes on."""
     pinned = values.pin_memory() if device.type == "cuda" else values
-    return pinned.to(device, non_blocking=True)
+    return pinned.to(device, non_blocking=device.type != "mps")  # which may read memory that is given back since
 
 
 def columns_to_numpy(columns: Iterable[tuple[str, Tensor]]) -> dict[str, np.ndarray]:

@@ -50,15 +50,20 @@ def _shared(made: Ranking) -> Iterator[str]:
     pairs = len(places.assign(tested=tested)[["model", "weights", "tested"]].drop_duplicates())
     is_tested = made.friedman is not None or made.cliques is not None
     if is_tested and pairs < len(places):
-        yield f"{len(places)} blocks of {pairs} pairs of network and test set are not independent: p is too small"
+        whole = _number_of(pairs, "pair")
+        yield f"{len(places)} blocks of {whole} of network and test set are not independent: p is too small"
 
 
 def counted(made: Ranking) -> str:
     """How many blocks, of what."""
     places = made.blocks.losses.index.to_frame()
-    parts = {"models": ["model", "weights"], "sets": ["dataset", "split", "reference"], "seeds": ["seed"]}
-    counts = [f"{len(places[columns].drop_duplicates())} {name}" for name, columns in parts.items()]
-    return f"{len(places)} blocks ({', '.join(counts)})"
+    parts = {"model": ["model", "weights"], "set": ["dataset", "split", "reference"], "seed": ["seed"]}
+    counts = [_number_of(len(places[columns].drop_duplicates()), name) for name, columns in parts.items()]
+    return f"{_number_of(len(places), 'block')} ({', '.join(counts)})"
+
+
+def _number_of(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
 
 
 def letters(made: Ranking) -> dict[str, str]:

@@ -258,14 +258,14 @@ def test_text_and_letters() -> None:
     values = np.stack([rng.normal(0, 1, 20), rng.normal(0, 1, 20), np.full(20, -9.0)], 1)
     found = ranking(made(values))
     assert letters(found) in ({"a": "a", "b": "a", "c": "b"}, {"b": "a", "a": "a", "c": "b"})
-    assert "mean ranks over 20 blocks (1 models, 20 sets, 1 seeds)" in " ".join(text(found).split())
+    assert "mean ranks over 20 blocks (1 model, 20 sets, 1 seed)" in " ".join(text(found).split())
     assert not any("not independent" in line for line in said(found))
     index = found.blocks.losses.index.to_frame().assign(reference="known")
     shared = found.blocks._replace(losses=found.blocks.losses.set_axis(pd.MultiIndex.from_frame(index)))
     assert any(
-        "20 blocks of 1 pairs of network and test set are not independent" in line for line in said(ranking(shared))
+        "20 blocks of 1 pair of network and test set are not independent" in line for line in said(ranking(shared))
     )
-    note = "20 blocks of 1 pairs of network and test set are not independent: p is too small"
+    note = "20 blocks of 1 pair of network and test set are not independent: p is too small"
     assert mapping(ranking(shared))["notes"] == [note] and mapping(found)["notes"] == []
     assert [each["notes"] for each in records(ranking(shared))] == [note] * 3
     assert note in picture([ranking(shared)], ".svg").decode() and note not in picture([found], ".svg").decode()

@@ -123,7 +123,7 @@ def test_rank_prints_draws_and_refuses(left: Path, capsys: Capture, tmp_path: Pa
     """Maps by their quantities, detectors by each of theirs; as JSON; of a run's config; what is not there is named."""
     place, drawn = ["--results", str(left)], tmp_path / "ranks.png"
     text = said(capsys, "rank", "--picture", str(drawn), *place)
-    assert "attributions: mean ranks over" in text and "ood auroc ties=half: mean ranks over 1 blocks" in " ".join(
+    assert "attributions: mean ranks over" in text and "ood auroc ties=half: mean ranks over 1 block" in " ".join(
         text.split()
     )
     assert "pairs of 2 methods can be told apart from 6 on" in " ".join(text.split())

@@ -10,6 +10,7 @@ from .figures import axis, figure, plain
 
 Style = dict[str, Any]  # scale and whether it is reversed, range of values, format of figures, hover, title
 LINE, MARGINS, SLANTED = 19, 90, 4.5  # pixels: of a row, around them all, and of a letter of a slanted name below
+KEY = 110  # pixels of the colours' key at least: beside few rows it goes on beside the names below them
 INKS = ("#000000", "#ffffff")  # of which one has a contrast of at least sqrt(21) = 4.58 to any colour
 
 
@@ -45,7 +46,14 @@ def heat_map(values: NDArray[np.float64], names: tuple[list[str], list[str]], st
         "zmin": low,
         "zmax": high,
         "hovertemplate": style["hover"],
-        "colorbar": {"title": {"text": style["title"]}, "thickness": 10},
+        "colorbar": {
+            "title": {"text": style["title"]},
+            "thickness": 10,
+            "lenmode": "pixels",
+            "len": max(KEY, LINE * len(up)),
+            "y": 1,
+            "yanchor": "top",
+        },
         "xgap": 1,
         "ygap": 1,
     }

@@ -59,15 +59,16 @@ class Compute:
     """Where and how a run computes; nothing here is part of a result's identity.
 
     engine: who computes shards: processes of this machine, or workers of a Ray or Slurm cluster. device: auto, cpu or
-    cuda. batch_size: images a pass. workers: loader processes. threads: CPU threads of each process. processes: auto,
-    or how many share one device's shards, or how many workers a cluster gives. shard_size: images a shard.
+    cuda. batch_size: images a pass, or auto: as many as a GPU has free memory for (engine/memory.py). workers: loader
+    processes. threads: CPU threads of each process. processes: auto, or how many share one device's shards, or how many
+    workers a cluster gives. shard_size: images a shard.
     coordination: how processes share shards: through locks in the store, or by number (none), where the store's file
     system has no locks. worker: with none, which of how many this one is, `K/N` from 0 on; null: as the launcher says.
     """
 
     engine: str = "local"
     device: str = "auto"
-    batch_size: int = 16
+    batch_size: Any = 16
     workers: int = 0
     threads: int = 1
     processes: Any = "auto"

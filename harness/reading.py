@@ -169,7 +169,7 @@ def check_folder(results: str) -> None:
 def _check_compute(config: RunConfig) -> None:
     if not DEVICE.fullmatch(config.compute.device):
         raise ConfigError(f"compute.device={shown(config.compute.device)}: choose auto, cpu, cuda or cuda:N")
-    _whole("compute.batch_size", config.compute.batch_size, 1)
+    _check_batch_size(config.compute)
     _whole("compute.shard_size", config.compute.shard_size, 1)
     _one_of("compute.coordination", config.compute.coordination, COORDINATION)
     _check_worker(config.compute)
@@ -180,6 +180,17 @@ def _check_compute(config: RunConfig) -> None:
     _one_of("compute.engine", config.compute.engine, ENGINES)
     if config.compute.engine != "local":
         _check_elsewhere(config)
+
+
+def _check_batch_size(compute: Compute) -> None:
+    if compute.batch_size != "auto":
+        _whole("compute.batch_size", compute.batch_size, 1, otherwise="auto")
+    elif compute.coordination == "none" or compute.engine != "local":
+        what = f"engine={compute.engine}" if compute.engine != "local" else "coordination=none"
+        raise ConfigError(
+            f"compute.batch_size=auto with compute.{what}: the memory of this machine's device says nothing about that "
+            "of other workers, and what two of them compute must be the same bytes: give a number, compute.batch_size=16"
+        )
 
 
 def _check_elsewhere(config: RunConfig) -> None:
@@ -264,8 +275,9 @@ def _one_of(name: str, value: Any, valid: Sequence[str]) -> None:
         raise ConfigError(f"{name}={value}: choose one of {', '.join(valid)}")
 
 
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+def _whole(name: str, value: Any, least: int, most: int | None = None, otherwise: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={shown(value)}: give a whole number of at least {least}")
+        other = f", or {otherwise}" if otherwise else ""
+        raise ConfigError(f"{name}={shown(value)}: give a whole number of at least {least}{other}")
     if most is not None and value > most:
         raise ConfigError(f"{name}={value}: give a whole number of at most {most}")

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+from torch import Tensor
 from tqdm import tqdm
 
 from ..engine.costs import Clock, Outcome
@@ -11,6 +12,7 @@ from ..engine.finite import check_state
 from ..engine.fitting import Fitting, alone, batches
 from ..engine.job import Job
 from ..engine.measure import fail
+from ..engine.memory import within_memory
 from ..engine.rank import Rank
 from ..training import FittedAttributor
 from .cell import AttributionCell
@@ -43,8 +45,12 @@ def _fit(job: Job, cell: AttributionCell, fitting: Fitting, rank: Rank, outcome:
     with Clock(job.network, outcome, f"fit {cell.name}", images.stop):
         try:
             method = cast(FittedAttributor, cell.attributor)
-            state = method.fit(job.network, shown(batches(job.request, images)))
+
+            def work() -> dict[str, Tensor]:
+                return method.fit(job.network, shown(batches(job.request, images, outcome.batch_size)))
+
+            state = within_memory(outcome, work)
             check_state(cell.name, state)
             fitting.fit.write(state)
         except Exception as error:
-            fail(cell, cell.groups, error, replace(outcome, batch_size=1))  # no smaller batch is tried
+            fail(cell, cell.groups, error, replace(outcome, batch_size=1))  # smaller batches have been tried

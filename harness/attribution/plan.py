@@ -34,6 +34,8 @@ def plan(request: Request) -> Job:
     for name in learning:
         check_training(request.config, name)
     images = Images.of(request, request.config.dataset, request.config.subset_seed)
+    with understood(request, images):
+        request = request.settled(images)
     training = training_images(request) if learning else None
     cells: list[Cell] = [
         _cell(request, images, name, training if name in learning else None) for name in request.methods

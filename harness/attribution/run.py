@@ -52,6 +52,7 @@ class AttributionRun:
         """One line a cell, then cautions."""
         yield from self.job.describe()
         yield from (f"weights: {each}" for each in self.request.network.notes)
+        yield from self.request.notes
         yield from (f"caution: {each}" for each in self.cautions())
 
     def cautions(self) -> Iterator[str]:

@@ -173,6 +173,8 @@ def plan(request: Request) -> Detection:
     places = {TEST: config.dataset, **({VALIDATION: config.validation} if config.validation else {}), **config.ood}
     images = {place: Images.of(request, chosen, config.subset_seed) for place, chosen in places.items()}
     check_known(images[TEST], config.ood, images)
+    with understood(request, images[TEST]):
+        request = request.settled(images[TEST])
     head = _head(request, images[TEST])
     layers = sorted({layer for detector in detectors.values() for layer in detector.needs().layers})
     learning = [detector for detector in detectors.values() if detector.needs().training]

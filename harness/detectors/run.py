@@ -52,6 +52,7 @@ class DetectorRun:
     def describe(self) -> Iterator[str]:
         """One line a detector on each set: key, and whether its scores are there; then cautions."""
         yield from (f"weights: {each}" for each in self.request.network.notes)
+        yield from self.request.notes
         for place, each in self.detection.sets.items():
             kept = sum(shard.stop - shard.start for shard in each.features.group(SAMPLES).shards())
             yield f"{place}: {each.images.name}, {len(each)} images, features of {min(kept, len(each))}"

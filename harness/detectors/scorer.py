@@ -18,6 +18,7 @@ from ..config import Choice, Compute, ConfigError
 from ..detection import Detector, Features, ImageDetector, Reading, State
 from ..engine.costs import Outcome, merge
 from ..engine.determinism import deterministic
+from ..engine.memory import together
 from ..engine.probe import PROBED, is_known, look, probe
 from ..engine.rank import Rank
 from ..engine.request import Request
@@ -105,7 +106,8 @@ class Scorer:
 
     def _scores(self, images: Tensor) -> Tensor:
         """Of as many images as are scored at once: from their features together, or from each pass."""
-        passes = map(self._pass, images.split(self.compute.batch_size))
+        size = together(self.compute.batch_size, self.network, images[0]).images
+        passes = map(self._pass, images.split(size))
         if self.detector.needs().images:
             detector = cast(ImageDetector, self.detector)
             made = [detector.score_images(forward, features, self.state) for forward, features in passes]

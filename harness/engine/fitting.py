@@ -52,14 +52,13 @@ class Fitting(NamedTuple):
         return cls(images, made, Fit(request.root, identity.digest(settings | made)), request.device)
 
 
-def batches(request: Request, images: Images) -> Iterator[Tensor]:
-    """The images in order, [n,3,H,W] in [0,1] on the run's device: of one shape, at most `compute.batch_size`."""
-    compute = request.config.compute
+def batches(request: Request, images: Images, most: int) -> Iterator[Tensor]:
+    """The images in order, [n,3,H,W] in [0,1] on the run's device: of one shape, at most so many."""
     loader: DataLoader[Any] = DataLoader(
         cast(Any, images.dataset),
-        compute.batch_size,
+        most,
         sampler=images.order[: images.stop].tolist(),
-        num_workers=compute.workers,
+        num_workers=request.config.compute.workers,
         collate_fn=list,
     )
     for samples in loader:

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ..transfer import columns_to_numpy
 from ..types import Batch, Sample
 from .costs import SHARED, Clock, Outcome
 from .job import Cell, Job, Wanted
+from .memory import can_halve, is_out_of_memory, within_memory
 from .probe import check_finite
 
 Columns = dict[str, np.ndarray]
@@ -22,23 +24,7 @@ Tables = dict[str, dict[str, list[Columns]]]  # cell -> group -> columns of each
 
 def measure_within_memory(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outcome: Outcome) -> Tables:
     """Columns of every wanted group, a part a micro-batch, which is halved when memory runs out."""
-    while True:
-        try:
-            return _measure_shard(job, shard, samples, wanted, outcome)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error) or outcome.batch_size == 1:
-                raise
-        outcome.batch_size //= 2
-        torch.cuda.empty_cache()
-        print(f"out of memory: going on with compute.batch_size={outcome.batch_size}", flush=True)
-
-
-def _may_retry(error: Exception, outcome: Outcome) -> bool:
-    return isinstance(error, RuntimeError) and _is_out_of_memory(error) and outcome.batch_size > 1
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return within_memory(outcome, partial(_measure_shard, job, shard, samples, wanted, outcome))
 
 
 def _measure_shard(job: Job, shard: Shard, samples: list[Sample], wanted: Wanted, outcome: Outcome) -> Tables:
@@ -70,7 +56,7 @@ def _passes(
         if len(cells) == 1:
             fail(cells[0], cells[0].groups, error, outcome)
             return []
-        if _may_retry(error, outcome):
+        if can_halve(error, outcome):
             raise
     return [made for cell in cells for made in _passes(job, samples, [cell], outcome)]
 
@@ -93,7 +79,7 @@ def _naming(batch: Batch) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         height, width = batch.images.shape[2:]
         few = f"{', '.join(batch.image_ids[:3])}{', ...' if len(batch.samples) > 3 else ''}"
@@ -144,7 +130,7 @@ def _measure_cell(
 
 def fail(cell: Cell, groups: Iterable[str], error: Exception, outcome: Outcome) -> None:
     """Mark groups as failed, keep the reason and the traceback; memory shortage goes up to be retried."""
-    if _may_retry(error, outcome):
+    if can_halve(error, outcome):
         raise error
     why = f"{type(error).__name__}: {error}"
     outcome.broken |= {(cell.name, group) for group in groups}

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..network import Network
 from ..store import identity
 from ..values import IN_PATHS, check_name
 from .finite import check_weights
+from .memory import AUTO, together
 from .samples import Checked
 
 LISTED = 20  # left-out files in a caution
@@ -51,7 +52,7 @@ def build_all(choices: dict[str, Choice]) -> dict[str, Any]:
 class Request:
     """A run's config with what it names, built; reading weights is all that building does.
 
-    root: of the store. methods: attributors or detectors. metrics: likewise of either kind.
+    root: of the store. methods: attributors or detectors. metrics: likewise of either kind. notes: what was decided.
     """
 
     config: RunConfig
@@ -60,6 +61,7 @@ class Request:
     device: torch.device
     methods: dict[str, Any]
     metrics: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: RunConfig, root: Path, methods: dict[str, Any] | None = None) -> "Request":
@@ -70,6 +72,15 @@ class Request:
         check_weights(network.module, config.model.name)
         network.to(device, getattr(torch, config.precision))
         return cls(config, root, network, device, methods, build_all(config.metric))
+
+    def settled(self, images: "Images") -> "Request":
+        """The request with a number for `compute.batch_size=auto`, by the first of the images."""
+        asked = self.config.compute.batch_size
+        if asked != AUTO:
+            return self
+        found = together(asked, self.network, images.dataset[int(images.order[0])].image)
+        compute = replace(self.config.compute, batch_size=found.images)
+        return replace(self, config=replace(self.config, compute=compute), notes=(*self.notes, found.why))
 
     def labels(self, dataset: str, method: str, protocol: str, kind: str) -> dict[str, Any]:
         """The names under which tables show a cell."""

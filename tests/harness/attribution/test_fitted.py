@@ -86,6 +86,23 @@ def test_one_fit_serves_both_methods_and_every_later_run(tmp_path: Path, counted
     assert fits(again) == fits(run)
 
 
+def test_memory_shortage_halves_the_batch_of_a_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Memory for two images: 4 -> 2, said aloud, and all that was to be computed is there."""
+    plain = Network.__call__
+
+    def narrow(self: Network, inputs: Tensor) -> Tensor:
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("planted")
+        return plain(self, inputs)
+
+    monkeypatch.setattr(Network, "__call__", narrow)
+    assert not completed(run_of(tmp_path, "method=[pattern_net]")).failures
+    assert counted == [4, 2, 2, 2]
+    assert "out of memory: going on with compute.batch_size=2" in capsys.readouterr().out
+
+
 def test_keys_cover_the_training_images(tmp_path: Path) -> None:
     """Set, limit, seed of its order and estimator change the fit; batch size, workers and reduce do not."""
     first = run_of(tmp_path)
@@ -124,10 +141,10 @@ def test_workers_and_processes_do_not_change_a_bit(way: list[str], tmp_path: Pat
 
 
 def test_batches_keep_the_order_and_their_shapes(tmp_path: Path) -> None:
-    """All images of the drawn part, in its order, at most batch_size together."""
-    run = run_of(tmp_path, "compute.batch_size=5", "train.limit=17")
+    """All images of the drawn part, in its order, at most so many together."""
+    run = run_of(tmp_path, "train.limit=17")
     images = build_job(run.request.config, tmp_path).cells[0].fitting.images  # type: ignore[attr-defined]
-    found = list(batches(run.request, images))
+    found = list(batches(run.request, images, 5))
     assert [len(each) for each in found] == [5, 5, 5, 2]
     expected = torch.stack([images.dataset[int(k)].image for k in images.order[:17]])
     assert torch.equal(torch.cat(found), expected)

@@ -189,7 +189,7 @@ def _check_batch_size(compute: Compute) -> None:
         what = f"engine={compute.engine}" if compute.engine != "local" else "coordination=none"
         raise ConfigError(
             f"compute.batch_size=auto with compute.{what}: the memory of this machine's device says nothing about that "
-            "of other workers, and what two of them compute must be the same bytes: give a number, compute.batch_size=16"
+            "of others, and what two of them compute must be the same bytes: give a number, compute.batch_size=16"
         )
 
 

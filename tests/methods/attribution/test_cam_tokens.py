@@ -1,5 +1,6 @@
 """Class-activation maps of transformers and ConvNeXt: the layer is a map by itself, and pytorch-grad-cam's numbers."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from assay.harness.layouts import check_order
 from assay.harness.network import Network
 from assay.methods.attribution.cam import GradCAM
 from assay.methods.attribution.cam_gradient import GradCAMpp, LayerCAM, XGradCAM
-from conftest import assert_close, attribute, random_images
+from conftest import assert_close, attribute, random_images, torchvision_module
 from torch import Tensor, nn
 
 PAIRS = Targets(torch.tensor([0, 1]), torch.tensor([1, 3]))
@@ -46,7 +47,8 @@ def convnext() -> nn.Module:
 
 def without_class_token(tokens: Tensor) -> Tensor:
     """pytorch-grad-cam's documented reshape_transform of a ViT."""
-    return tokens[:, 1:].reshape(len(tokens), 4, 4, -1).transpose(2, 3).transpose(1, 2)
+    side = math.isqrt(tokens.shape[1] - 1)
+    return tokens[:, 1:].reshape(len(tokens), side, side, -1).transpose(2, 3).transpose(1, 2)
 
 
 def last_first(tokens: Tensor) -> Tensor:
@@ -61,17 +63,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["GradCAM", "GradCAMPlusPlus", "XGradCAM", "LayerCAM"])
-@pytest.mark.parametrize(("build", "layer", "reshape"), CASES)
-def test_maps_equal_pytorch_grad_cam(build: Callable[[], nn.Module], layer: str, reshape: Any, name: str) -> None:
-    """float64, before their resize; 1e-9. Their maps before the ReLU are ours signed."""
+OURS = {"GradCAM": GradCAM, "GradCAMPlusPlus": GradCAMpp, "XGradCAM": XGradCAM, "LayerCAM": LayerCAM}
+
+
+def peers_map(name: str, module: nn.Module, layer: str, reshape: Any, inputs: Tensor) -> Tensor:
+    """pytorch-grad-cam's, before its ReLU and resize; skips where it is not installed."""
     peer = pytest.importorskip("pytorch_grad_cam")
     outputs = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
-    ours = {"GradCAM": GradCAM, "GradCAMPlusPlus": GradCAMpp, "XGradCAM": XGradCAM, "LayerCAM": LayerCAM}[name]
-    module, images = build().double(), random_images(2, 32).double()
     chosen = [outputs.ClassifierOutputTarget(int(label)) for label in PAIRS.label]
-    inputs = (images - 0.5) / 0.25
-    with getattr(peer, name)(module, [module.get_submodule(layer)], reshape_transform=reshape) as theirs:
+    layers = [module.get_submodule(layer)]
+    with getattr(peer, name)(module, layers, reshape_transform=reshape) as theirs:
         theirs.outputs = theirs.activations_and_grads(inputs)
         module.zero_grad()
         sum(target(output) for target, output in zip(chosen, theirs.outputs, strict=True)).backward()
@@ -79,13 +80,40 @@ def test_maps_equal_pytorch_grad_cam(build: Callable[[], nn.Module], layer: str,
             torch.stack(list(each))[0].numpy()
             for each in (theirs.activations_and_grads.activations, theirs.activations_and_grads.gradients)
         )
-        layers = [module.get_submodule(layer)]
-        expected = torch.from_numpy(theirs.get_cam_image(inputs, layers[0], chosen, kept, slopes, False))
-    made = attribute(
-        ours(layer, signed=True), Network(module, (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64), images, PAIRS
-    )
+        return torch.from_numpy(theirs.get_cam_image(inputs, layers[0], chosen, kept, slopes, False))
+
+
+def assert_peers(name: str, module: nn.Module, layer: str, reshape: Any, side: int) -> None:
+    """Of two images in float64: 1e-9 of the largest value; their maps before the ReLU are ours signed."""
+    module, images = module.double(), random_images(2, side).double()
+    expected = peers_map(name, module, layer, reshape, (images - 0.5) / 0.25)
+    network = Network(module, (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64)
     assert expected.abs().max() > 0
-    assert_close(made.values, expected, 1e-9)
+    assert_close(attribute(OURS[name](layer, signed=True), network, images, PAIRS).values, expected, 1e-9)
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize(("build", "layer", "reshape"), CASES)
+def test_maps_equal_pytorch_grad_cam(build: Callable[[], nn.Module], layer: str, reshape: Any, name: str) -> None:
+    """Small networks."""
+    assert_peers(name, build(), layer, reshape, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize(
+    ("architecture", "layer", "reshape"),
+    [
+        pytest.param("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", without_class_token, id="vit_b_16"),
+        pytest.param("swin_t", "features.7", last_first, id="swin_t"),
+        pytest.param("convnext_tiny", "features.7", None, id="convnext_tiny"),
+    ],
+)
+def test_maps_of_whole_networks_equal_pytorch_grad_cam(architecture: str, layer: str, reshape: Any, name: str) -> None:
+    """torchvision's, of random weights, at 224 px."""
+    module = torchvision_module(architecture)
+    nn.init.normal_([each for each in module.modules() if isinstance(each, nn.Linear)][-1].weight)  # ViT's are 0
+    assert_peers(name, module, layer, reshape, 224)
 
 
 @pytest.mark.parametrize(("build", "layer", "reshape"), CASES)

@@ -61,7 +61,8 @@ class Compute:
     engine: who computes shards: processes of this machine, or workers of a Ray or Slurm cluster. device: auto, cpu or
     cuda. batch_size: images a pass, or auto: as many as a GPU has free memory for (engine/memory.py). workers: loader
     processes. threads: CPU threads of each process. processes: auto, or how many share one device's shards, or how many
-    workers a cluster gives. shard_size: images a shard.
+    workers a cluster gives. shard_size: images a shard. memory_format: of convolutions, contiguous or channels_last;
+    auto: contiguous, but for forward-only loops on the CPU, where channels_last is faster.
     coordination: how processes share shards: through locks in the store, or by number (none), where the store's file
     system has no locks. worker: with none, which of how many this one is, `K/N` from 0 on; null: as the launcher says.
     """
@@ -73,6 +74,7 @@ class Compute:
     threads: int = 1
     processes: Any = "auto"
     shard_size: int = 32
+    memory_format: str = "auto"
     coordination: str = "locks"
     worker: str | None = None
     slurm: Slurm = field(default_factory=Slurm)

@@ -20,6 +20,7 @@ from .modules import frozen
 from .outputs import Output, checked, reading
 
 Activation = Literal["softmax", "sigmoid", "binary"]
+NO_VIEW = "view size is not compatible"  # what torch says of `view` in a layout that it cannot read
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
 
 
@@ -69,6 +70,7 @@ class Network:
         self.reads = [output, activation]  # which of the module's outputs, and as what
         self.passes = Passes()
         self._takes_channels_last = True
+        self.memory_format: torch.memory_format | None = None  # that was asked for
 
     @cached_property
     def ending(self) -> Ending | None:
@@ -87,9 +89,21 @@ class Network:
         """The last operation before the logits that is not affine, as the graph calls it; None where none is known."""
         return obstacle(lambda: self._traced)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Network":
-        """Move the network to a device and a floating-point type."""
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format | None = None,
+    ) -> "Network":
+        """Move the network to a device, a floating-point type and a memory layout.
+
+        memory_format: `channels_last` of the convolutions' weights, which makes these compute in it;
+            `contiguous_format`: the usual layout, in `infer` as well; None: what it is.
+        """
         self.module.to(device=device, dtype=dtype)
+        if memory_format is not None:
+            self.module.to(memory_format=memory_format)
+            self.memory_format, self._takes_channels_last = memory_format, memory_format == torch.channels_last
         like = torch.empty(0, device=self.mean.device, dtype=self.mean.dtype).to(device=device, dtype=dtype)
         self.mean, self.std = (v.to(like) for v in self._statistics)
         self._forget()
@@ -137,7 +151,7 @@ class Network:
             try:
                 return self(inputs.contiguous(memory_format=torch.channels_last))
             except RuntimeError as error:
-                if "view size is not compatible" not in str(error):
+                if NO_VIEW not in str(error):
                     raise
             self.passes.forward -= len(inputs)
             self._takes_channels_last = False

@@ -35,6 +35,7 @@ from .values import check_finite, check_name, shown
 TARGETS = re.compile(r"labels|predicted|top[1-9]\d{0,5}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 COORDINATION = ("locks", "none")
+MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 WORKER = re.compile(r"(\d{1,6})/(\d{1,6})")
 SCHEDULED = re.compile(r"[\w.,:@&|*()\[\]+-]{1,200}")  # of Slurm's partitions, accounts, constraints: no white space
 CACHE_MODES = ("missing", "refresh", "off", "only")
@@ -171,6 +172,7 @@ def _check_compute(config: RunConfig) -> None:
         raise ConfigError(f"compute.device={shown(config.compute.device)}: choose auto, cpu, cuda or cuda:N")
     _check_batch_size(config.compute)
     _whole("compute.shard_size", config.compute.shard_size, 1)
+    _one_of("compute.memory_format", config.compute.memory_format, MEMORY_FORMATS)
     _one_of("compute.coordination", config.compute.coordination, COORDINATION)
     _check_worker(config.compute)
     _whole("compute.threads", config.compute.threads, 1, MOST)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import ConfigError
-from ..network import Network
+from ..network import NO_VIEW, Network
 from ..outputs import OutputError
 from ..types import Sample
 from .request import Images, Request
@@ -142,6 +142,11 @@ def _in_words(error: Exception, network: Network, name: str, data: str) -> str:
         return (
             f"model {name} reads {found[1]} channels and gets {found[2]} of {data}: the network's mean and std have a "
             f"number a channel (one of them: images are made grey), and here they have {len(network.statistics[0])}"
+        )
+    if NO_VIEW in str(error) and network.memory_format == torch.channels_last:
+        return (
+            f"model {name} flattens by `view`, which takes the usual layout alone: leave compute.memory_format out, or "
+            "write `flatten`"
         )
     first = (str(error).strip().splitlines() or [""])[0]
     return (

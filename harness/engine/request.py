@@ -70,7 +70,7 @@ class Request:
         methods = build_all(config.method) if methods is None else methods
         network = _reading(config.model, build(config.model))
         check_weights(network.module, config.model.name)
-        network.to(device, getattr(torch, config.precision))
+        network.to(device, getattr(torch, config.precision), _memory_format(config, network))
         return cls(config, root, network, device, methods, build_all(config.metric))
 
     def settled(self, images: "Images") -> "Request":
@@ -97,6 +97,18 @@ class Request:
             "seed": self.config.seed,
             "precision": self.config.precision,
         }
+
+
+def _memory_format(config: RunConfig, network: Network) -> torch.memory_format | None:
+    """The layout of `compute.memory_format`; None for `auto`."""
+    asked = config.compute.memory_format
+    if asked == "channels_last" and all(each.ndim != 4 for each in network.module.parameters()):
+        raise ConfigError(
+            f"compute.memory_format=channels_last: model {config.model.name} has no convolution on images (no weight "
+            "of four dimensions), so that nothing would be in another layout: leave it out"
+        )
+    known = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    return known.get(asked)
 
 
 def _reading(chosen: Choice, network: Network) -> Network:

@@ -121,6 +121,7 @@ def _record(
         "dataset": config.dataset.name,
         "overrides": " ".join(kept(overrides)),
         "batch_size": outcome.batch_size,
+        "memory_format": config.compute.memory_format,
         "threads": config.compute.threads,
         "engine": config.compute.engine,
         "processes": str(config.compute.processes),

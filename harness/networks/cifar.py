@@ -1,9 +1,10 @@
 """The CIFAR networks of the detection papers: input [B,3,32,32], output [B,classes] logits.
 
 ResNet-20 and -56 are those of He et al. 2016, section 4.2, with parameter-free (option A) shortcuts; the
-DenseNet-BC is that of Huang et al. 2017 with depth 100 and growth 12, the network of the DICE and LINe tables.
-State-dict names are those of the published checkpoints (akamaster's ResNets, DICE's DenseNet), and every
-ReLU is a module of its own, so that each has a layer name.
+DenseNet-BC is that of Huang et al. 2017 with depth 100 and growth 12, the network of the DICE and LINe tables; the
+ResNet-18 is ImageNet's with a first convolution of 3x3 at full size, the network of OpenOOD's.
+State-dict names are those of the published checkpoints (akamaster's ResNets, DICE's DenseNet, OpenOOD's ResNet-18),
+and every ReLU is a module of its own, so that each has a layer name.
 """
 
 from collections.abc import Callable
@@ -70,6 +71,42 @@ class CifarResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(torch.flatten(self.avgpool(x), 1))
+
+
+class WideBasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch-norm; where the size changes the shortcut is a 1x1 convolution with one."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu1 = _conv3x3(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU()
+        self.conv2, self.bn2, self.relu2 = _conv3x3(outputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU()
+        projection = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = nn.Sequential(*(projection if stride != 1 else ()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class CifarResNet18(nn.Module):
+    """Four stages of two blocks with 64, 128, 256 and 512 channels at 32, 16, 8 and 4 cells a side."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = _conv3x3(3, 64), nn.BatchNorm2d(64), nn.ReLU()
+        self.layer1, self.layer2 = self._stage(64, 64, 1), self._stage(64, 128, 2)
+        self.layer3, self.layer4 = self._stage(128, 256, 2), self._stage(256, 512, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512, classes)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(WideBasicBlock(inputs, outputs, stride), WideBasicBlock(outputs, outputs, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.layer1(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(x)))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 class DenseBottleneck(nn.Module):
@@ -142,5 +179,6 @@ class CifarDenseNetBC(nn.Module):
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet20": lambda classes: CifarResNet(20, classes),
     "resnet56": lambda classes: CifarResNet(56, classes),
+    "resnet18": CifarResNet18,
     "densenet_bc100": lambda classes: CifarDenseNetBC(100, 12, classes),
 }

@@ -88,7 +88,7 @@ def cifar_network(
     sha256: str | None = None,
     classes: int = 10,
 ) -> Network:
-    """A CIFAR network (`resnet20`, `resnet56`, `densenet_bc100`): softmax logits of 32x32 images.
+    """A CIFAR network (`resnet20`, `resnet56`, `resnet18`, `densenet_bc100`): softmax logits of 32x32 images.
 
     Args:
         architecture: a name of `cifar_networks.ARCHITECTURES`.

@@ -20,7 +20,12 @@ def parameters(module: nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("architecture", "count"),
-    [("resnet20", 269_722), ("resnet56", 853_018), ("densenet_bc100", 769_162)],  # 0.27, 0.85 and 0.8 million
+    [  # 0.27, 0.85, 0.8 and 11.2 million
+        ("resnet20", 269_722),
+        ("resnet56", 853_018),
+        ("densenet_bc100", 769_162),
+        ("resnet18", 11_173_962),
+    ],
 )
 def test_the_number_of_parameters_is_the_papers(architecture: str, count: int) -> None:
     assert parameters(ARCHITECTURES[architecture](10)) == count
@@ -79,8 +84,8 @@ def test_a_densenet_of_another_depth_is_refused() -> None:
 
 
 def test_an_unknown_architecture_names_the_known() -> None:
-    with pytest.raises(ValueError, match="choose one of resnet20, resnet56, densenet_bc100"):
-        cifar_network("resnet18", None, HALF, HALF)
+    with pytest.raises(ValueError, match="choose one of resnet20, resnet56, resnet18, densenet_bc100"):
+        cifar_network("resnet34", None, HALF, HALF)
 
 
 def test_random_weights_are_the_same_every_time() -> None:

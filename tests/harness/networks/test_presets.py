@@ -69,6 +69,7 @@ EXPECTED = {
     "maxvit_t": Expected(224, (512, 7, 7)),
     "cifar_resnet20": Expected(32, (64, 8, 8), 10),
     "cifar_resnet56": Expected(32, (64, 8, 8), 10),
+    "cifar_resnet18": Expected(32, (512, 4, 4), 10),
     "cifar_densenet_bc100": Expected(32, (342, 8, 8), 10),
     "vgg16_voc07": Expected(224, (512, 14, 14), 20),
     "vgg16_coco14": Expected(224, (512, 14, 14), 80),

@@ -88,6 +88,7 @@ class Settings:
     compute: Compute = field(default_factory=Compute)
     seed: int = 0
     precision: str = "float32"
+    forward_precision: str = "same"  # of forward-only loops, see `harness.reduced`
     limit: int | None = None
     subset_seed: int | None = None
     cache: str = "missing"

@@ -18,6 +18,7 @@ from .graph import Traced
 from .heads import Head, LayerValues, Passes, Targets, target_gradients
 from .modules import frozen
 from .outputs import Output, checked, reading
+from .reduced import Passes as Reduced
 
 Activation = Literal["softmax", "sigmoid", "binary"]
 NO_VIEW = "view size is not compatible"  # what torch says of `view` in a layout that it cannot read
@@ -68,7 +69,7 @@ class Network:
         self.made_of: dict[str, Any] | None = None  # the settings of the config that made it
         self.notes: list[str] = []  # what the loading of weights decided by itself
         self.reads = [output, activation]  # which of the module's outputs, and as what
-        self.passes = Passes()
+        self.passes, self.reduced = Passes(), Reduced()
         self._takes_channels_last = True
         self.memory_format: torch.memory_format | None = None  # that was asked for
 
@@ -137,7 +138,7 @@ class Network:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits [B,C] of normalised inputs, through the module itself."""
         self.passes.forward += len(inputs)
-        outputs = self.module(inputs.clone())  # a first layer that writes in place must not reach our inputs
+        outputs = self.reduced(self.module, inputs.clone())  # a first layer may write in place, not into ours
         return checked(outputs, type(self.module).__name__, len(inputs))
 
     @torch.no_grad()

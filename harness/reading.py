@@ -35,6 +35,7 @@ from .values import check_finite, check_name, shown
 TARGETS = re.compile(r"labels|predicted|top[1-9]\d{0,5}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 COORDINATION = ("locks", "none")
+FORWARDS = ("same", "bfloat16")  # of harness/reduced.py
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 WORKER = re.compile(r"(\d{1,6})/(\d{1,6})")
 SCHEDULED = re.compile(r"[\w.,:@&|*()\[\]+-]{1,200}")  # of Slurm's partitions, accounts, constraints: no white space
@@ -125,6 +126,7 @@ def _check(config: RunConfig, limits: Mapping[str, Any]) -> None:
     """What the schema cannot express."""
     _one_of("cache", config.cache, CACHE_MODES)
     _one_of("precision", config.precision, ("float32", "float64"))
+    _check_forward_precision(config)
     if not TARGETS.fullmatch(str(config.protocol.targets)):
         raise ConfigError(
             f"protocol.targets={shown(config.protocol.targets)}: choose one of labels, predicted, top1, top2, ..."
@@ -182,6 +184,15 @@ def _check_compute(config: RunConfig) -> None:
     _one_of("compute.engine", config.compute.engine, ENGINES)
     if config.compute.engine != "local":
         _check_elsewhere(config)
+
+
+def _check_forward_precision(config: RunConfig) -> None:
+    _one_of("forward_precision", config.forward_precision, FORWARDS)
+    if config.forward_precision != "same" and config.precision != "float32":
+        raise ConfigError(
+            f"forward_precision={config.forward_precision} with precision={config.precision}: one asks for fewer "
+            "digits and one for more: leave one of them out"
+        )
 
 
 def _check_batch_size(compute: Compute) -> None:

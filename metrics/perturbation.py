@@ -194,6 +194,7 @@ class Perturbation(PixelCurve):
     canvas: str = "mean"
     subsets: Sequence[str] = ("predicted",)
     VERSION: ClassVar[int] = 1
+    FORWARD_ONLY: ClassVar[bool] = True
     BEST: ClassVar[Order] = "lerf"
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
@@ -227,6 +228,7 @@ class Insertion(PixelCurve):
     canvas: str = "blur"
     blur_pasted: bool = False
     VERSION: ClassVar[int] = 1
+    FORWARD_ONLY: ClassVar[bool] = True
     BEST: ClassVar[Order] = "morf"
 
     @property
@@ -286,6 +288,7 @@ class AOPC:
     seed: int = 0
     subsets: Sequence[str] = ("all",)
     VERSION: ClassVar[int] = 1
+    FORWARD_ONLY: ClassVar[bool] = True
     PAIRED: ClassVar[tuple[str, ...]] = ("aopc",)
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
 

@@ -54,6 +54,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.layouts",
             "harness.modules",
             "harness.outputs",
+            "harness.reduced",
             "harness.frames",
             "harness.stats",
             "harness.failures",

@@ -14,6 +14,7 @@ from ..engine.job import Cell
 from ..forward import ForwardPass
 from ..frames import gaussian_blur
 from ..network import Network
+from ..reduced import SAME, smaller
 from ..seeds import SampleRng
 from ..training import FittedAttributor
 from ..transfer import columns_to_numpy
@@ -23,13 +24,17 @@ from .parts import measured_in_parts, spans
 
 @dataclass(frozen=True, eq=False)
 class AttributionCell(Cell):
-    """One method on one model and data set; its groups are metrics. fitting: of a method that is fitted."""
+    """One method on one model and data set; its groups are metrics.
+
+    fitting: of a method that is fitted. forwards: `forward_precision`, see `harness.reduced`.
+    """
 
     attributor: Attributor
     metrics: dict[str, Metric]
     smooth: float  # Gaussian sigma as a share of the map's longer side
     seed: int
     fitting: Fitting | None = field(default=None, kw_only=True)
+    forwards: str = field(default=SAME, kw_only=True)
 
     @cached_property
     def method(self) -> Attributor:
@@ -78,7 +83,7 @@ class AttributionCell(Cell):
 
     def attribute(self, batch: Batch, forward: ForwardPass) -> Attribution:
         """The method's maps [P,h,w] under the protocol's smoothing, at native resolution."""
-        made = attributed(self.method, self.name, batch, forward, self.seed)
+        made = attributed(self.method, self.name, batch, forward, self.seed, smaller(self.forwards, self.attributor))
         if not self.smooth:
             return made
         return replace(made, values=gaussian_blur(made.values, self.smooth * max(made.values.shape[1:])))
@@ -101,19 +106,26 @@ class AttributionCell(Cell):
         self, group: str, prepared: FramedMaps | Attribution, batch: Batch, forward: ForwardPass
     ) -> dict[str, Tensor]:
         """What the metric measures."""
-        if isinstance(prepared, Attribution):
-            return measured_in_parts(self.metrics[group], prepared, batch, forward, self.again)
-        return self.metrics[group].measure(batch, prepared, forward)
+        metric = self.metrics[group]
+        with forward.network.reduced.of(smaller(self.forwards, metric)):
+            if isinstance(prepared, Attribution):
+                return measured_in_parts(metric, prepared, batch, forward, self.again)
+            return metric.measure(batch, prepared, forward)
 
 
-def attributed(method: Attributor, name: str, batch: Batch, forward: ForwardPass, seed: int) -> Attribution:
+def attributed(
+    method: Attributor, name: str, batch: Batch, forward: ForwardPass, seed: int, forwards: str = ""
+) -> Attribution:
     """A method's maps [P,h,w] of a batch's pairs, at native resolution; `name` and `seed` decide what it draws.
+
+    forwards: the type of its passes without gradients, if it is another. The pass that methods share is made before.
 
     Raises:
         ValueError: the method returned another shape, or values that are not finite.
     """
     targets = forward.network.outputs_of(batch.targets, forward.logits)
-    made = method.attribute(forward, targets, SampleRng.of(seed, name, batch))
+    with forward.network.reduced.of(forwards):
+        made = method.attribute(forward, targets, SampleRng.of(seed, name, batch))
     values = made.values.float()
     if values.ndim != 3 or len(values) != len(batch.pairs):
         raise ValueError(f"{name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")

@@ -1,5 +1,7 @@
 """From a request to a job: the cells of attribution methods, with their identities."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from ..engine.job import Cell, Job
 from ..engine.probe import understood
 from ..engine.request import Images, Request, shown_names
 from ..engine.targets import selection
+from ..reduced import SAME, smaller
 from ..store import identity
 from ..store.store import SAMPLES, CellStore
 from ..types import Attributor, Metric
@@ -36,11 +39,24 @@ def plan(request: Request) -> Job:
     images = Images.of(request, request.config.dataset, request.config.subset_seed)
     with understood(request, images):
         request = request.settled(images)
+    request = replace(request, notes=(*request.notes, *_said(request)))
     training = training_images(request) if learning else None
     cells: list[Cell] = [
         _cell(request, images, name, training if name in learning else None) for name in request.methods
     ]
     return Job(request, images, cells, selection(request.config.protocol.targets))
+
+
+def _said(request: Request) -> Iterator[str]:
+    """Whose passes `forward_precision` is for, by name, and whose not."""
+    asked, made = request.config.forward_precision, {**request.methods, **request.metrics}
+    if asked != SAME:
+        ours = [name for name, each in made.items() if smaller(asked, each)]
+        others = [name for name in made if name not in ours]
+        yield (
+            f"forward_precision={asked}: forward passes of {', '.join(ours) or 'none'}; all of "
+            f"{', '.join(others) or 'none'} in {request.config.precision}"
+        )
 
 
 def _cell(request: Request, images: Images, name: str, training: Images | None) -> AttributionCell:
@@ -50,12 +66,13 @@ def _cell(request: Request, images: Images, name: str, training: Images | None) 
     smooth = float(config.protocol.smooth.get(name, 0.0))
     nested = identity.nested_versions(attributor)
     fitting = None if training is None else Fitting.of(request, training, {"fit": attributor.fit_settings()} | nested)
-    labels = request.labels(images.name, name, config.protocol.name, "attribution")
+    forwards = smaller(config.forward_precision, attributor)
+    labels = request.labels(images.name, name, config.protocol.name, "attribution") | _precision(config, forwards)
     cell = identity.cell_identity(
         images.identity,
         names=shown_names(labels),
         protocol={"targets": config.protocol.targets, "smooth": smooth},
-        method=config.method[name].settings,
+        method=config.method[name].settings | _forwards(forwards),
         version=attributor.VERSION,
         seed=config.seed,
         nested=nested,
@@ -72,6 +89,7 @@ def _cell(request: Request, images: Images, name: str, training: Images | None) 
         smooth,
         config.seed,
         fitting=fitting,
+        forwards=config.forward_precision,
         about={"identity": cell, "labels": labels},
         about_groups={SAMPLES: {"name": SAMPLES}} | {groups[metric]: value for metric, value in described.items()},
     )
@@ -86,6 +104,17 @@ def _check_layers(request: Request, name: str, attributor: Attributor) -> None:
 
 
 def _group(config: RunConfig, name: str, metric: Metric) -> dict[str, Any]:
-    nested = identity.nested_versions(metric)
-    made = identity.metric_identity(config.metric[name].settings, metric.VERSION, metric.SUMMARY_SETTINGS, nested)
-    return {"identity": made, "name": name, "paired": list(metric.PAIRED)}
+    nested, forwards = identity.nested_versions(metric), smaller(config.forward_precision, metric)
+    settings = config.metric[name].settings | _forwards(forwards)
+    made = identity.metric_identity(settings, metric.VERSION, metric.SUMMARY_SETTINGS, nested)
+    return {"identity": made, "name": name, "paired": list(metric.PAIRED), **_precision(config, forwards)}
+
+
+def _forwards(name: str) -> dict[str, str]:
+    """What a smaller type of forward passes adds to the settings that make a key; nothing without one."""
+    return {"forwards": name} if name else {}
+
+
+def _precision(config: RunConfig, forwards: str) -> dict[str, str]:
+    """The column `precision` of results that such passes are part of."""
+    return {"precision": f"{config.precision}+{forwards}"} if forwards else {}

@@ -5,11 +5,17 @@ from ..detection import Detector, Reading
 from ..engine.fitting import check_training
 from ..network import Network
 from ..outputs import OutputError
+from ..reduced import SAME
 from .readings import check_reading
 
 
 def check_detectors(config: RunConfig, network: Network, detectors: dict[str, Detector]) -> None:
     """Raise ConfigError for a method that is no detector or lacks a training set or layer; for networks of grids."""
+    if config.forward_precision != SAME:
+        raise ConfigError(
+            f"forward_precision={config.forward_precision}: {', '.join(detectors)} read logits and features of one "
+            f"pass, which is in {config.precision}: leave it out"
+        )
     _check_single_images(config, network, detectors)
     for name, detector in detectors.items():
         if not hasattr(detector, "score"):

@@ -121,6 +121,7 @@ def _record(
         "dataset": config.dataset.name,
         "overrides": " ".join(kept(overrides)),
         "batch_size": outcome.batch_size,
+        "forward_precision": config.forward_precision,
         "memory_format": config.compute.memory_format,
         "threads": config.compute.threads,
         "engine": config.compute.engine,

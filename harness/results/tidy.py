@@ -62,6 +62,7 @@ def cell_rows(cell: CellStore, earlier: bool = True) -> Iterator[dict[str, Any]]
         shared = {"schema": SCHEMA, "cell_key": cell.key, "metric_key": key, "metric": metric["name"], **labels}
         shared["settings"] = _settings(about["identity"], metric.get("identity", {}))
         shared |= {"reference": metric.get("reference", ""), "kind": metric.get("kind", labels["kind"])}
+        shared |= {"precision": metric["precision"]} if "precision" in metric else {}
         for done in filter(None, map(group.finished, group.stops())):
             for row in [*done.rows, *(done.earlier if earlier else ())]:
                 yield {**shared, "run_id": done.run_id, "split": done.split, **row}

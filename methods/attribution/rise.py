@@ -31,6 +31,7 @@ class RISE:
     cells: int = 7
     keep: float = 0.5
     VERSION: ClassVar[int] = 1
+    FORWARD_ONLY: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.masks < 1 or self.cells < 1 or not 0 < self.keep < 1:

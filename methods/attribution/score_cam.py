@@ -30,6 +30,7 @@ class ScoreCAM(ChannelWeighting):
     variant: Variant = "official"
     align_corners: bool = False
     VERSION: ClassVar[int] = 1
+    FORWARD_ONLY: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.variant not in ("official", "paper"):

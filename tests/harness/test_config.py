@@ -223,6 +223,7 @@ def test_a_typo_is_answered_with_what_was_meant(override: str, mistyped: str, me
         ("precision=bfloat16", "precision=bfloat16: choose one of float32, float64"),
         ("protocol.targets=all", "protocol.targets=all: choose one of labels, predicted, top1"),
         ("compute.batch_size=0", "compute.batch_size=0: give a whole number of at least 1"),
+        ("forward_precision=float16", "forward_precision=float16: choose one of same, bfloat16"),
         ("compute.memory_format=nhwc", "memory_format=nhwc: choose one of auto, contiguous, channels_last"),
         ("compute.shard_size=-1", "compute.shard_size=-1: give a whole number of at least 1"),
         ("compute.threads=0", "compute.threads=0"),

@@ -164,7 +164,7 @@ def test_the_plan_names_whose_passes_they_are(tmp_path: Path) -> None:
 
 
 def test_detectors_and_float64_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"forward_precision=bfloat16 with precision=float64: .*leave one of them out"):
+    with pytest.raises(ConfigError, match=r"forward_precision=bfloat16 with precision=float64: .*leave one of them"):
         compose_config([HALF, "precision=float64"])
     words = ["experiment=ood_embedded", "limit=4", "train.limit=40", "method=[msp]", HALF]
     with pytest.raises(ConfigError, match=r"forward_precision=bfloat16: msp read logits .*: leave it out"):

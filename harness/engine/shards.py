@@ -1,5 +1,6 @@
 """Shards taken in hand, and their images, loaded ahead."""
 
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from ..types import Dataset, Sample
 from .costs import SHARED, Clock, Outcome
 from .job import Job, Missing
 from .turns import Task, Turns
+
+PARTED = (EOFError, ConnectionError)  # the other end of a connection is gone
 
 
 def load(job: Job, outcome: Outcome, turns: Turns, order: Missing) -> Iterator[tuple[Task, list[Sample]]]:
@@ -33,6 +36,7 @@ def load(job: Job, outcome: Outcome, turns: Turns, order: Missing) -> Iterator[t
         batch_sampler=cast(Any, take()),  # lazily: a shard is taken when it is about to be read
         num_workers=job.config.compute.workers,
         collate_fn=list,
+        worker_init_fn=_say_nothing_of_partings,
     )
     try:
         for samples in _timed(job, outcome, loader):
@@ -40,6 +44,15 @@ def load(job: Job, outcome: Outcome, turns: Turns, order: Missing) -> Iterator[t
     finally:
         for task in taken:
             task.release()
+
+
+def _say_nothing_of_partings(_worker: int) -> None:
+    """In a loader's process: whom it hands images to may be interrupted in the middle, and is the one to say so.
+
+    The thread that hands over tensors' file descriptors (`multiprocessing.resource_sharer`) would print a traceback.
+    """
+    usual = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: None if issubclass(kind, PARTED) else usual(kind, error, trace)
 
 
 class Unreadable(Exception):

@@ -5,19 +5,24 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
+from multiprocessing import resource_sharer
 from pathlib import Path
+from typing import Any, cast
 
 import forks
 import pandas as pd
 import pytest
 import torch
+from assay.harness.engine import shards
 from assay.harness.engine.costs import Cost, Outcome, merge
 from assay.harness.engine.determinism import deterministic, make_deterministic, watched
 from assay.harness.engine.machine import Where
+from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["compute.device=cpu", "limit=24", "compute.shard_size=2", "metric=[pointing_game]"]
@@ -85,8 +90,8 @@ def test_a_method_that_fails_on_another_rank_is_told_by_rank_0(tmp_path: Path) -
 
 
 def test_an_interrupt_is_one_line_and_leaves_nobody_behind(tmp_path: Path) -> None:
-    """Ctrl-C reaches the whole process group, loaders and helpers too: exit code 130, one line, all gone in a second;
-    the same command then computes only the rest."""
+    """Ctrl-C reaches the whole process group, loaders and helpers too: exit code 130, one line, all gone soon; the same
+    command then computes only the rest."""
     settings = ["method=[integrated_gradients]", "method.integrated_gradients.steps=128", "compute.processes=2"]
     words = [*SMALL, *settings, "limit=12", "compute.workers=1", f"results={tmp_path}"]  # six shards
     command = [sys.executable, str(ROOT / "run.py"), *words]
@@ -103,7 +108,7 @@ def test_an_interrupt_is_one_line_and_leaves_nobody_behind(tmp_path: Path) -> No
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    gone = time.monotonic() + 1
+    gone = time.monotonic() + 30  # a loader whose helper was killed looks every five seconds
     while _is_alive(process.pid) and time.monotonic() < gone:
         time.sleep(0.02)
     assert not _is_alive(process.pid)
@@ -111,6 +116,29 @@ def test_an_interrupt_is_one_line_and_leaves_nobody_behind(tmp_path: Path) -> No
     lines = [line for line in errors.replace("\r", "\n").splitlines() if line and "|" not in line]  # without the bar
     assert lines == ["interrupted: the same command resumes"]
     assert "6 shards computed" not in forks.run(*words, "compute.processes=1", "compute.workers=0").output()
+
+
+class _HungUpOn:
+    """A data set whose loader's process is asked for a file descriptor by one who leaves in the middle, then by us."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        with open(os.devnull) as file:
+            asked, then = (resource_sharer.DupFd(file.fileno()) for _ in range(2))
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.connect(asked._id[0])  # type: ignore[attr-defined]
+        os.close(then.detach())  # served behind the other
+        return index
+
+
+def test_a_loader_says_nothing_of_who_was_interrupted(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its thread that hands tensors over would print a traceback, as it does without our word to it."""
+    for init, told in ((None, True), (shards._say_nothing_of_partings, False)):
+        loader = DataLoader(cast(Any, _HungUpOn()), num_workers=1, collate_fn=list, worker_init_fn=init)
+        assert list(loader) == [[0]]
+        assert ("resource_sharer" in capfd.readouterr().err) == told
 
 
 def _heed_interrupts() -> None:

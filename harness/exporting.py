@@ -2,9 +2,11 @@
 
 Most Hugging Face networks are such. The graph is made for one height and width of images and any number of them. A
 layer is the operation that gives what the module itself gives, found by comparing the two on an image; a module of
-torch.nn that is a single operation is called as a whole again, so that it reads as in a graph of torch.fx.
+torch.nn that is a single operation is called as a whole again, so that it reads as in a graph of torch.fx. What reads
+neither image nor parameters (an index of relative positions) is computed once: it is often made by writing in place.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, fx, nn
 from .graph import Traced, close, trace, traced_of
 from .modules import unseen_parts
 
+LIFTED = "lifted_tensor_"  # how torch.export names a number that the code itself makes a tensor of
 STACK = "nn_module_stack"  # where torch.export writes which modules an operation was called in
 
 
@@ -73,10 +76,13 @@ def _paths(node: fx.Node) -> list[str]:
 
 def _plain(module: nn.Module, exported: fx.GraphModule, stacks: dict[str, list[str]]) -> fx.GraphModule:
     """The exported graph as torch.fx would write it: one output, packets of operations, modules of torch.nn whole."""
-    graph, single = fx.Graph(), _single(exported, stacks)
+    graph, single, constants = fx.Graph(), _single(exported, stacks), _constants(exported)
     copies: dict[fx.Node, fx.Node] = {}
     for node in exported.graph.nodes:
-        if node.op == "output":
+        if node in constants:
+            exported.register_buffer(f"constant_{node.name}", constants[node], persistent=False)
+            copies[node] = graph.get_attr(f"constant_{node.name}")
+        elif node.op == "output":
             graph.output(copies[node.args[0][0]])
         elif node.target != "_guards_fn":
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -89,6 +95,27 @@ def _plain(module: nn.Module, exported: fx.GraphModule, stacks: dict[str, list[s
     made.graph.eliminate_dead_code()
     made.recompile()
     return made
+
+
+@torch.no_grad()
+def _constants(exported: fx.GraphModule) -> dict[fx.Node, Tensor]:
+    """Tensors made of no image and no parameter, nor drawn, with what was written into them in place."""
+    known: dict[fx.Node, Any] = {}
+    for node in exported.graph.nodes:
+        if node.op == "get_attr" and LIFTED in str(node.target):
+            known[node] = operator.attrgetter(str(node.target))(exported).clone()
+        elif _is_fixed(node) and all(each in known for each in node.all_input_nodes):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    return {node: value for node, value in known.items() if isinstance(value, Tensor)}
+
+
+def _is_fixed(node: fx.Node) -> bool:
+    """Whether an operation of ATen gives the same whenever its inputs are the same."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded not in target.tags
+    return target is operator.getitem
 
 
 def _single(exported: fx.GraphModule, stacks: dict[str, list[str]]) -> dict[fx.Node, str]:

@@ -4,7 +4,7 @@ How a layer is found and the graph cut there is in `harness.cutting`; here netwo
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -68,6 +68,8 @@ class Network:
         self.cells = 1  # a side: more where one input is a grid of images that do not see one another
         self.made_of: dict[str, Any] | None = None  # the settings of the config that made it
         self.notes: list[str] = []  # what the loading of weights decided by itself
+        self.places: Mapping[str, str] = {}  # what a config calls layers that it leaves to the network -> the layers
+        self.classes: Sequence[str] | None = None  # names of the outputs, in their order, where they are known
         self.reads = [output, activation]  # which of the module's outputs, and as what
         self.passes, self.reduced = Passes(), Reduced()
         self._takes_channels_last = True

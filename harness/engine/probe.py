@@ -46,6 +46,7 @@ def probe(request: Request, images: Images, *labelled: Images, say: Say = say) -
     outputs = look(request.network, name, pixels, [sample.id for sample in samples], images.name, say)
     for each in (images, *labelled):
         _check_classes(request, each, outputs)
+        _check_names(request, each)
 
 
 def probe_once(request: Request, images: Images, say: Say = say) -> None:
@@ -228,6 +229,23 @@ def _check_classes(request: Request, images: Images, outputs: int) -> None:
         "choose the network that was trained on these classes, or a part of the data (for a folder: its wnids list the "
         "class folders in the order of the outputs)"
     )
+
+
+def _check_names(request: Request, images: Images) -> None:
+    """Raise ConfigError where the outputs have names and the data has others, unless its labels are not read."""
+    known, found = request.network.classes, [str(each) for each in images.dataset.classes]
+    if known is None or not found or request.config.protocol.targets.startswith("top"):
+        return
+    for number, (ours, theirs) in enumerate(zip(known, found, strict=False)):
+        if _plain(ours) != _plain(theirs):
+            raise ConfigError(
+                f"class {number} is {theirs!r} in {images.name} and {ours!r} in {request.config.model.name}: put the "
+                "rows of the network's classes and their names into the order of the data's, and call them alike"
+            )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def at_chance(images: Images, right: np.ndarray, chance: float) -> tuple[str, ...]:

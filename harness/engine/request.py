@@ -17,6 +17,7 @@ from ..store import identity
 from ..values import IN_PATHS, check_name
 from .finite import check_weights
 from .memory import AUTO, together
+from .placing import placed
 from .samples import Checked
 
 LISTED = 20  # left-out files in a caution
@@ -71,7 +72,9 @@ class Request:
         network = _reading(config.model, build(config.model))
         check_weights(network.module, config.model.name)
         network.to(device, getattr(torch, config.precision), _memory_format(config, network))
-        return cls(config, root, network, device, methods, build_all(config.metric))
+        chosen = placed(config, network)
+        changed = {name: choice for name, choice in chosen.method.items() if choice is not config.method[name]}
+        return cls(chosen, root, network, device, methods | build_all(changed), build_all(chosen.metric))
 
     def settled(self, images: "Images") -> "Request":
         """The request with a number for `compute.batch_size=auto`, by the first of the images."""
@@ -120,6 +123,7 @@ def _reading(chosen: Choice, network: Network) -> Network:
     made = (network.module, mean, std, network.activation, digest, network.groups, network.input_size)
     read = Network(*made, output=output)
     read.notes += network.notes
+    read.places = network.places
     return read
 
 

@@ -144,6 +144,7 @@ def class_groups(network: Network, class_map: str, classes: Sequence[str]) -> Ne
     identity = hashlib.sha256(f"{network.fingerprint} {groups}".encode()).hexdigest()
     mean, std = network.statistics
     made = Network(network.module, mean, std, network.activation, identity, groups, network.input_size)
+    made.places = network.places
     return _noted(made, network.notes)
 
 

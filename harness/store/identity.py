@@ -18,7 +18,7 @@ OURS = "assay."  # where a class of ours is imported from
 PLACES = frozenset({"weights", "sha256", "class_map", "root", "download"})
 
 # Settings of networks, methods and metrics that are younger than keys: null says what was so before them.
-LATER = frozenset({"classes", "groups", "layout", "patch_px"})
+LATER = frozenset({"classes", "create", "groups", "layout", "patch_px"})
 
 # VERSIONs, of others than 1, that parts of methods and metrics had before they were in keys.
 SINCE = {"LRP": 3}

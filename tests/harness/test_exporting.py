@@ -101,6 +101,38 @@ def test_images_of_another_size_have_a_graph_of_their_own() -> None:
         assert other.shape[-1] == size
 
 
+class Indexed(Checking):
+    """Positions from a table, whose index is made by writing into views, as BEiT makes its relative positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.zeros((2, 8), dtype=torch.int64)
+        index[:, 1:] = torch.arange(7) % 3
+        index[:, 0] += 1
+        index[0, 0:] = 3
+        positions = self.table[index].sum(0).view(1, 8, 1, 1)
+        x = x.reshape([x.shape[0], *x.shape[1:]]) if x.shape[1] == 3 else x
+        return self.fc(self.act(self.norm(self.stem(x)) + positions).mean((2, 3)))
+
+
+def test_an_index_that_is_made_in_place_is_kept() -> None:
+    """Logits of the module, and of the head from each layer; float64, 1e-12. The table is still a parameter."""
+    torch.manual_seed(1)
+    network = Network(Indexed(), *HALF, input_size=(16, 16)).to(dtype=torch.float64)
+    images = random_images(2, 16).double()
+    forward = ForwardPass(network, images, ("stem", "act"))
+    assert_close(forward.logits, network.module(network.normalise(images)), 1e-12)
+    for layer in ("stem", "act"):
+        assert_close(forward.head(layer)(forward.activation(layer)), forward.logits, 1e-12)
+    assert network.cut_by == "export"
+    network.module.get_parameter("table").data += 1
+    changed = ForwardPass(network, images, ("stem",)).logits
+    assert_close(changed, network.module(network.normalise(images)), 1e-12)
+
+
 class Wide(Plain):
     """A head that divides by the number of pixels, which the graph of each size has as a constant."""
 

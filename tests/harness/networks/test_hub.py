@@ -74,6 +74,8 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def load_model(name: str, **settings: Any) -> nn.Module:
         seen["model"] = {"name": name, **settings}
+        if seen.get("offline"):
+            raise OSError("not cached\nand more")
         return Wrapped()
 
     def load_processor(name: str, **settings: Any) -> SimpleNamespace:
@@ -91,7 +93,7 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_timm_gives_its_own_normalisation_and_size(timm: dict[str, Any]) -> None:
-    network = timm_network("toy")
+    network = timm_network("toy", download=True)
     assert timm == {"name": "toy", "pretrained": True}
     assert network.preprocessing == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (1, 2))
     assert network.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
@@ -100,7 +102,7 @@ def test_timm_gives_its_own_normalisation_and_size(timm: dict[str, Any]) -> None
 
 
 def test_the_normalisation_can_be_given(timm: dict[str, Any]) -> None:
-    assert timm_network("toy", mean=[0, 0, 0], std=[1, 1, 1]).preprocessing.mean == (0, 0, 0)
+    assert timm_network("toy", None, mean=[0, 0, 0], std=[1, 1, 1]).preprocessing.mean == (0, 0, 0)
 
 
 def test_timm_with_a_file_downloads_nothing(timm: dict[str, Any], tmp_path: Path) -> None:
@@ -132,7 +134,17 @@ def test_timms_unknown_name_and_failed_download(timm: dict[str, Any]) -> None:
         timm_network("tay")
     timm["offline"] = True
     with pytest.raises(ValueError, match=r"could not get toy \(no route to host\)"):
+        timm_network("toy", download=True)
+
+
+def test_timm_downloads_nothing_unasked(timm: dict[str, Any]) -> None:
+    """Neither does it ask for the network: nothing was created."""
+    said = (
+        r"weights=pretrained of toy would be downloaded: model\.download=true .*hf download timm/toy .*model\.weights="
+    )
+    with pytest.raises(FileNotFoundError, match=said):
         timm_network("toy")
+    assert timm == {}
 
 
 # Hugging Face
@@ -140,7 +152,7 @@ def test_timms_unknown_name_and_failed_download(timm: dict[str, Any]) -> None:
 
 def test_hugging_face_gives_logits_from_safetensors_without_foreign_code(transformers: dict[str, Any]) -> None:
     network = hf_network("some/toy", "abc123")
-    asked = {"use_safetensors": True, "revision": "abc123", "trust_remote_code": False}
+    asked = {"use_safetensors": True, "revision": "abc123", "trust_remote_code": False, "local_files_only": True}
     assert transformers["model"] == {"name": "some/toy", **asked}
     x = torch.randn(2, 3, 1, 2)
     assert network(x).equal(ToyModule()(x))
@@ -177,6 +189,23 @@ def test_another_scale_of_pixels_is_refused(transformers: dict[str, Any]) -> Non
         hf_network("some/toy")
 
 
+def test_hugging_face_downloads_nothing_unasked(transformers: dict[str, Any]) -> None:
+    """What is in neither folder nor cache: the command that gets it. A folder: what it lacks."""
+    transformers["offline"] = True
+    with pytest.raises(ValueError, match=r"could not get some/toy \(not cached\)\. .*hf download some/toy --local-dir"):
+        hf_network("some/toy")
+    with pytest.raises(ValueError, match=r"could not get \. \(not cached\)\. The folder needs config\.json"):
+        hf_network(".")
+    transformers.pop("offline")
+    hf_network("some/toy", download=True)
+    assert not transformers["model"]["local_files_only"]
+
+
+def test_other_weights_than_the_saved_ones(transformers: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="weights='random': choose one of saved, null"):
+        hf_network("some/toy", weights="random")
+
+
 # Packages
 
 
@@ -191,7 +220,10 @@ def test_the_packages_are_imported_only_when_asked_for() -> None:
     assert not {"timm", "transformers"} & vars(hub_models).keys()
 
 
-@pytest.mark.parametrize(("name", "shown"), [("timm", "resnet50.a1_in1k"), ("huggingface", "microsoft/resnet-50")])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("timm", "resnet50.a1_in1k"), ("huggingface", "microsoft/resnet-50"), ("clip", "openai/clip-vit-base-patch32")],
+)
 def test_a_preset_shows_the_model_that_it_names(name: str, shown: str) -> None:
     assert alone("model", name).model.name == shown
 

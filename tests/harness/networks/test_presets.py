@@ -18,7 +18,7 @@ from conftest import alone
 from omegaconf import OmegaConf
 
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-HUB = {"timm", "huggingface"}  # tests/harness/networks/test_hub.py
+HUB = {"timm", "huggingface", "clip"}  # tests/harness/networks/test_hub.py, test_clip.py
 OTHERS = ("_voc", "_coco", "_disconnected")  # readings of another preset: by class groups, by cells
 GROUPS = {name for name in PRESETS if name.endswith(OTHERS)}
 DESIGN = [

@@ -123,7 +123,7 @@ def _reading(chosen: Choice, network: Network) -> Network:
     made = (network.module, mean, std, network.activation, digest, network.groups, network.input_size)
     read = Network(*made, output=output)
     read.notes += network.notes
-    read.places = network.places
+    read.places, read.classes = network.places, network.classes
     return read
 
 

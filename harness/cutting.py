@@ -10,6 +10,7 @@ from .exporting import Values, example, trace_or_export
 from .graph import Cut, Traced, check_same, cut_at, up_to, with_outputs
 from .layouts import MARK, are_tokens, as_map, layout_of, reads_last, seen_as
 from .outputs import check_traced, checked
+from .trunk import Trunk, trunk_of
 
 SIZE = (224, 224)  # of images, where nothing says another
 
@@ -36,6 +37,11 @@ class Layers:
         traced = trace_or_export(self.module, lambda: example(self.like, self.size))
         check_traced(traced.module, self.name)
         return traced
+
+    @cached_property
+    def trunk(self) -> Trunk:
+        """What `trunk_of` finds in a graph of its own, in which no layer is seen as a map."""
+        return trunk_of(trace_or_export(self.module, lambda: example(self.like, self.size)), self.module)
 
     @property
     def made_by(self) -> str | None:

@@ -150,7 +150,7 @@ def reads_last(module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a layer is made or read by what takes its last dimension for channels, and nothing takes another."""
     if layout_of(module, node) == "nchw":
         return False
-    return _reads_last(module, node, _name(module, node)) or _readers(module, node)[1] or _is_made_last(module, node)
+    return _reads_last(module, node, called(module, node)) or _readers(module, node)[1] or _is_made_last(module, node)
 
 
 def _is_made_last(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -159,7 +159,7 @@ def _is_made_last(module: fx.GraphModule, node: fx.Node) -> bool:
         maker = waiting.pop()
         if maker not in known:
             known.add(maker)
-            name = _name(module, maker)
+            name = called(module, maker)
             if _reads_last(module, maker, name):
                 return True
             waiting += maker.all_input_nodes if name in _SAME else []
@@ -180,10 +180,10 @@ def are_tokens(module: fx.GraphModule, node: fx.Node, values: Tensor, images: Te
 
 def check_order(module: fx.GraphModule, node: fx.Node) -> None:
     """Raise ValueError where tokens that do not depend on the image are put behind those that do."""
-    moving = _moving(module)
+    of_image = moving(module)
     for each in way_to(node):
-        if _name(module, each) in _JOINS and isinstance(each.args[0], (tuple, list)):
-            parts = [part in moving for part in each.args[0]]
+        if called(module, each) in _JOINS and isinstance(each.args[0], (tuple, list)):
+            parts = [part in of_image for part in each.args[0]]
             if any(parts) and not parts[-1]:
                 raise ValueError(
                     f"layout tokens: {each.name} puts other tokens behind the patches, which are read as the "
@@ -191,12 +191,12 @@ def check_order(module: fx.GraphModule, node: fx.Node) -> None:
                 )
 
 
-def _moving(module: fx.GraphModule) -> set[fx.Node]:
+def moving(module: fx.GraphModule) -> set[fx.Node]:
     """Nodes whose values, and not only their sizes, depend on the image."""
     found = set[fx.Node]()
     for node in module.graph.nodes:
         if node.op == "placeholder" or (
-            _name(module, node) not in _SIZES and any(each in found for each in node.all_input_nodes)
+            called(module, node) not in _SIZES and any(each in found for each in node.all_input_nodes)
         ):
             found.add(node)
     return found
@@ -210,7 +210,7 @@ def _made_as(module: fx.GraphModule, node: fx.Node) -> Found | None:
         if maker in known:
             continue
         known.add(maker)
-        name = _name(module, maker)
+        name = called(module, maker)
         if name in _FIRST or name in _REORDERS:
             found.add("nchw" if name in _FIRST else _given(maker, name))
         elif name in _SAME | _JOINS or _reads_last(module, maker, name):
@@ -233,7 +233,7 @@ def _readers(module: fx.GraphModule, node: fx.Node) -> tuple[set[Found], bool]:
         if reader in known:
             continue
         known.add(reader)
-        name = _name(module, reader)
+        name = called(module, reader)
         if said := _said(reader, name):
             certain.add(said)
         elif name in _SAME or _reads_last(module, reader, name):
@@ -242,7 +242,7 @@ def _readers(module: fx.GraphModule, node: fx.Node) -> tuple[set[Found], bool]:
     return certain, bool(hints)
 
 
-def _name(module: fx.GraphModule, node: fx.Node) -> str:
+def called(module: fx.GraphModule, node: fx.Node) -> str:
     """Of the module's class, the function or the method that a node calls."""
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))).__name__

@@ -19,6 +19,7 @@ from .heads import Head, LayerValues, Passes, Targets, target_gradients
 from .modules import frozen
 from .outputs import Output, checked, reading
 from .reduced import Passes as Reduced
+from .trunk import Trunk
 
 Activation = Literal["softmax", "sigmoid", "binary"]
 NO_VIEW = "view size is not compatible"  # what torch says of `view` in a layout that it cannot read
@@ -288,6 +289,11 @@ class Network:
     def is_affine_behind(self, layer: str) -> bool:
         """Whether the logits are an affine function of a layer (average pooling, a linear layer), as the graph says."""
         return is_affine(self._layers.cut(layer).head, POOLING)
+
+    def trunk(self, inputs: Tensor) -> Trunk:
+        """Of a network of attentions, for inputs of this size; ValueError where there is none (`harness.trunk`)."""
+        self.fit(inputs)
+        return self._layers.trunk
 
     def head(self, layer: str, constants: tuple[Any, ...]) -> Head:
         """The head from `layer`, for a batch whose crossing values are `constants`."""

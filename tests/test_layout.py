@@ -52,6 +52,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.ending",
             "harness.affine",
             "harness.layouts",
+            "harness.trunk",
             "harness.modules",
             "harness.outputs",
             "harness.reduced",

@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         """[B,3,16,16] -> [B,5]."""
         x = self.patches(x).flatten(2).transpose(1, 2)
         if not self.pooled:
-            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         x = x + self.positions
         for block in self.blocks:
             x = block(x)

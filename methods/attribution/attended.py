@@ -18,15 +18,15 @@ from .relevance.table import Constancy
 ROUNDINGS = 64  # of its own precision, by how many a row may exceed 1
 
 
-def attended(forward: ForwardPass, method: str, constants: Constancy = "apart") -> Tape:
+def attended(forward: ForwardPass, method: str, constants: Constancy = "apart", layers: Sequence[str] = ()) -> Tape:
     """The recorded pass of a network in which all tokens of an image attend to all of them, layer after layer.
 
-    constants: as in `Tape.record`; `apart` where nothing but gradients is asked for.
+    constants, layers: as in `Tape.record`; `apart` where nothing but gradients is asked for.
 
     Raises:
         ValueError: there is no attention, or another one.
     """
-    tape = Tape.record(forward, batch_norm=constants)
+    tape = Tape.record(forward, layers, batch_norm=constants)
     found = next((why for why in map(lambda check: check(tape), CHECKS) if why is not None), None)
     if found is None:
         return tape
@@ -58,7 +58,7 @@ def _parallel(tape: Tape) -> str | None:
     if len({each.number for each in tape.attended}) < len(tape.attended):
         return "a softmax that several products read in several forms, which would count as several layers"
     for number, (earlier, later) in enumerate(pairwise(tape.attentions), 1):
-        if not _is_before(earlier, later):
+        if not is_before(earlier, later):
             return (
                 f"attentions beside one another: the one called as number {number + 1} reads nothing of number "
                 f"{number} (two towers, or two in one block)"
@@ -123,7 +123,7 @@ def _is_layer(node: Any) -> bool:
     return getattr(node, "operation", None) is not None and node.operation.affine is not None
 
 
-def _is_before(earlier: Tensor, later: Tensor) -> bool:
+def is_before(earlier: Tensor, later: Tensor) -> bool:
     """Whether a value is made of another one."""
     return any(node is not later.grad_fn and node is earlier.grad_fn for node in _before(later.grad_fn, lambda _: True))
 

@@ -97,6 +97,10 @@ class Tape:
         """The layer's output, or for None the input."""
         return self.inputs if layer is None else self.layers[layer]
 
+    def images_of(self, value: Tensor) -> int | None:
+        """Along which dimension of a value images lie, counted from the last, -1; None: calls do not say."""
+        return self._state.place_of(value)
+
     def feature_map(self, layer: str | None) -> Tensor:
         """The layer's output, or for None the input, checked to be [B,K,h,w]."""
         values = spatial(self.at(layer), layer, self.inputs.shape[2:])

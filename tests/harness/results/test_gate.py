@@ -362,6 +362,7 @@ ATTENTION = {
     "attnlrp",
     "cp_lrp",
     "generic_attention",
+    "legrad",
     "transformer_attribution",
 }  # on ci_vit alone
 REFUSING = {"agf", "cam", "deeplift", "fullgrad", "gradient_hedge", "rsp"}  # networks whose layers have a row a cell

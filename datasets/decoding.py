@@ -84,9 +84,12 @@ def _deep(image: Image.Image) -> Image.Image:
 
 
 def to_array(image: Image.Image) -> NDArray[np.float32]:
-    """What `decode_image` gives -> float32 [h,w,3] in [0,1]."""
-    values = np.array(image, dtype=np.float32) / np.float32(255)
-    return values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2)
+    """What `decode_image` gives -> float32 [3,h,w] in [0,1]."""
+    stored = np.asarray(image)
+    values = np.empty((3, *stored.shape[:2]), np.float32)
+    values[...] = stored.transpose(2, 0, 1) if stored.ndim == 3 else stored
+    values /= np.float32(255)
+    return values
 
 
 class Reading(NamedTuple):

@@ -108,7 +108,7 @@ def shorter_side(size: tuple[int, int], target: int) -> tuple[int, int]:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """What `decode_image` gives -> float32 [3,h,w] in [0,1]."""
-    return torch.from_numpy(to_array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(to_array(image))
 
 
 class LabelledFiles:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pixels import first_highest, lowest
+from .pixels import crossed, first_highest, lerped, lowest, united
 from .transfer import sent
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def valid_pixels(frames: Tensor, device: torch.device = CPU) -> Tensor:
     (height, width), sizes = frames.max(0).values.tolist(), sent(frames, device)
     rows = torch.arange(height, device=device) < sizes[:, :1]  # [P,H]
     columns = torch.arange(width, device=device) < sizes[:, 1:]  # [P,W]
-    return rows[:, :, None] & columns[:, None, :]
+    return crossed(rows, columns)
 
 
 def _lerp_axis(values: Tensor, sizes: Tensor, axis: int) -> Tensor:
@@ -33,14 +33,8 @@ def _lerp_axis(values: Tensor, sizes: Tensor, axis: int) -> Tensor:
     centre = torch.arange(target, device=values.device, dtype=torch.float32) + 0.5
     position = (centre * (source / sizes[:, None].float()) - 0.5).clamp(0, source - 1)  # [P,target]
     low = position.floor()
-    weight = (position - low).to(values.dtype)
-    low_index = low.long()
-    high_index = (low_index + 1).clamp(max=source - 1)
-    shape = [-1, target, 1] if axis == 1 else [-1, 1, target]
-    expand = [-1, -1, values.shape[2]] if axis == 1 else [-1, values.shape[1], -1]
-    below = values.gather(axis, low_index.view(shape).expand(expand))
-    above = values.gather(axis, high_index.view(shape).expand(expand))
-    return below + (above - below) * weight.view(shape)
+    steps = values.diff(dim=axis, append=values.narrow(axis, source - 1, 1))  # to the next cell; none from the last
+    return lerped(values, steps, low.long(), (position - low).to(values.dtype), axis)
 
 
 def resize_to_frames(values: Tensor, frames: Tensor) -> Tensor:
@@ -52,7 +46,8 @@ def resize_to_frames(values: Tensor, frames: Tensor) -> Tensor:
     if bool((frames == frames.new_tensor(values.shape[1:])).all()):
         return values
     resized = _lerp_axis(_lerp_axis(values, frames[:, 0], 1), frames[:, 1], 2)
-    return resized * valid_pixels(frames, values.device)
+    is_padded = bool((frames != frames[:1]).any())
+    return resized * valid_pixels(frames, values.device) if is_padded else resized
 
 
 def gaussian_blur(values: Tensor, sigma: float, half: int | None = None) -> Tensor:
@@ -79,8 +74,8 @@ def rasterise_boxes(boxes: Tensor, frames: Tensor) -> Tensor:
     x = torch.arange(width, device=boxes.device)
     rows = (y >= boxes[..., 1:2]) & (y < boxes[..., 3:4])  # [P,N,H]
     columns = (x >= boxes[..., 0:1]) & (x < boxes[..., 2:3])  # [P,N,W]
-    covering = torch.bmm(rows.float().transpose(1, 2), columns.float())  # how many boxes, [P,H,W]
-    return (covering > 0) & valid_pixels(frames, boxes.device)
+    sizes = sent(frames, boxes.device)[:, None]
+    return united(rows & (y < sizes[..., :1]), columns & (x < sizes[..., 1:]))
 
 
 def argmax_points(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ width is left as it is.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,11 +190,21 @@ def _codes(labels: NDArray[Any]) -> NDArray[np.int64]:
     return pd.factorize(labels, sort=True)[0].astype(np.int64)
 
 
-def _resamples(n: int) -> Iterator[Array]:
+def _resamples(n: int) -> Iterable[Array]:
     """How often each of n clusters is drawn in each resample, RESAMPLES rows in parts of bounded size [r,n].
 
-    The draws depend on n alone, so that two statistics of one table see the same resamples.
+    The draws depend on n alone, so that two statistics of one table see the same resamples; those of one part are kept
+    until another table is asked for.
     """
+    return _kept(n) if n * RESAMPLES <= PART else _drawn(n)
+
+
+@lru_cache(maxsize=1)
+def _kept(n: int) -> tuple[Array, ...]:
+    return tuple(_drawn(n))
+
+
+def _drawn(n: int) -> Iterator[Array]:
     generator = np.random.default_rng(n)
     rows = max(1, PART // n)
     for start in range(0, RESAMPLES, rows):

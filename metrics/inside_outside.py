@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
 from assay.harness.forward import ForwardPass
-from assay.harness.pixels import count, lowest, total
+from assay.harness.pixels import count, lowest, signed_totals, total
 from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
@@ -19,6 +20,22 @@ VARIANTS = ("all", "positive", "min_max")
 def counted_pixels(batch: Batch, region: Region) -> Tensor:
     """Pixels that count, bool [P,H,W]: the frame; with masks, without the pixels that they leave open."""
     return batch.counted if region == "mask" else batch.valid
+
+
+def object_pixels(batch: Batch, region: Region) -> Tensor:
+    """Those of them that are of the pair's class, bool [P,H,W]; boxes lie in the frame."""
+    return batch.region(region) & batch.counted if region == "mask" else batch.region(region)
+
+
+_SUMS: "WeakKeyDictionary[FramedMaps, dict[Tensor, tuple[Tensor, Tensor]]]" = WeakKeyDictionary()
+
+
+def signed_sums(maps: FramedMaps, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """`pixels.signed_totals` of the maps over a set of pixels, made once for all metrics of a batch."""
+    made = _SUMS.setdefault(maps, {})
+    if pixels not in made:
+        made[pixels] = signed_totals(maps.maps, pixels)
+    return made[pixels]
 
 
 @dataclass(frozen=True)
@@ -52,11 +69,11 @@ class OutsideInside:
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """ratio_all, ratio_positive, ratio_min_max: float64 [P], nan where undefined; difficult."""
         counted = counted_pixels(batch, self.region)
-        inside = batch.region(self.region) & counted
-        outside, negative = counted & ~inside, (-maps.maps).clamp(min=0)
+        inside = object_pixels(batch, self.region)
+        outside = counted & ~inside
         pixels_in, pixels_out = (count(each) for each in (inside, outside))
-        positive_in, negative_in = (total(each, inside) / pixels_in for each in (maps.positive, negative))
-        positive_out, negative_out = (total(each, outside) / pixels_out for each in (maps.positive, negative))
+        positive_in, negative_in = (each / pixels_in for each in signed_sums(maps, inside))
+        positive_out, negative_out = (each / pixels_out for each in signed_sums(maps, outside))
         least = lowest(maps.maps, counted).double()
         return {
             "ratio_all": quotient(positive_out + negative_in, positive_in + negative_out),

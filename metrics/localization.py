@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
-from assay.harness.pixels import count, total
+from assay.harness.pixels import count, count_positive
 from assay.harness.transfer import sent
 from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
+from .inside_outside import signed_sums
 from .subsets import check_subsets, column_rows, estimate_row, parts
 
 
@@ -171,7 +172,7 @@ class PositiveRatio:
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
         """positive_ratio [P] in [0,1], difficult."""
-        above = count((maps.maps > 0) & maps.valid)
+        above = count_positive(maps.maps)  # the padding is zero
         return {"positive_ratio": above / count(maps.valid), "difficult": batch.difficult}
 
     def summarize(self, frame: pd.DataFrame) -> list[ResultRow]:
@@ -182,5 +183,5 @@ class PositiveRatio:
 
 def positive_share(maps: FramedMaps, region: Tensor) -> Tensor:
     """Sum of max(map, 0) inside the region over its whole sum: [P], nan where the latter is zero or no region is."""
-    inside, whole = total(maps.positive, region), total(maps.positive)
+    (inside, _), (whole, _) = signed_sums(maps, region), signed_sums(maps, maps.valid)
     return torch.where((whole > 0) & (count(region) > 0), inside / whole, torch.nan)

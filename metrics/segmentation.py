@@ -22,11 +22,11 @@ import pandas as pd
 import torch
 from assay.harness import stats
 from assay.harness.forward import ForwardPass
-from assay.harness.pixels import as_rows, count, on_cpu, only
 from assay.harness.types import Batch, FramedMaps, Region, ResultRow
 from torch import Tensor
 
-from .inside_outside import counted_pixels, mean_over
+from .inside_outside import counted_pixels, object_pixels
+from .sorted_pixels import Ranking, ranked
 from .subsets import check_subsets, column_rows, estimate_row, parts, undefined_row
 
 RULES = ("zero", "mean", "median", "signed_or_mean")
@@ -47,105 +47,6 @@ def percentile_of(name: str) -> float | None:
     return float(match[1]) / 100 if match else None
 
 
-class Ranking(NamedTuple):
-    """The counted pixels of P maps from the highest value down.
-
-    keys: float64 [P,N], the negated values; the mantissa's last bit, which no float32 uses, is set on the object;
-    inf beyond the counted pixels. found: int64 [P,N], pixels of the object so far. pixels: int64 [P], counted.
-    mean: float64 [P], in float64 so that a flat map equals its own; nan where no pixel is counted.
-    """
-
-    keys: Tensor
-    found: Tensor
-    pixels: Tensor
-    mean: Tensor
-
-    @classmethod
-    def of(cls, scores: Tensor, objects: Tensor, counted: Tensor) -> "Ranking":
-        """Maps float32 [P,H,W], objects and counted pixels bool [P,H,W]; the object has counted pixels alone."""
-        keys = _sorted_keys(scores, objects, counted)
-        found = (keys.view(torch.int64) & 1).cumsum(1)
-        return cls(keys, found, count(counted), mean_over(scores, counted))
-
-    @property
-    def signed(self) -> Tensor:
-        """Whether a counted value is negative: bool [P]."""
-        lowest = self.keys.gather(1, (self.pixels - 1).clamp(min=0)[:, None])[:, 0]
-        return (lowest > 1e-300) & lowest.isfinite()  # a zero on the object has the last bit set
-
-    @property
-    def objects(self) -> Tensor:
-        """Pixels of the object: int64 [P]."""
-        return self.found[:, -1]
-
-    def above(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """How many pixels lie strictly above levels [P,K], and how many of them on the object: int64 [P,K]."""
-        low = levels.float()
-        low = torch.where(low.double() > levels, low.nextafter(low.new_tensor(-torch.inf)), low)  # at or below
-        between = (low.double() + low.nextafter(low.new_tensor(torch.inf)).double()) / 2  # no float32 lies there
-        marked = torch.searchsorted(self.keys, -between)
-        both = self.found.gather(1, (marked - 1).clamp(min=0))
-        return marked, torch.where(marked > 0, both, 0)
-
-    def quantiles(self, shares: Sequence[float]) -> Tensor:
-        """Quantiles of each map: float64 [Q,P], linear interpolation; nan where no pixel is counted."""
-        last = self.pixels - 1
-        position = torch.tensor(shares, dtype=torch.float64, device=last.device)[:, None] * last.clamp(min=0)  # [Q,P]
-        low = position.floor().long()
-        high = (low + 1).minimum(last.clamp(min=0))
-        bits = [self.keys.gather(1, (last - rank).clamp(min=0).T).view(torch.int64) & ~1 for rank in (low, high)]
-        below, above = (-each.view(torch.float64).T for each in bits)
-        return torch.where(last >= 0, below + (above - below) * (position - low), torch.nan)
-
-    def average_precision(self) -> Tensor:
-        """Sum over thresholds n of (R_n - R_n-1) P_n: float64 [P], nan without an object.
-
-        Thresholds are the distinct values, so that tied pixels enter together, as in scikit-learn's
-        `average_precision_score`.
-        """
-        if on_cpu(self.keys):
-            every = zip(as_rows(self.keys), as_rows(self.found), strict=True)
-            return torch.tensor([_gained(*row) for row in every], dtype=torch.float64) / self.objects
-        bits = self.keys.view(torch.int64) >> 1
-        last = torch.ones_like(bits, dtype=torch.bool)  # of its tie
-        torch.ne(bits[:, 1:], bits[:, :-1], out=last[:, :-1])
-        at_last = self.found * last
-        before = torch.zeros_like(at_last)
-        before[:, 1:] = at_last.cummax(1).values[:, :-1]
-        rank = torch.arange(1, at_last.shape[1] + 1, dtype=torch.float64, device=at_last.device)
-        gained = (at_last - before).double().mul_(at_last).div_(rank)  # zero within a tie
-        return gained.sum(1) / self.objects  # 0 / 0 without an object
-
-
-def _sorted_keys(scores: Tensor, objects: Tensor, counted: Tensor) -> Tensor:
-    """`Ranking.keys`. On the CPU by NumPy, whose vectorised sort takes a twentieth of PyTorch's time."""
-    if on_cpu(scores):
-        every = zip(as_rows(scores), as_rows(objects), as_rows(counted), strict=True)
-        return torch.from_numpy(np.stack([_sorted_row(*row) for row in every]))
-    keys = (0.0 - scores).double()  # 0.0 - : one zero
-    keys.view(torch.int64).bitwise_or_(objects)
-    return only(keys, counted, torch.inf).flatten(1).sort(1).values
-
-
-def _sorted_row(scores: np.ndarray, objects: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Of one map, [N]: it stays in the processor's cache, where a batch does not."""
-    keys = np.subtract(0.0, scores, dtype=np.float64)
-    np.bitwise_or(keys.view(np.int64), objects, out=keys.view(np.int64))
-    np.copyto(keys, np.inf, where=~counted)
-    keys.sort()
-    return keys
-
-
-def _gained(keys: np.ndarray, found: np.ndarray) -> float:
-    """What `average_precision` sums, of one map's keys and found [N] on the CPU: at the last pixels of ties alone."""
-    bits = keys.view(np.int64) >> 1
-    last = np.append(np.flatnonzero(bits[1:] != bits[:-1]), len(bits) - 1)
-    so_far = found[last]
-    new = np.diff(so_far, prepend=0)
-    some = np.flatnonzero(new)
-    return float((new[some] * so_far[some] / (last[some] + 1)).sum())
-
-
 _RANKED: "WeakKeyDictionary[FramedMaps, dict[Region, Ranking]]" = WeakKeyDictionary()
 
 
@@ -153,17 +54,16 @@ def ranking(batch: Batch, maps: FramedMaps, region: Region) -> Ranking:
     """Made once for all metrics of a batch."""
     made = _RANKED.setdefault(maps, {})
     if region not in made:
-        counted = counted_pixels(batch, region)
-        made[region] = Ranking.of(maps.maps, batch.region(region) & counted, counted)
+        made[region] = ranked(maps.maps, object_pixels(batch, region), counted_pixels(batch, region))
     return made[region]
 
 
-def cutoffs(ranked: Ranking, names: Sequence[str]) -> dict[str, Tensor]:
+def cutoffs(order: Ranking, names: Sequence[str]) -> dict[str, Tensor]:
     """Each threshold's level for each map: float64 [P]."""
     shares = {name: share for name in names if (share := percentile_of(name)) is not None}
-    levels = dict(zip(shares, ranked.quantiles(list(shares.values())), strict=True)) if shares else {}
-    zero = torch.zeros_like(ranked.mean)
-    levels |= {"zero": zero, "mean": ranked.mean, "signed_or_mean": torch.where(ranked.signed, zero, ranked.mean)}
+    levels = dict(zip(shares, order.quantiles(list(shares.values())), strict=True)) if shares else {}
+    zero = torch.zeros_like(order.mean)
+    levels |= {"zero": zero, "mean": order.mean, "signed_or_mean": torch.where(order.signed, zero, order.mean)}
     return {name: levels[name] for name in names}
 
 
@@ -218,10 +118,10 @@ def _of_objects(counts: Counts, above: Tensor, below: Tensor) -> Ratio:
 
 def count_pixels(batch: Batch, maps: FramedMaps, region: Region, thresholds: Sequence[str]) -> dict[str, Tensor]:
     """pixels, object_pixels and, by each threshold, marked_<name> and both_<name>: int64 [P]."""
-    ranked = ranking(batch, maps, region)
-    levels = cutoffs(ranked, thresholds)
-    columns = {"pixels": ranked.pixels, "object_pixels": ranked.objects}
-    marked, both = ranked.above(torch.stack(list(levels.values()), 1))
+    order = ranking(batch, maps, region)
+    levels = cutoffs(order, thresholds)
+    columns = {"pixels": order.pixels, "object_pixels": order.objects}
+    marked, both = order.above(torch.stack(list(levels.values()), 1))
     for column, name in enumerate(levels):
         columns |= {f"marked_{name}": marked[:, column], f"both_{name}": both[:, column]}
     return columns

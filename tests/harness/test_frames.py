@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from assay.harness import pixels
 from assay.harness.frames import (
     argmax_points,
     distance_to_region,
@@ -16,6 +17,13 @@ from assay.harness.frames import (
 )
 from scipy import ndimage
 from torch import Tensor
+
+
+@pytest.fixture(params=["numpy", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it is done on the CPU, and elsewhere."""
+    if request.param == "torch":
+        monkeypatch.setattr(pixels, "on_cpu", lambda values: False)
 
 
 def random_maps(*shape: int, seed: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from assay.harness import pixels
-from assay.harness.pixels import count, first_highest, lowest, only, total
+from assay.harness.pixels import count, count_positive, first_highest, lowest, only, signed_totals, total
 from torch import Tensor
 
 MAPS = torch.tensor([[[3.0, -1.0], [3.0, 2.0]], [[0.5, 0.25], [-4.0, 8.0]]])
@@ -30,6 +30,10 @@ def test_by_hand() -> None:
     same(count(SOME), [3, 3], torch.int64)
     same(total(MAPS), [7, 4.75], torch.float64)
     same(total(MAPS, SOME), [4, -3.25], torch.float64)
+    same(count_positive(MAPS), [3, 3], torch.int64)
+    same(signed_totals(MAPS, SOME)[0], [5, 0.75], torch.float64)
+    same(signed_totals(MAPS, SOME)[1], [1, 4], torch.float64)
+    same(signed_totals(MAPS.abs(), SOME)[1], [0, 0], torch.float64)
     same(lowest(MAPS, SOME), [-1, -4], torch.float32)
     same(only(MAPS, SOME, 9.0)[0].flatten(), [9, -1, 3, 2], torch.float32)
     index, sharing = first_highest(MAPS, SOME)
@@ -48,6 +52,7 @@ def test_no_pixel() -> None:
     """Of none: 0, 0 and inf."""
     same(count(NONE), [0, 0], torch.int64)
     same(total(MAPS, NONE), [0, 0], torch.float64)
+    same(signed_totals(MAPS, NONE)[1], [0, 0], torch.float64)
     same(lowest(MAPS, NONE), [math.inf, math.inf], torch.float32)
 
 

@@ -15,8 +15,9 @@ from assay.harness import stats
 from assay.harness.forward import ForwardPass
 from assay.harness.stats import cluster_bootstrap, cluster_ratio
 from assay.harness.types import Attribution, Batch, FramedMaps, Metric, ResultRow, Sample
-from assay.metrics import segmentation
-from assay.metrics.segmentation import THRESHOLDS, MeanAP, MeanIoU, PixelAccuracy, Ranking, cutoffs
+from assay.metrics import sorted_pixels
+from assay.metrics.segmentation import THRESHOLDS, MeanAP, MeanIoU, PixelAccuracy, cutoffs
+from assay.metrics.sorted_pixels import ranked
 from conftest import sample
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, average_precision_score, jaccard_score
@@ -105,7 +106,7 @@ HAND_SAMPLES = [masked("a", [[1, 1, 1], [0, 0, 0]]), masked("b", [[1, 1, 1], [0,
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How pixels are ranked: on the CPU, and elsewhere."""
     if request.param == "torch":
-        monkeypatch.setattr(segmentation, "on_cpu", lambda values: False)
+        monkeypatch.setattr(sorted_pixels, "on_cpu", lambda values: False)
 
 
 def test_pixel_accuracy_by_hand() -> None:
@@ -168,7 +169,7 @@ def test_thresholds_equal_numpy(rule: str, levels: int | None) -> None:
     case = random_case(levels)
     batch = Batch.of(case.samples)
     framed = FramedMaps.of(Attribution(case.maps), batch)
-    level = cutoffs(Ranking.of(framed.maps, batch.counted, batch.counted), [rule])[rule]
+    level = cutoffs(ranked(framed.maps, batch.counted, batch.counted), [rule])[rule]
     marked = measure(PixelAccuracy(thresholds=[rule]), case.maps, *case.samples)[f"marked_{rule}"]
     for row, (_, scores) in enumerate(case.pixels()):
         expected = plain_cutoff(rule, scores)
@@ -184,8 +185,7 @@ def test_signed_or_mean_is_raps_rule() -> None:
     batch = Batch.of([*samples, masked("d", torch.ones(5, 4))])
     maps = torch.zeros(4, 5, 4)
     maps[:3, 0] = torch.tensor([[1.0, -1, 3, 3], [1, 0, 3, 4], [2, 4, -9, 6]])
-    ranked = Ranking.of(maps, batch.counted, batch.counted)
-    levels = cutoffs(ranked, ["signed_or_mean"])["signed_or_mean"]
+    levels = cutoffs(ranked(maps, batch.counted, batch.counted), ["signed_or_mean"])["signed_or_mean"]
     assert levels.tolist() == [0, 2, 4, 0]
 
 
@@ -263,7 +263,7 @@ def test_average_precision_of_hard_scores(scores: list[float]) -> None:
     empty one: scikit-learn to 1e-12."""
     truths = ((torch.arange(1, 64)[:, None] >> torch.arange(6)) & 1).bool()[:, None]
     maps = torch.tensor(scores).expand(63, 1, 6)
-    ours = Ranking.of(maps, truths, torch.ones_like(truths)).average_precision()
+    ours = ranked(maps, truths, torch.ones_like(truths)).average_precision()
     for truth, value in zip(truths, ours, strict=True):
         expected = average_precision_score(truth[0].numpy(), np.array(scores, np.float32))
         assert value.item() == pytest.approx(expected, abs=1e-12)

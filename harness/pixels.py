@@ -96,7 +96,7 @@ def first_highest(values: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
 def _first_highest(row: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
     shown = row if mask.all() else np.where(mask, row, row.dtype.type(-np.inf))
     index = shown.argmax()
-    return int(index), np.count_nonzero(shown == shown[index])
+    return int(index), int(np.count_nonzero(shown == shown[index]))
 
 
 def as_rows(values: Tensor) -> np.ndarray:
@@ -129,7 +129,7 @@ def lerped(values: Tensor, steps: Tensor, low: Tensor, weight: Tensor, axis: int
     """
     if on_cpu(values):
         each = zip(*(part.detach().numpy() for part in (values, steps, low, weight)), strict=True)
-        return torch.from_numpy(np.stack([_lerped(*parts, axis - 1) for parts in each]))
+        return torch.from_numpy(np.stack([_lerped(v, s, at, w, axis - 1) for v, s, at, w in each]))
     shape = [-1, low.shape[1], 1] if axis == 1 else [-1, 1, low.shape[1]]
     expand = [-1, -1, values.shape[2]] if axis == 1 else [-1, values.shape[1], -1]
     index = low.view(shape).expand(expand)

@@ -39,15 +39,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .counts import (
-    COVERAGES,
-    Counts,
-    Statistics,
-    coverages_at_risks,
-    curve_statistics,
-    risk_statistics,
-    roc_points,
-)
+from .counts import COVERAGES, Counts, Statistics, coverages_at_risks, curve_statistics, risk_statistics, roc_points
 from .stats import LEVEL, Array, Estimate, unseen
 
 RESAMPLES = 1000
@@ -57,6 +49,7 @@ AREAS = ("aurc", "aurc_trapezoid", "e_aurc", "e_aurc_analytic", "e_aurc_trapezoi
 ROOM = 100  # distinct scores of unseen images, on either side
 
 Ends = dict[str, tuple[float, float]]  # name -> least and largest value
+Stream = tuple[ArrayLike, int]  # scores [n], and the stream of their draws
 
 
 def roc_statistics(negatives: ArrayLike, positives: ArrayLike, tpr: float = 0.95) -> dict[str, float]:
@@ -116,13 +109,19 @@ def roc_bootstrap(
     The draws of a side depend on its size and its stream alone: two detectors on the same images see the same
     resamples, so that their differences pair, and several sets of positives share those of the negatives.
     """
-    first, second, count = _levels(negatives, positives)
-    drawn = zip(
-        _resampled(first, count, streams[0], resamples),
-        _resampled(second, count, streams[1], resamples),
-        strict=True,
-    )
-    return _joined([curve_statistics(one, other, tpr) for one, other in drawn])
+    return joined_bootstrap([(negatives, streams[0])], (positives, streams[1]), tpr, resamples)
+
+
+def joined_bootstrap(
+    negatives: Sequence[Stream], positives: Stream, tpr: float = 0.95, resamples: int = RESAMPLES
+) -> Statistics:
+    """The same of several groups of negatives as one; groups of one size and one stream are drawn alike."""
+    sizes = [len(np.asarray(scores)) for scores, _ in negatives]
+    first, second, count = _levels(np.concatenate([np.asarray(scores) for scores, _ in negatives]), positives[0])
+    groups = zip(np.split(first, np.cumsum(sizes)[:-1]), (stream for _, stream in negatives), strict=True)
+    parts = [_resampled(levels, count, stream, resamples) for levels, stream in groups]
+    drawn = zip(*parts, _resampled(second, count, positives[1], resamples), strict=True)
+    return _joined([curve_statistics(sum(known[1:], start=known[0]), found, tpr) for *known, found in drawn])
 
 
 def _levels(negatives: ArrayLike, positives: ArrayLike) -> tuple[Counts, Counts, int]:

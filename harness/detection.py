@@ -267,10 +267,16 @@ class DetectionMetric(Protocol):
 
         `ood`: a list for each partner, and one named `AVERAGE` over all of them. `validation`: a list named `test`.
         `sources`: a list for each set, the test set among them, and one named `TOGETHER`.
-        Beside `AVERAGE`, a list for each of the metric's `averages` (`averages_of`), if it has some.
+        Beside `AVERAGE`, a list for each of the metric's `averages` (`averages_of`), if it has some; none for the sets
+        that it counts as in distribution (`shifted_of`).
         """
 
 
 def averages_of(metric: object) -> dict[str, tuple[str, ...]]:
     """Rows over some of the ood sets that a metric adds to `AVERAGE`: `average near` -> the names of its sets."""
     return dict(getattr(metric, "averages", {}))
+
+
+def shifted_of(metric: object) -> tuple[str, ...]:
+    """The ood sets whose images a metric counts as in distribution, beside the test set's."""
+    return tuple(getattr(metric, "shifted", ()))

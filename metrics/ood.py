@@ -13,11 +13,11 @@ from assay.harness.curves import (
     estimate,
     no_rate,
     recalls,
-    roc_bootstrap,
     roc_ends,
     roc_statistics,
 )
 from assay.harness.detection import AVERAGE
+from assay.harness.inside import Inside
 from assay.harness.seeds import derive_seed
 from assay.harness.stats import Estimate
 from assay.harness.types import ResultRow
@@ -117,19 +117,24 @@ class OODDetection:
 
     def summarize(self, test: pd.DataFrame, partners: Mapping[str, pd.DataFrame]) -> dict[str, list[ResultRow]]:
         """Rows of each OOD set and of `average`, the unweighted mean over the sets; then of each group's average."""
-        sets = {name: self._measure(test, name, partners[name]) for name in sorted(partners)}
+        return self.told_apart(Inside.of(test), partners)
+
+    def told_apart(self, inside: Inside, partners: Mapping[str, pd.DataFrame]) -> dict[str, list[ResultRow]]:
+        """The same for in-distribution images of whichever sets."""
+        sets = {name: self._measure(inside, name, partners[name]) for name in sorted(partners)}
         averages = {name: _average_of(chosen, sets) for name, chosen in self.averages.items()}
         every = {**sets, AVERAGE: _average(sets), **averages}
         return {name: list(self._rows(measured)) for name, measured in every.items()}
 
-    def _measure(self, test: pd.DataFrame, name: str, table: pd.DataFrame) -> Measured:
-        scores = test["score"].to_numpy(float), table["score"].to_numpy(float)
+    def _measure(self, inside: Inside, name: str, table: pd.DataFrame) -> Measured:
+        known, unknown = inside.scores, table["score"].to_numpy(float)
         try:
-            values = roc_statistics(*scores, self.tpr)
-            resampled = roc_bootstrap(*scores, (0, derive_seed(name)), self.tpr, self.resamples)
+            values = roc_statistics(known, unknown, self.tpr)
+            resampled = inside.bootstrap(unknown, derive_seed(name), self.tpr, self.resamples)
         except ValueError as error:
-            return Measured.without(len(table), f"{len(test)} images against {len(table)}: {error}")
-        return Measured(values, resampled, roc_ends(*scores, self.tpr), len(table), self._reached(*scores))
+            return Measured.without(len(table), f"{len(known)} images against {len(table)}: {error}")
+        ends = roc_ends(inside.once(), unknown, self.tpr)
+        return Measured(values, resampled, ends, len(table), self._reached(known, unknown))
 
     def _reached(self, negatives: NDArray[np.float64], positives: NDArray[np.float64]) -> dict[str, Reached]:
         images = dict(zip(FPRS, (len(negatives), len(positives)), strict=True))

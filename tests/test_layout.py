@@ -62,6 +62,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.choices",
             "harness.counts",
             "harness.curves",
+            "harness.inside",
             "harness.pixels",
             "harness.detection",
             "harness.training",

@@ -1,11 +1,14 @@
 """What is refused of detectors before anything of them is planned."""
 
-from ..config import ConfigError, RunConfig
-from ..detection import Detector, Reading
+from collections.abc import Mapping
+
+from ..config import Choice, ConfigError, RunConfig
+from ..detection import Detector, Reading, averages_of, shifted_of
 from ..engine.fitting import check_training
 from ..network import Network
 from ..outputs import OutputError
 from ..reduced import SAME
+from .known import is_known
 from .readings import check_reading
 
 
@@ -54,3 +57,23 @@ def _first_asked(detectors: dict[str, Detector]) -> dict[Reading, str]:
         for reading in detector.needs().readings:
             asked.setdefault(reading, name)
     return asked
+
+
+def check_shifted(name: str, metric: object, ood: Mapping[str, Choice]) -> None:
+    """Raise ConfigError unless the sets that a metric counts as in distribution are known ones, and others are left."""
+    setting, shifted = f"metric.{name}.shifted", shifted_of(metric)
+    for each in shifted:
+        if each not in ood:
+            raise ConfigError(
+                f"{setting}: {each} is no set of this run, whose sets are {', '.join(ood)}: name these, or add it to "
+                "ood=[...]"
+            )
+        if not is_known(ood[each]):
+            raise ConfigError(
+                f"{setting}: {each} counts as unknown, and as in distribution here: ood.{each}.known=true if its "
+                "images are of the test set's classes"
+            )
+        if grouped := [group for group, sets in averages_of(metric).items() if each in sets]:
+            raise ConfigError(f"{setting}: {each} is in the {grouped[0]} of unknown sets, too: leave it out of one")
+    if shifted and not set(ood) - set(shifted):
+        raise ConfigError(f"{setting}: all sets of the run count as in distribution: add unknown ones to ood=[...]")

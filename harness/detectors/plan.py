@@ -17,7 +17,7 @@ from ..engine.targets import whole_images
 from ..store import identity
 from ..store.store import SAMPLES, SCORE, CellStore, Shard
 from .cells import ImageSet, ScoreCell
-from .checks import check_detectors
+from .checks import check_detectors, check_shifted
 from .features import FeatureCell, linear_head
 from .known import check_known, doubtful_labels, is_known
 from .readings import KeptReading, kept_readings
@@ -283,6 +283,7 @@ def _check_metrics(config: RunConfig, metrics: dict[str, object]) -> None:
             raise ConfigError(f"metric {name} needs sets to be told from {config.dataset.name}: ood=[NAME,...]")
         for average, sets in averages_of(metric).items():
             _check_average(name, average, sets, config.ood)
+        check_shifted(name, metric, config.ood)
 
 
 def _check_average(metric: str, average: str, sets: Iterable[str], ood: Mapping[str, Choice]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..detection import AVERAGE, TOGETHER, averages_of
+from ..detection import AVERAGE, TOGETHER, averages_of, shifted_of
 from ..engine.costs import Asked
 from ..store import identity
 from ..store.outcomes import Failure, Finished
@@ -30,10 +30,10 @@ class Reading(NamedTuple):
 
 
 def _reading(detection: Detection, metric: Any) -> Reading:
-    ood, validation = set(detection.ood), {VALIDATION} & set(detection.sets)
-    averages = {AVERAGE: ood, **{name: set(sets) for name, sets in averages_of(metric).items()}}
+    ood, validation, shifted = set(detection.ood), {VALIDATION} & set(detection.sets), set(shifted_of(metric))
+    averages = {AVERAGE: ood - shifted, **{name: set(sets) for name, sets in averages_of(metric).items()}}
     readings = {
-        "ood": Reading(ood, {TEST}, ood, averages),
+        "ood": Reading(ood - shifted, {TEST, *shifted}, ood, averages),
         "validation": Reading({TEST}, {TEST, *validation}, validation, {}),
         "sources": Reading({TEST, *ood}, {TEST}, ood, {TOGETHER: {TEST, *ood}}),
     }
@@ -132,6 +132,7 @@ class _Put:
         request, sets = self.detection.request, self.detection.sets
         made = request.metrics[self.metric]
         is_error = self._partners == "validation"
+        inside = [TEST, *shifted_of(made)]
         about: dict[str, Any] = {
             "identity": identity.metric_identity(
                 request.config.metric[self.metric].settings | more,
@@ -142,9 +143,9 @@ class _Put:
             "name": self.metric,
             "paired": [],
             "kind": KINDS[self._partners],
-            "reference": "" if is_error else sets[TEST].images.title,
+            "reference": "" if is_error else " + ".join(sets[place].images.title for place in inside),
         }
-        others = [place for place in (VALIDATION,) if place in sets] if is_error else [TEST]
+        others = [place for place in (VALIDATION,) if place in sets] if is_error else inside
         about["identity"]["compared"] = {place: self._scores_of(sets[place]) for place in others}
         return about
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ...curves import RESAMPLES
 from ...failures import Mixture, Source
+from ...inside import Inside
 from ...seeds import derive_seed
 from ..settings import flat
 from .candidates import Candidate, Known
@@ -75,7 +76,9 @@ def _on_errors(one: Judged, two: Judged) -> Differences:
 
 def _on_sets(one: Judged, two: Judged) -> Differences:
     """On an ood set, or on the average of several."""
-    inside = _scores(_paired(one.test.table(), two.test.table()))
+    test = _paired(one.test.table(), two.test.table())
+    shifted = {name: _paired(each.table(), two.shifted[name].table()) for name, each in one.shifted.items()}
+    inside = Inside.of(test, shifted, "score_a"), Inside.of(test, shifted, "score_b")
     settings = one.setting("tpr", TPR), one.setting("resamples", RESAMPLES)
     outside = {name: _scores(_paired(one.sets[name].table(), two.sets[name].table())) for name in sorted(one.sets)}
     return mean_difference([ood_differences(inside, outside[name], derive_seed(name), *settings) for name in outside])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ... import curves
 from ...counts import Statistics
 from ...failures import Mixture
+from ...inside import Inside
 from ...stats import Array
 
 OOD_STATISTICS = ("auroc", "fpr_id_pos", "fpr_ood_pos")  # as `harness.curves` calls them
@@ -46,8 +47,10 @@ class Difference(NamedTuple):
 Differences = dict[str, Difference]  # by statistic
 
 
-def ood_differences(inside: Pair, outside: Pair, stream: int, tpr: float, resamples: int) -> Differences:
-    """OOD_STATISTICS of scores of N in-distribution and M ood images; n is M.
+def ood_differences(
+    inside: tuple[Inside, Inside], outside: Pair, stream: int, tpr: float, resamples: int
+) -> Differences:
+    """OOD_STATISTICS of scores of in-distribution images, of either detector, and of M ood images; n is M.
 
     stream: of the draws of the ood images. Those of the in-distribution images are the same for every set.
     """
@@ -55,10 +58,11 @@ def ood_differences(inside: Pair, outside: Pair, stream: int, tpr: float, resamp
     return {name: _minus(one, two, name, len(outside[0])) for name in OOD_STATISTICS}
 
 
-def ood_measured(inside: Array, outside: Array, stream: int, tpr: float, resamples: int) -> Measured:
-    """OOD_STATISTICS of one detector's scores of in-distribution [N] and ood images [M]."""
-    resampled = curves.roc_bootstrap(inside, outside, (0, stream), tpr, resamples)
-    return Measured(curves.roc_statistics(inside, outside, tpr), resampled, curves.roc_ends(inside, outside, tpr))
+def ood_measured(inside: Inside, outside: Array, stream: int, tpr: float, resamples: int) -> Measured:
+    """OOD_STATISTICS of one detector's scores of in-distribution and ood images [M]."""
+    resampled = inside.bootstrap(outside, stream, tpr, resamples)
+    ends = curves.roc_ends(inside.once(), outside, tpr)
+    return Measured(curves.roc_statistics(inside.scores, outside, tpr), resampled, ends)
 
 
 def error_differences(scores: Pair, wrong: NDArray[np.bool_], resamples: int) -> Differences:

@@ -1,7 +1,7 @@
 """Which score tables a detector's result rows were made from, so that two detectors' rows pair."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
 
 import pandas as pd
@@ -44,8 +44,8 @@ class Judged:
 
     about: the metric's name, kind, identity, and the `reference` of ood rows. split: of the images, or how many sets
     the average is of. undefined: statistics that the rows call so. sets: the ood sets by name; none where wrong
-    predictions are told. Of failures: known are the sets of the test set's classes, and is_together says whether all
-    sources are ranked as one.
+    predictions are told. shifted: sets that count as in distribution. Of failures: known are the sets of the test set's
+    classes, and is_together says whether all sources are ranked as one.
     """
 
     about: dict[str, Any]
@@ -53,6 +53,7 @@ class Judged:
     undefined: frozenset[str]
     test: Scored
     sets: dict[str, Scored]
+    shifted: dict[str, Scored] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
     is_together: bool = False
 
@@ -63,10 +64,11 @@ class Judged:
     def pairs_with(self, other: "Judged") -> bool:
         """Whether the same metric judged the other on the same images."""
         metric, its = ((each.about["name"], each.about["identity"]["metric"]) for each in (self, other))
-        mine, theirs = ((each.sets.keys(), each.known, each.is_together) for each in (self, other))
+        mine, theirs = ((each.sets.keys(), each.shifted.keys(), each.known, each.is_together) for each in (self, other))
         if metric != its or mine != theirs or not self.test.pairs_with(other.test):
             return False
-        return all(scored.pairs_with(other.sets[name]) for name, scored in self.sets.items())
+        others = other.sets | other.shifted
+        return all(scored.pairs_with(others[name]) for name, scored in (self.sets | self.shifted).items())
 
 
 def judged(cell: Candidate, known: Known) -> Iterator[Judged]:
@@ -95,16 +97,24 @@ def _judgement(
     cell: Candidate, about: dict[str, Any], stop: int, finished: Finished | None, known: Known
 ) -> Judged | None:
     test, sets = _tables(cell, about, stop)
-    if finished is None or not all(key in known for key, _ in (test, *sets.values())):
+    shifted = _shifted(about)
+    if finished is None or not all(key in known for key, _ in (test, *sets.values(), *shifted.values())):
         return None
     pooled = cell.identity.keys() & {AVERAGE, TOGETHER}
     split = f"{len(sets)} sets" if pooled else finished.split
     undefined = frozenset(row["stat"] for row in finished.rows if row["value"] is None and row["subset"] == "all")
-    scored = {name: Scored(known[key], images) for name, (key, images) in sets.items()}
-    made = Judged(
-        about, split, undefined, Scored(known[test[0]], test[1]), scored, _known(cell, about), TOGETHER in pooled
+    scored, inside = (
+        {n: Scored(known[key], images) for n, (key, images) in those.items()} for those in (sets, shifted)
     )
-    return made if all(each.is_whole() for each in (made.test, *scored.values())) else None
+    first, of_known = Scored(known[test[0]], test[1]), _known(cell, about)
+    made = Judged(about, split, undefined, first, scored, inside, of_known, TOGETHER in pooled)
+    return made if all(each.is_whole() for each in (first, *scored.values(), *inside.values())) else None
+
+
+def _shifted(about: dict[str, Any]) -> dict[str, list[Any]]:
+    """Key and number of images of the scores of each set that counts as in distribution beside the test set."""
+    compared = about["identity"]["compared"] if about["kind"] == OOD else {}
+    return {name: each for name, each in compared.items() if name != "test"}
 
 
 def _tables(cell: Candidate, about: dict[str, Any], stop: int) -> tuple[list[Any], dict[str, list[Any]]]:

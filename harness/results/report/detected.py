@@ -91,13 +91,13 @@ def _statistics(each: Judged, scores: Scores) -> Iterator[tuple[str, Drawn]]:
 
 def _images(scores: Scores) -> int:
     """Of the smallest side: unknown ones, or wrong predictions."""
-    sides = [len(scores.inside), *map(len, scores.outside.values())]
+    sides = [len(scores.inside.once()), *map(len, scores.outside.values())]
     return min(sides if scores.wrong is None else [int(scores.wrong.sum()), int((~scores.wrong).sum())])
 
 
 def _measured(each: Judged, scores: Scores, tpr: float) -> Iterator[Measured]:
     """Of errors, or of each ood set: an average is one of them, resample by resample."""
     if each.about["kind"] == ERROR and scores.wrong is not None:
-        yield error_measured(scores.inside, scores.wrong, DRAWS)
+        yield error_measured(scores.inside.scores, scores.wrong, DRAWS)
     for name, outside in scores.outside.items():
         yield ood_measured(scores.inside, outside, derive_seed(name), tpr, DRAWS)

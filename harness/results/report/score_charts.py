@@ -32,11 +32,11 @@ def sides(shown: pd.DataFrame, detectors: Detectors) -> dict[str, Sides]:
 
 def _of(scores: Scores) -> Iterator[tuple[str, Array]]:
     if scores.wrong is None:
-        yield "in distribution", scores.inside
+        yield "in distribution", scores.inside.scores
         yield from scores.outside.items()
     else:
-        yield "right predictions", scores.inside[~scores.wrong]
-        yield "wrong predictions", scores.inside[scores.wrong]
+        yield "right predictions", scores.inside.scores[~scores.wrong]
+        yield "wrong predictions", scores.inside.scores[scores.wrong]
 
 
 def histograms(made: Mapping[str, Sides]) -> Charts:

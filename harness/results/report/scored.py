@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...inside import Inside
 from ...places import exists
 from ...stats import Array
 from ...store.damage import unless_damaged
@@ -16,9 +17,9 @@ from ..compare.judged import ERROR, OOD, Judged, Scored, judged
 
 
 class Scores(NamedTuple):
-    """What a metric judged a detector by: scores of the test images, and of each ood set's; `wrong` of errors, bool."""
+    """What a metric judged a detector by: scores of in-distribution images, of each ood set's; `wrong` of errors."""
 
-    inside: Array
+    inside: Inside
     outside: dict[str, Array]
     wrong: NDArray[np.bool_] | None
 
@@ -44,13 +45,15 @@ class Detectors:
         """Of all images that have a score (of errors: and a label); damage is named, and leaves none."""
         test = unless_damaged(partial(self._read, each.test))
         sets = {name: unless_damaged(partial(self._read, scored)) for name, scored in sorted(each.sets.items())}
-        if test is None or any(table is None for table in sets.values()):
+        shifted = {name: unless_damaged(partial(self._read, scored)) for name, scored in each.shifted.items()}
+        if test is None or any(table is None for table in (*sets.values(), *shifted.values())):
             return None
         outside = {name: _numbers(table) for name, table in sets.items() if table is not None}
         if each.about["kind"] == OOD:
-            return Scores(_numbers(test), outside, None)
-        test = test[(test["label"] >= 0) & test["score"].notna()]
-        return Scores(_numbers(test), outside, (test["label"] != test["predicted"]).to_numpy(bool))
+            known = {name: _scored(table) for name, table in shifted.items() if table is not None}
+            return Scores(Inside.of(_scored(test), known), outside, None)
+        test = _scored(test[test["label"] >= 0])
+        return Scores(Inside.of(test), outside, (test["label"] != test["predicted"]).to_numpy(bool))
 
     def _read(self, scored: Scored) -> pd.DataFrame:
         table: pd.DataFrame = self._table(scored.cell.store.key, scored.stop)
@@ -61,5 +64,9 @@ class Detectors:
         return self._known[key]
 
 
+def _scored(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["score"].notna()]
+
+
 def _numbers(table: pd.DataFrame) -> Array:
-    return table["score"].dropna().to_numpy(np.float64)
+    return _scored(table)["score"].to_numpy(np.float64)

@@ -13,6 +13,7 @@ from assay.harness import launch
 from assay.harness.commands.program import call
 from assay.harness.config import ConfigError
 from assay.harness.failures import Mixture, Source
+from assay.harness.inside import Inside
 from assay.harness.overrides import compose_config
 from assay.harness.results.compare import compare, left_out
 from assay.harness.results.compare.differences import (
@@ -74,11 +75,16 @@ def interval(statistic: Callable[[], float], resamples: int = 1500) -> tuple[flo
     return float(low), float(high)
 
 
+def as_known(scores: tuple[Array, Array]) -> tuple[Inside, Inside]:
+    """Either detector's scores of one test set's images."""
+    return Inside(((scores[0], 0),)), Inside(((scores[1], 0),))
+
+
 def test_an_independent_paired_bootstrap_gives_the_same_intervals() -> None:
     """Loops over images drawn by another generator, the same for both detectors: values to 1e-12, ends to .01, about
     four standard errors of 1000 resamples; unpaired, the interval would be twice as wide."""
     inside, outside = correlated(150, 0, 1), correlated(120, 1, 2)
-    found = ood_differences(inside, outside, stream=7, tpr=0.95, resamples=1000)
+    found = ood_differences(as_known(inside), outside, stream=7, tpr=0.95, resamples=1000)
     generator = np.random.default_rng(5)
 
     def paired(statistic: Callable[[Array, Array], float], drawn: bool, alike: bool = True) -> float:
@@ -162,7 +168,7 @@ def test_the_average_is_taken_resample_by_resample() -> None:
 def test_two_perfect_detectors_may_differ_on_images_not_seen() -> None:
     """Both tell all images apart: the difference is 0, and its interval has a width, alike on both sides."""
     apart = np.arange(60.0), np.arange(60.0) ** 2
-    made = ood_differences(apart, (apart[0] + 100, apart[1] + 9000), 1, 0.95, 200)["auroc"].numbers()
+    made = ood_differences(as_known(apart), (apart[0] + 100, apart[1] + 9000), 1, 0.95, 200)["auroc"].numbers()
     assert made["difference"] == 0 and 0.02 < made["ci_high"] < 0.1 and made["ci_low"] == -made["ci_high"]
 
 

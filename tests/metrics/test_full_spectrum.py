@@ -42,7 +42,8 @@ def test_rows_by_hand() -> None:
     rows = QUICK.summarize(table([1, 1]), {"blur": table([2, 4], wrong=1, prefix="other"), "far": table([3, 5])})
     assert list(rows) == ["far", "average"]
     assert one(rows["far"], "auroc").value == pytest.approx(7 / 8)
-    assert (one(rows["far"], "auroc").n, one(rows["average"], "auroc").value) == (2, pytest.approx(7 / 8))
+    assert one(rows["far"], "auroc").n == 2
+    assert one(rows["average"], "auroc").value == pytest.approx(7 / 8)
     accuracy = one(rows["average"], "accuracy")
     assert (accuracy.value, accuracy.n, accuracy.variant) == (0.75, 4, "top1")
 

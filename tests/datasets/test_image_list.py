@@ -8,6 +8,7 @@ from assay.datasets.decoding import DataError
 from assay.datasets.image_list import ImageList
 from assay.harness.build import build
 from assay.harness.config import ConfigError
+from assay.harness.detectors.known import is_known
 from assay.harness.overrides import compose_config
 from PIL import Image
 
@@ -24,6 +25,8 @@ OPENOOD = {  # ood set -> below images_*/, the list, and its published number of
     "openood_svhn": ("classic", "cifar10/test_svhn.txt", None),
     "openood_places365": ("classic", "cifar10/test_places365.txt", None),
 }
+
+SHIFTED = [f"openood_imagenet_{name}" for name in ("v2", "c", "r")]  # sets of the test set's classes
 
 
 def put(root: Path, *names: str) -> None:
@@ -148,3 +151,28 @@ def test_the_in_distribution_sets_are_labelled(
         build(compose_config([f"dataset={name}"]).dataset)
     data = build(compose_config([f"dataset={name}", "dataset.expected_count=null"]).dataset)
     assert data[0].targets == (3,)
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_openoods_shifted_sets_are_known(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A miniature of each: the list's labels over ImageNet's classes, and the mark that metric full_spectrum asks for."""
+    monkeypatch.setenv("ASSAY_DATA", str(tmp_path))
+    put(tmp_path / "openood/images_largescale", "set/0.png", "set/1.png")
+    file = tmp_path / f"openood/benchmark_imglist/imagenet/test_{name.removeprefix('openood_')}.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("set/1.png 999\nset/0.png 7\n")
+    choice = compose_config(["dataset=openood_imagenet", f"ood=[{name}]"]).ood[name]
+    data = build(choice)
+    assert [(data[index].id, data[index].targets) for index in range(2)] == [("set/1.png", (999,)), ("set/0.png", (7,))]
+    assert (len(data.classes), is_known(choice)) == (1000, True)
+
+
+def test_openoods_full_spectrum_holds_every_set_once() -> None:
+    """Table 1 and the full-spectrum section of its paper: near 2, far 3, and three shifted sets, which are no group's."""
+    config = compose_config(["experiment=openood_imagenet_fs"])
+    settings = config.metric["full_spectrum"].settings
+    groups = settings["groups"]
+    assert [len(groups["near"]), len(groups["far"]), settings["shifted"]] == [2, 3, SHIFTED]
+    assert sorted([*groups["near"], *groups["far"], *SHIFTED]) == sorted(config.ood)
+    plain = compose_config(["experiment=openood_imagenet"]).metric["ood"].settings["groups"]
+    assert groups == plain

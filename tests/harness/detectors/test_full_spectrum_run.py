@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from assay.harness import launch
 from assay.harness.config import ConfigError
+from assay.harness.detectors import run as detectors_run
 from assay.harness.overrides import compose_config
 from assay.harness.results.compare import compare
 from assay.harness.results.report.scored import Detectors
@@ -21,16 +22,23 @@ RUN = [
         "ood=[corrupted_noise,scenes_shapes,scenes_inverted]",
     ),
     *("metric.full_spectrum.shifted=[corrupted_noise]", "metric.full_spectrum.groups.far=[scenes_inverted]"),
-    *("dataset.size=60", "ood.scenes_shapes.size=40", "ood.scenes_inverted.size=40"),
-    *("metric.full_spectrum.resamples=100", "compute.device=cpu", "compute.processes=1"),
+    *("dataset.size=30", "ood.scenes_shapes.size=20", "ood.scenes_inverted.size=20"),
+    *("metric.full_spectrum.resamples=50", "compute.device=cpu", "compute.processes=1"),
 ]
+
+
+def run(words: list[str]) -> None:
+    """Compute and summarise in this process, without pictures, which are most of the time of a run this small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detectors_run, "_draw", lambda *_: None)
+        assert launch.run(compose_config(words), []) == 0
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two detectors on 60 hard scenes, their noisy versions, and two unknown sets of 40."""
+    """Two detectors on 30 hard scenes, their noisy versions, and two unknown sets of 20."""
     folder = tmp_path_factory.mktemp("spectrum")
-    assert launch.run(compose_config([*RUN, f"results={folder}"]), []) == 0
+    run([*RUN, f"results={folder}"])
     return folder
 
 
@@ -46,18 +54,18 @@ def scores(folder: Path, method: str, dataset: str, stop: int) -> NDArray[np.flo
 
 def test_rows_are_of_the_joined_set(results: Path) -> None:
     """AUROC of scikit-learn over the stored scores, test and noisy images as one side, to 1e-12; the row says who they
-    are, and there is none of the noisy set; accuracy counts 120 images."""
+    are, and there is none of the noisy set; accuracy counts 60 images."""
     tidy = pd.read_csv(results / "tidy/results.csv")
     assert set(tidy["metric"]) == {"full_spectrum"} and set(tidy["reference"]) == {"scenes_hard + corrupted_noise"}
     assert set(tidy["dataset"]) == {"scenes_shapes", "scenes_inverted", "average", "average near", "average far"}
-    known = np.concatenate([scores(results, "msp", name, 60) for name in ("scenes_hard", "corrupted_noise")])
+    known = np.concatenate([scores(results, "msp", name, 30) for name in ("scenes_hard", "corrupted_noise")])
     asked = tidy[(tidy["method"] == "msp") & (tidy["stat"] == "auroc")].set_index("dataset")["value"]
     for name in ("scenes_shapes", "scenes_inverted"):
-        unknown = scores(results, "msp", name, 40)
+        unknown = scores(results, "msp", name, 20)
         truth = np.repeat([0, 1], [len(known), len(unknown)])
         assert asked[name] == pytest.approx(roc_auc_score(truth, np.concatenate([known, unknown])), abs=1e-12)
     assert asked["average near"] == asked["scenes_shapes"] and asked["average far"] == asked["scenes_inverted"]
-    assert tidy.loc[tidy["stat"] == "accuracy", "n"].tolist() == [120, 120]
+    assert tidy.loc[tidy["stat"] == "accuracy", "n"].tolist() == [60, 60]
 
 
 def test_detectors_compare_on_the_joined_set(results: Path) -> None:
@@ -72,14 +80,13 @@ def test_detectors_compare_on_the_joined_set(results: Path) -> None:
     judged = detectors.judgement(next(tidy[tidy["dataset"] == "scenes_shapes"].itertuples()))
     assert judged is not None
     made = detectors.scores(judged)
-    assert made is not None and (len(made.inside.scores), len(made.inside.once())) == (120, 60)
+    assert made is not None and (len(made.inside.scores), len(made.inside.once())) == (60, 30)
 
 
 def test_what_joins_is_part_of_the_key(results: Path) -> None:
     """Noise of another strength: the same test and unknown sets under the same metric, other rows beside the old."""
     before = pd.read_csv(results / "tidy/results.csv")
-    words = [*RUN, "ood.corrupted_noise.severity=5", f"results={results}"]
-    assert launch.run(compose_config(words), []) == 0
+    run([*RUN, "ood.corrupted_noise.severity=5", f"results={results}"])
     after = pd.read_csv(results / "tidy/results.csv")
     added = after[~after["metric_key"].isin(before["metric_key"])]
     assert len(after) == 2 * len(before) and set(added["cell_key"]) == set(before["cell_key"])

@@ -155,7 +155,7 @@ def test_the_in_distribution_sets_are_labelled(
 
 @pytest.mark.parametrize("name", SHIFTED)
 def test_openoods_shifted_sets_are_known(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A miniature of each: the list's labels over ImageNet's classes, and the mark that metric full_spectrum asks for."""
+    """A miniature of each: the list's labels over ImageNet's classes, and the mark that full_spectrum asks for."""
     monkeypatch.setenv("ASSAY_DATA", str(tmp_path))
     put(tmp_path / "openood/images_largescale", "set/0.png", "set/1.png")
     file = tmp_path / f"openood/benchmark_imglist/imagenet/test_{name.removeprefix('openood_')}.txt"
@@ -168,7 +168,7 @@ def test_openoods_shifted_sets_are_known(name: str, tmp_path: Path, monkeypatch:
 
 
 def test_openoods_full_spectrum_holds_every_set_once() -> None:
-    """Table 1 and the full-spectrum section of its paper: near 2, far 3, and three shifted sets, which are no group's."""
+    """Near and far as without shifted sets, of which there are three, in no group."""
     config = compose_config(["experiment=openood_imagenet_fs"])
     settings = config.metric["full_spectrum"].settings
     groups = settings["groups"]

@@ -7,14 +7,17 @@ import hydra
 import numpy as np
 import pandas as pd
 import pytest
+from assay.harness.detection import shifted_of
 from assay.harness.types import ResultRow
 from omegaconf import OmegaConf
 
 METRICS = sorted(Path("conf/metric").glob("*.yaml"))
 CHOSEN = {"dataset": {"tolerance_px": 2}, "model": {"target_layer": "layer"}, "seed": 0}
 QUICK = {"aopc": {"steps": 2}, "perturbation": {"steps": 2}, "insertion": {"steps": 2}, "road": {"steps": 2}}
+QUICK |= {"full_spectrum": {"shifted": ["blur"]}}
 DETECTORS = {
     "ood": "far",
+    "full_spectrum": "far",
     "error_detection": "validation",
     "failure": "far",
     "label_change": "validation",
@@ -43,7 +46,8 @@ def rows_of(file: Path, frame: pd.DataFrame) -> list[ResultRow]:
     if file.stem not in DETECTORS:
         return metric.summarize(frame)
     other = frame.assign(score=frame["score"] + 1, known=False)
-    made = metric.summarize(frame.assign(known=True), {DETECTORS[file.stem]: other})
+    shifted = dict.fromkeys(shifted_of(metric), frame)
+    made = metric.summarize(frame.assign(known=True), {DETECTORS[file.stem]: other, **shifted})
     return [row for rows in made.values() for row in rows]
 
 

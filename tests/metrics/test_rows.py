@@ -13,7 +13,12 @@ from omegaconf import OmegaConf
 
 METRICS = sorted(Path("conf/metric").glob("*.yaml"))
 CHOSEN = {"dataset": {"tolerance_px": 2}, "model": {"target_layer": "layer"}, "seed": 0}
-QUICK = {"aopc": {"steps": 2}, "perturbation": {"steps": 2}, "insertion": {"steps": 2}, "road": {"steps": 2}}
+QUICK: dict[str, dict[str, object]] = {
+    "aopc": {"steps": 2},
+    "perturbation": {"steps": 2},
+    "insertion": {"steps": 2},
+    "road": {"steps": 2},
+}
 QUICK |= {"full_spectrum": {"shifted": ["blur"]}}
 DETECTORS = {
     "ood": "far",

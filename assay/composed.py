@@ -181,7 +181,8 @@ def _choice(group: str, name: str, made: Any, limit: int | None = None) -> Choic
 def _at_home(network: Network, config: RunConfig) -> Network:
     """The network itself, if it may stay what and where it is; a copy of it, if overrides say otherwise."""
     asked = {"precision": config.precision, "compute.device": config.compute.device}
-    return network if asked.items() >= home_of(network).items() else copy.deepcopy(network)
+    stays = asked.items() >= home_of(network).items() and config.compute.memory_format == "auto"
+    return network if stays else copy.deepcopy(network)
 
 
 def _check_readings(config: RunConfig) -> None:

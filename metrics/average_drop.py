@@ -58,7 +58,6 @@ class AverageDrop:
     keep: float | None = None
     subsets: Sequence[str] = ("all",)
     VERSION: ClassVar[int] = 1
-    FORWARD_ONLY: ClassVar[bool] = True
     PAIRED: ClassVar[tuple[str, ...]] = ("drop", "increase", "deletion_drop")
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
 

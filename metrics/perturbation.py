@@ -194,7 +194,6 @@ class Perturbation(PixelCurve):
     canvas: str = "mean"
     subsets: Sequence[str] = ("predicted",)
     VERSION: ClassVar[int] = 1
-    FORWARD_ONLY: ClassVar[bool] = True
     BEST: ClassVar[Order] = "lerf"
 
     def measure(self, batch: Batch, maps: FramedMaps, forward: ForwardPass) -> dict[str, Tensor]:
@@ -228,7 +227,6 @@ class Insertion(PixelCurve):
     canvas: str = "blur"
     blur_pasted: bool = False
     VERSION: ClassVar[int] = 1
-    FORWARD_ONLY: ClassVar[bool] = True
     BEST: ClassVar[Order] = "morf"
 
     @property
@@ -288,7 +286,6 @@ class AOPC:
     seed: int = 0
     subsets: Sequence[str] = ("all",)
     VERSION: ClassVar[int] = 1
-    FORWARD_ONLY: ClassVar[bool] = True
     PAIRED: ClassVar[tuple[str, ...]] = ("aopc",)
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
 

@@ -43,7 +43,6 @@ class ROAD:
     seed: int = 0
     subsets: Sequence[str] = ("all",)
     VERSION: ClassVar[int] = 2
-    FORWARD_ONLY: ClassVar[bool] = True
     PAIRED: ClassVar[tuple[str, ...]] = ("auc",)
     SUMMARY_SETTINGS: ClassVar[tuple[str, ...]] = ("subsets",)
 

@@ -210,7 +210,7 @@ class _OnDevice(Ranking):
 
     def _above(self, low: Tensor) -> tuple[Tensor, Tensor]:
         between = (low.double() + low.nextafter(low.new_tensor(torch.inf)).double()) / 2  # no float32 lies there
-        marked = torch.searchsorted(self.keys, -between)
+        marked = torch.searchsorted(self.keys, -between).minimum(self.pixels[:, None])  # of no pixel the level is nan
         both = self.found.gather(1, (marked - 1).clamp(min=0))
         return marked, torch.where(marked > 0, both, 0)
 

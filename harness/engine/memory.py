@@ -68,17 +68,17 @@ def free_bytes(device: torch.device) -> int | None:
 def kept_bytes(network: Network, image: Tensor) -> int:
     """Bytes that a forward pass of one image keeps for the backward pass, weights apart, each memory once."""
     weights = {each.untyped_storage().data_ptr() for each in network.module.state_dict().values()}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # held until all are counted, or one's memory would serve the next
 
     def note(value: Tensor) -> None:
         storage = value.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
 
     inputs = network.normalise(image[None].to(network.mean.device)).requires_grad_()
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda _: inputs):  # goes back never
         _ = network(inputs)
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def within_memory(outcome: Outcome, work: Callable[[], T]) -> T:

@@ -209,6 +209,7 @@ def test_an_object_computes_where_it_is() -> None:
     assert asked(model=network, methods="center").model.made is network
     moved = asked(["precision=float32"], model=network, methods="center")
     assert moved.precision == "float32" and moved.model.made is not network
+    assert asked(["compute.memory_format=channels_last"], model=network, methods="center").model.made is not network
     with pytest.raises(ValueError, match=r"parameters are torch\.float16: give a network in float32 or float64"):
         asked(model=(ToyModule().half(), *TOY[1:]))
 

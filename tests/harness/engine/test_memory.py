@@ -45,6 +45,13 @@ def test_kept_bytes_by_hand() -> None:
     assert kept_bytes(toy(), large) == 4 * (3 * 256 + 4 * 256 + 4)
 
 
+def test_memory_that_is_used_again_is_counted_again() -> None:
+    """Ten convolutions: the input and nine maps, though each would be freed before the last is made."""
+    layers = [nn.Conv2d(3 if first else 8, 8, 3, padding=1, bias=False) for first in [True] + 9 * [False]]
+    deep = Network(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), *STATISTICS)
+    assert kept_bytes(deep, IMAGE) >= 4 * (3 * 64 + 9 * 8 * 64)
+
+
 def test_powers() -> None:
     assert [largest_power(n) for n in (-1, 0, 1, 2, 3, 4, 63, 64, 100)] == [1, 1, 1, 2, 2, 4, 32, 64, 64]
 

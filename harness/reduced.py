@@ -2,7 +2,8 @@
 
 `FORWARD_ONLY = True` on a class says: it makes many passes of changed images and averages a class' score of each, so
 that `forward_precision` may apply to them. It must neither subtract the clean image's score, which is in full
-precision, nor ask which class is first: in eight bits logits tie. Its results then have other keys, and say so in the column `precision`.
+precision, nor ask which class is first: in eight bits logits tie. Its results then have other keys, and say so in the
+column `precision`.
 """
 
 from collections.abc import Iterator

@@ -99,7 +99,10 @@ def _plain(module: nn.Module, exported: fx.GraphModule, stacks: dict[str, list[s
 
 @torch.no_grad()
 def _constants(exported: fx.GraphModule) -> dict[fx.Node, Tensor]:
-    """Tensors made of no image and no parameter, nor drawn, with what was written into them in place."""
+    """Tensors made of no image and no parameter, nor drawn, with what was written into them in place.
+
+    Left out is what something else is written into: it has to be made anew in each call.
+    """
     known: dict[fx.Node, Any] = {}
     for node in exported.graph.nodes:
         if node.op == "get_attr" and LIFTED in str(node.target):
@@ -107,7 +110,19 @@ def _constants(exported: fx.GraphModule) -> dict[fx.Node, Tensor]:
         elif _is_fixed(node) and all(each in known for each in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
-    return {node: value for node, value in known.items() if isinstance(value, Tensor)}
+    tensors = {node: value for node, value in known.items() if isinstance(value, Tensor)}
+    writing = [node for node in exported.graph.nodes if node not in known and _writes(node)]
+    written = {_memory(tensors[each]) for node in writing for each in node.all_input_nodes if each in tensors}
+    return {node: value for node, value in tensors.items() if _memory(value) not in written}
+
+
+def _memory(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether an operation of ATen changes one of its inputs."""
+    return isinstance(node.target, torch._ops.OpOverload) and bool(node.target._schema.is_mutable)
 
 
 def _is_fixed(node: fx.Node) -> bool:

@@ -18,6 +18,7 @@ ATTENDING = frozenset(  # what holds one softmax over tokens, by module class, f
         "scaled_dot_product_attention",
     }
 )
+IN_A_BLOCK = 2  # sums behind an attention: with what it read, and with what the layers after it read
 SUMS = ("add", "iadd", "__add__", "add_", "__iadd__")
 
 
@@ -41,7 +42,7 @@ def trunk_of(traced: Traced, root: nn.Module) -> Trunk:
             output, or the last one's head reads something else as well.
     """
     stages = _stages(traced.module)
-    last = _last([stage[-1] for stage in stages[:-1]], stages[-1], traced.module)
+    last = _last(stages[:-1], stages[-1], traced.module)
     nodes = [*(stage[-1] for stage in stages[:-1]), last]
     cut = cut_at(traced, last, last.name)
     if cut.crossing:
@@ -78,12 +79,20 @@ def _passages(module: fx.GraphModule) -> Iterator[fx.Node]:
             yield node
 
 
-def _last(others: Sequence[fx.Node], stage: Sequence[fx.Node], module: fx.GraphModule) -> fx.Node:
-    """Of the last attention's stage, in which the norm and head follow: the last that is made as the others are."""
-    kinds = {called(module, node) for node in others} or set(SUMS)
-    found = [node for node in stage if called(module, node) in kinds]
+def _last(others: Sequence[Sequence[fx.Node]], stage: Sequence[fx.Node], module: fx.GraphModule) -> fx.Node:
+    """Of the last attention's stage, in which the norm and head follow: the last that is made as theirs is."""
+    kinds = {called(module, other[-1]) for other in others} or set(SUMS)
+
+    def alike(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+        return [node for node in nodes if called(module, node) in kinds]
+
+    found, most = alike(stage), max((len(alike(other)) for other in others), default=IN_A_BLOCK)
     if not found:
         raise ValueError(f"nothing behind its last attention is made as what is behind the others: {sorted(kinds)}")
+    if len(found) > most:
+        raise ValueError(
+            f"behind its last attention are {len(found)} of {sorted(kinds)}, behind others {most}: its end is unclear"
+        )
     return found[-1]
 
 

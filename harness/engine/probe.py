@@ -232,9 +232,9 @@ def _check_classes(request: Request, images: Images, outputs: int) -> None:
 
 
 def _check_names(request: Request, images: Images) -> None:
-    """Raise ConfigError where the outputs have names and the data has others, unless its labels are not read."""
+    """Raise ConfigError where the outputs have names and the data has others: boxes and detectors go by the number."""
     known, found = request.network.classes, [str(each) for each in images.dataset.classes]
-    if known is None or not found or request.config.protocol.targets.startswith("top"):
+    if known is None or not found:
         return
     for number, (ours, theirs) in enumerate(zip(known, found, strict=False)):
         if _plain(ours) != _plain(theirs):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..choices import check_choice
 from ..modules import fingerprint
-from .hub import HubNetwork, imported, loaded_by, preprocessing_of
+from .hub import HubNetwork, imported, loaded_by, preprocessing_of, whole
 from .loading import _seeded
 from .weights import find_weights
 
@@ -78,7 +78,7 @@ def clip_network(
         config = loaded_by(repository, transformers.CLIPConfig.from_pretrained)(**options)
         model = _seeded(lambda: transformers.CLIPModel(config))
     else:
-        model = loaded_by(repository, transformers.CLIPModel.from_pretrained)(use_safetensors=True, **options)
+        model = whole(repository, loaded_by(repository, transformers.CLIPModel.from_pretrained), options, "text_")
     embedded = read_embeddings(text, model.visual_projection.out_features)
     module = ZeroShot(model, embedded)
     preprocessing = preprocessing_of(transformers, repository, options, model, mean, std)

@@ -72,6 +72,11 @@ def timm_network(
     if not timm.is_model(architecture):
         near = ", ".join(timm.list_models(f"*{architecture.split('.')[0][:6]}*")[:10]) or "see timm.list_models()"
         raise ValueError(f"architecture={architecture!r} is not in timm {timm.__version__}; near: {near}")
+    if settled := sorted({"num_classes", "pretrained", "checkpoint_path", "model_name"} & set(create or {})):
+        raise ValueError(
+            f"create has {', '.join(settled)}: outputs are said by model.classes, weights by model.weights, the "
+            "network by model.architecture"
+        )
     is_pretrained, is_file = weights == "pretrained", weights not in (None, "pretrained")
     if classes is not None and is_pretrained:
         raise ValueError(f"classes={classes}: pretrained weights have their own classes; give a file, or weights=null")
@@ -121,9 +126,26 @@ def hf_network(
         config = loaded_by(repository, transformers.AutoConfig.from_pretrained)(**options)
         model = _seeded(lambda: kind.from_config(config, trust_remote_code=False))
     else:
-        model = loaded_by(repository, kind.from_pretrained)(use_safetensors=True, **options)
+        model = whole(repository, loaded_by(repository, kind.from_pretrained), options)
     preprocessing, module = preprocessing_of(transformers, repository, options, model, mean, std), LogitsOnly(model)
     return HubNetwork(module, preprocessing, activation, fingerprint(module.state_dict()))
+
+
+def whole(repository: str, read: Callable[..., Any], options: dict[str, Any], spared: str = "") -> Any:
+    """The model that `from_pretrained` reads; ValueError where its files lack weights, which would be drawn at random.
+
+    spared: how the names begin of weights that may be missing.
+    """
+    model, found = read(use_safetensors=True, output_loading_info=True, **options)
+    lacking = {str(each) for each in found["missing_keys"]} | {str(each[0]) for each in found["mismatched_keys"]}
+    if missing := sorted(name for name in lacking if not (spared and name.startswith(spared))):
+        raise ValueError(
+            f"{repository} has no weights, or of another shape, of {len(missing)} parameters of "
+            f"{type(model).__name__}: "
+            f"{', '.join(missing[:5])}; they would be random. Give a checkpoint that was fine-tuned as such, or "
+            "all random ones with model.weights=null"
+        )
+    return model
 
 
 def preprocessing_of(

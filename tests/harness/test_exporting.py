@@ -133,6 +133,25 @@ def test_an_index_that_is_made_in_place_is_kept() -> None:
     assert_close(changed, network.module(network.normalise(images)), 1e-12)
 
 
+class Scratch(Plain):
+    """Room that is made anew in each pass, and written into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.act(self.norm(self.stem(x))).sum((2, 3)) / max(1, x.shape[2])  # torch.fx cannot follow it
+        room = torch.zeros(pooled.shape[1], dtype=x.dtype)
+        room[1:].copy_(torch.maximum(room[1:], pooled.amax(0)[1:]))
+        return self.fc(pooled - room)
+
+
+def test_room_that_a_pass_writes_into_is_made_anew() -> None:
+    """A second pass over other images knows nothing of the first; float64, 1e-12."""
+    network = Network(Scratch(), *HALF, input_size=(16, 16)).to(dtype=torch.float64)
+    for scale in (1.0, 0.25):
+        images = scale * random_images(2, 16).double()
+        made = ForwardPass(network, images, ("stem",)).logits
+        assert_close(made, network.module(network.normalise(images)), 1e-12)
+
+
 class Wide(Plain):
     """A head that divides by the number of pixels, which the graph of each size has as a constant."""
 

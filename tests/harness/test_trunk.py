@@ -61,6 +61,28 @@ def test_layers_seen_as_maps_do_not_change_the_trunk() -> None:
     assert trunk.logits(torch.zeros(2, 17, 8).double()).shape == (2, 5)
 
 
+class Adapted(Stack):
+    """A residual layer between the last norm and the head, which looks like a block's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)])
+        self.adapter = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.norm(self.blocks[0](x))
+        for _ in range(3):
+            x = x + self.adapter(x)
+        return self.head(x.mean(1))
+
+
+def test_a_sum_behind_the_last_block_is_not_taken_for_its_end() -> None:
+    network = Network(normal(Adapted()), (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ValueError, match="behind its last attention are 3 of"):
+        network.trunk(network.normalise(random_images(2, 32)))
+
+
 def test_a_network_without_attention_has_none() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 5))
     with pytest.raises(ValueError, match="its graph shows no attention"):

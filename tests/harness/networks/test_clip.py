@@ -76,7 +76,7 @@ def test_without_classes_it_is_no_classifier() -> None:
 
 
 def test_names_are_the_datas(tmp_path: Path) -> None:
-    """Case and underscores do not count; another order is refused, where labels are read."""
+    """Case and underscores do not count; another order is refused, of predictions as well: detectors read labels."""
     request = Request.of(compose_config(["limit=6", "method=[center]", "compute.device=cpu"]), tmp_path)
     images = Images.of(request, request.config.dataset, None)
     known = [str(each) for each in images.dataset.classes]
@@ -86,7 +86,8 @@ def test_names_are_the_datas(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="class 0 is 'disc' in scenes and 'ring' in scenes_vgg: put the rows"):
         probe(request, images)
     request.config.protocol.targets = "top1"
-    probe(request, images)
+    with pytest.raises(ConfigError, match="class 0 is 'disc'"):
+        probe(request, images)
 
 
 class Pooling(nn.Module):

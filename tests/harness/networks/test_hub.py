@@ -72,11 +72,11 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in; the dict keeps `model`'s arguments, and its `processor` may be changed."""
     seen: dict[str, Any] = {"processor": dict(PROCESSOR)}
 
-    def load_model(name: str, **settings: Any) -> nn.Module:
+    def load_model(name: str, **settings: Any) -> tuple[nn.Module, dict[str, Any]]:
         seen["model"] = {"name": name, **settings}
         if seen.get("offline"):
             raise OSError("not cached\nand more")
-        return Wrapped()
+        return Wrapped(), {"missing_keys": seen.get("missing", []), "mismatched_keys": []}
 
     def load_processor(name: str, **settings: Any) -> SimpleNamespace:
         return SimpleNamespace(to_dict=lambda: dict(seen["processor"]))
@@ -89,7 +89,19 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
+def test_weights_that_a_repository_lacks_are_not_drawn(transformers: dict[str, Any]) -> None:
+    """As of a backbone that was not fine-tuned: its last layer would be another in each run."""
+    transformers["missing"] = ["classifier.weight", "classifier.bias"]
+    with pytest.raises(ValueError, match=r"toy has no weights.* of 2 parameters of Wrapped: classifier\.bias, class"):
+        hf_network("toy")
+
+
 # timm
+
+
+def test_what_decides_outputs_and_weights_is_no_further_argument(timm: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"create has num_classes: outputs are said by model\.classes"):
+        timm_network("toy", download=True, create={"num_classes": 10})
 
 
 def test_timm_gives_its_own_normalisation_and_size(timm: dict[str, Any]) -> None:
@@ -153,6 +165,7 @@ def test_timm_downloads_nothing_unasked(timm: dict[str, Any]) -> None:
 def test_hugging_face_gives_logits_from_safetensors_without_foreign_code(transformers: dict[str, Any]) -> None:
     network = hf_network("some/toy", "abc123")
     asked = {"use_safetensors": True, "revision": "abc123", "trust_remote_code": False, "local_files_only": True}
+    asked |= {"output_loading_info": True}
     assert transformers["model"] == {"name": "some/toy", **asked}
     x = torch.randn(2, 3, 1, 2)
     assert network(x).equal(ToyModule()(x))

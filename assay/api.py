@@ -33,7 +33,7 @@ from assay.harness.engine.costs import Summary
 from assay.harness.engine.determinism import deterministic
 from assay.harness.engine.job import Cell
 from assay.harness.engine.measure import share
-from assay.harness.engine.probe import probe_once
+from assay.harness.engine.probe import probe_once, understood
 from assay.harness.engine.rank import Rank
 from assay.harness.engine.request import Request
 from assay.harness.engine.samples import check_pixels
@@ -270,7 +270,8 @@ def explain(
         warnings.warn(caution, stacklevel=3)
     (cell,), sample = run.job.cells, run.job.images.dataset[0]
     assert isinstance(cell, AttributionCell)
-    _, forward = share(run.job, [sample], [cell], run.request.config.compute.batch_size)
+    with understood(run.request, run.job.images):
+        _, forward = share(run.job, [sample], [cell], run.request.config.compute.batch_size)
     label = _target(target, forward, run.request.config.model.name)
     batch = Batch.of([replace(sample, targets=(label,))], run.request.device)
     made = cell.attribute(batch, forward)

@@ -24,11 +24,10 @@ class Inside(NamedTuple):
     def of(
         cls, test: pd.DataFrame, shifted: Mapping[str, pd.DataFrame] | None = None, score: str = "score"
     ) -> "Inside":
-        """Of score tables (score: their column). A set of the test set's images, in its order, is versions of them."""
-        ids = [*test["image_id"]]
-        others = [
-            (table, 0 if [*table["image_id"]] == ids else derive_seed(name)) for name, table in (shifted or {}).items()
-        ]
+        """Of score tables (score: their column). A set of the test set's images, in any order, is versions of them; one
+        that lacks some of them, or has others, is drawn apart."""
+        ids = test["image_id"]
+        others = [_versions(table, ids) or (table, derive_seed(name)) for name, table in (shifted or {}).items()]
         return cls(tuple((table[score].to_numpy(np.float64), stream) for table, stream in [(test, 0), *others]))
 
     @property
@@ -42,6 +41,16 @@ class Inside(NamedTuple):
 
     def once(self) -> Array:
         """Scores of as many images as were looked at: of v versions of each every v-th by score, as copies of one image
-        show no more than it does."""
-        versions = sum(stream == 0 for _, stream in self.groups)
-        return self.scores if versions == 1 else np.sort(self.scores)[::versions]
+        show no more than it does; all of sets that are drawn apart."""
+        groups = [(np.asarray(scores, dtype=np.float64), stream) for scores, stream in self.groups]
+        versions, apart = ([scores for scores, stream in groups if (stream == 0) is same] for same in (True, False))
+        return np.concatenate([np.sort(np.concatenate(versions))[:: len(versions)], *apart])
+
+
+def _versions(table: pd.DataFrame, ids: pd.Series) -> tuple[pd.DataFrame, int] | None:
+    """The rows in the order of the test set's images, with its stream; None if they are not all of these alone."""
+    if [*table["image_id"]] == [*ids]:
+        return table, 0
+    if len(table) != len(ids) or set(table["image_id"]) != set(ids) or not ids.is_unique:
+        return None
+    return table.set_index("image_id").loc[ids], 0

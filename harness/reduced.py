@@ -1,9 +1,9 @@
-"""Passes without gradients in a smaller floating-point type: those of methods and metrics that declare them.
+"""Passes without gradients in a smaller floating-point type: those of methods that declare them.
 
-`FORWARD_ONLY = True` on a class says: it makes many passes of changed images and averages a class' score of each, so
-that `forward_precision` may apply to them. It must neither subtract the clean image's score, which is in full
-precision, nor ask which class is first: in eight bits logits tie. Its results then have other keys, and say so in the
-column `precision`.
+`FORWARD_ONLY = True` on a method's class says: it makes many passes of changed images and averages a class' score of
+each, so that `forward_precision` may apply to them. Its results then have other keys, and say so in the column
+`precision`. Metrics do not: they subtract the clean image's score, which is in full precision, or ask which class is
+first, and in eight bits logits tie.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SAME = "same"  # forward_precision that changes nothing
 
 
 def smaller(asked: str, made: object) -> str:
-    """The type that is asked for where a method or metric makes such passes; else empty."""
+    """The type that is asked for where a method makes such passes; else empty."""
     return asked if asked != SAME and getattr(made, "FORWARD_ONLY", False) else ""
 
 

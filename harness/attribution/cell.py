@@ -106,11 +106,9 @@ class AttributionCell(Cell):
         self, group: str, prepared: FramedMaps | Attribution, batch: Batch, forward: ForwardPass
     ) -> dict[str, Tensor]:
         """What the metric measures."""
-        metric = self.metrics[group]
-        with forward.network.reduced.of(smaller(self.forwards, metric)):
-            if isinstance(prepared, Attribution):
-                return measured_in_parts(metric, prepared, batch, forward, self.again)
-            return metric.measure(batch, prepared, forward)
+        if isinstance(prepared, Attribution):
+            return measured_in_parts(self.metrics[group], prepared, batch, forward, self.again)
+        return self.metrics[group].measure(batch, prepared, forward)
 
 
 def attributed(

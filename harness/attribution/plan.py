@@ -51,7 +51,7 @@ def _said(request: Request) -> Iterator[str]:
     """Whose passes `forward_precision` is for, by name, and whose not."""
     asked, made = request.config.forward_precision, {**request.methods, **request.metrics}
     if asked != SAME:
-        ours = [name for name, each in made.items() if smaller(asked, each)]
+        ours = [name for name, each in request.methods.items() if smaller(asked, each)]
         others = [name for name in made if name not in ours]
         yield (
             f"forward_precision={asked}: forward passes of {', '.join(ours) or 'none'}; all of "
@@ -67,12 +67,13 @@ def _cell(request: Request, images: Images, name: str, training: Images | None) 
     nested = identity.nested_versions(attributor)
     fitting = None if training is None else Fitting.of(request, training, {"fit": attributor.fit_settings()} | nested)
     forwards = smaller(config.forward_precision, attributor)
-    labels = request.labels(images.name, name, config.protocol.name, "attribution") | _precision(config, forwards)
+    labels = request.labels(images.name, name, config.protocol.name, "attribution")
+    labels |= {"precision": f"{config.precision}+{forwards}"} if forwards else {}
     cell = identity.cell_identity(
         images.identity,
         names=shown_names(labels),
         protocol={"targets": config.protocol.targets, "smooth": smooth},
-        method=config.method[name].settings | _forwards(forwards),
+        method=config.method[name].settings | ({"forwards": forwards} if forwards else {}),
         version=attributor.VERSION,
         seed=config.seed,
         nested=nested,
@@ -104,17 +105,6 @@ def _check_layers(request: Request, name: str, attributor: Attributor) -> None:
 
 
 def _group(config: RunConfig, name: str, metric: Metric) -> dict[str, Any]:
-    nested, forwards = identity.nested_versions(metric), smaller(config.forward_precision, metric)
-    settings = config.metric[name].settings | _forwards(forwards)
-    made = identity.metric_identity(settings, metric.VERSION, metric.SUMMARY_SETTINGS, nested)
-    return {"identity": made, "name": name, "paired": list(metric.PAIRED), **_precision(config, forwards)}
-
-
-def _forwards(name: str) -> dict[str, str]:
-    """What a smaller type of forward passes adds to the settings that make a key; nothing without one."""
-    return {"forwards": name} if name else {}
-
-
-def _precision(config: RunConfig, forwards: str) -> dict[str, str]:
-    """The column `precision` of results that such passes are part of."""
-    return {"precision": f"{config.precision}+{forwards}"} if forwards else {}
+    nested = identity.nested_versions(metric)
+    made = identity.metric_identity(config.metric[name].settings, metric.VERSION, metric.SUMMARY_SETTINGS, nested)
+    return {"identity": made, "name": name, "paired": list(metric.PAIRED)}

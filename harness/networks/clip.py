@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..choices import check_choice
-from ..modules import fingerprint
 from .hub import HubNetwork, imported, loaded_by, preprocessing_of, whole
 from .loading import _seeded
 from .weights import find_weights
@@ -82,7 +81,7 @@ def clip_network(
     embedded = read_embeddings(text, model.visual_projection.out_features)
     module = ZeroShot(model, embedded)
     preprocessing = preprocessing_of(transformers, repository, options, model, mean, std)
-    network = HubNetwork(module, preprocessing, "softmax", fingerprint(module.state_dict()))
+    network = HubNetwork(module, preprocessing, "softmax", model.config.to_dict())
     network.classes = _names(names, len(embedded), text)
     return network
 

@@ -78,7 +78,7 @@ def disconnected(network: Network, cells: int = 2, shown: Mapping[str, str] | No
     mean, std = network.statistics
     size = None if network.input_size is None else (cells * network.input_size[0], cells * network.input_size[1])
     made = CellNetwork(Disconnected(module, cells), mean, std, network.activation, identity, input_size=size)
-    made.cells = cells
+    made.cells, made.classes = cells, network.classes
     made.notes += network.notes
     return made.to(network.mean.device, network.mean.dtype)
 

@@ -3,6 +3,8 @@
 Nothing is downloaded unless `download` says so: files lie in a folder, or in the cache of an earlier download.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,11 +28,26 @@ class Preprocessing(NamedTuple):
     size: tuple[int, int]
 
 
-class HubNetwork(Network):
-    """A network that knows the size of image it was trained for (`preprocessing.size`), and its layers (`places`)."""
+PLACES = ("_name_or_path", "transformers_version")  # of a config: where it lay, and who wrote it
 
-    def __init__(self, module: nn.Module, preprocessing: Preprocessing, activation: Activation, digest: str) -> None:
+
+class HubNetwork(Network):
+    """A network that knows the size of image it was trained for (`preprocessing.size`), and its layers (`places`).
+
+    config: of the repository. Its fingerprint is of all that decides logits: weights, normalisation and size, config.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        preprocessing: Preprocessing,
+        activation: Activation,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         mean, std, size = preprocessing
+        said = {name: value for name, value in (config or {}).items() if name not in PLACES}
+        whole = json.dumps([fingerprint(module.state_dict()), preprocessing, said], sort_keys=True, default=str)
+        digest = hashlib.sha256(whole.encode()).hexdigest()
         super().__init__(module, mean, std, activation, digest, input_size=size)
         self.preprocessing, self.places = preprocessing, places_of(module)
 
@@ -91,7 +108,7 @@ def timm_network(
     config = timm.data.resolve_model_data_config(module)
     size = _both((create or {}).get("img_size", config["input_size"][-2:]))
     preprocessing = _preprocessing(mean or config["mean"], std or config["std"], size)
-    network = HubNetwork(module, preprocessing, activation, fingerprint(module.state_dict()))
+    network = HubNetwork(module, preprocessing, activation)
     network.notes += notes
     return network
 
@@ -128,7 +145,7 @@ def hf_network(
     else:
         model = whole(repository, loaded_by(repository, kind.from_pretrained), options)
     preprocessing, module = preprocessing_of(transformers, repository, options, model, mean, std), LogitsOnly(model)
-    return HubNetwork(module, preprocessing, activation, fingerprint(module.state_dict()))
+    return HubNetwork(module, preprocessing, activation, model.config.to_dict())
 
 
 def whole(repository: str, read: Callable[..., Any], options: dict[str, Any], spared: str = "") -> Any:
@@ -141,9 +158,8 @@ def whole(repository: str, read: Callable[..., Any], options: dict[str, Any], sp
     if missing := sorted(name for name in lacking if not (spared and name.startswith(spared))):
         raise ValueError(
             f"{repository} has no weights, or of another shape, of {len(missing)} parameters of "
-            f"{type(model).__name__}: "
-            f"{', '.join(missing[:5])}; they would be random. Give a checkpoint that was fine-tuned as such, or "
-            "all random ones with model.weights=null"
+            f"{type(model).__name__}: {', '.join(missing[:5])}; they would be random. Give a checkpoint that was "
+            "fine-tuned as such, or all random ones with model.weights=null"
         )
     return model
 

@@ -18,12 +18,13 @@ class Kind(NamedTuple):
     is_alone: bool = False
 
 
-POOLED = r"(.*\.)?(global_pool|pooler|avgpool)"
+POOLED = r"(.*\.)?(global_pool|pooler|avgpool)|head\.norm"  # ConvNeXt of timm normalises what is pooled
+NORMED = r"((?!.*attn).*\.)?(norm|fc_norm|layernorm|layer_norm|post_layernorm)"  # of no attention, nor its pooling
 STAGE = r"(.*\.)?(stages|layers)\.\d+"
 ATTENDED = r"(.*\.)?(layers?|blocks)\.\d+\.(layernorm_before|layer_norm1|norm1)"  # what an attention reads
 KINDS = (  # the first that fits
     Kind(rf"{STAGE}\.blocks\.\d+\..*", STAGE, POOLED),  # Swin, timm's ConvNeXt: blocks in stages
-    Kind(ATTENDED, ATTENDED, r"(.*\.)?(norm|layernorm|layer_norm|post_layernorm)", is_alone=True),
+    Kind(ATTENDED, ATTENDED, NORMED, is_alone=True),
     Kind(r"(.*\.)?stages\.\d+", r"(.*\.)?stages\.\d+", POOLED),  # ConvNeXt and ResNet of Hugging Face
     Kind(r"layer4", r"layer\d", POOLED),  # ResNets of timm
 )
@@ -31,7 +32,7 @@ KINDS = (  # the first that fits
 
 def places_of(module: nn.Module) -> dict[str, str]:
     """`auto.target`, `auto.saliency` and `auto.contrast` with a module's layers; none of a kind that is not known."""
-    paths = [path for path, _ in module.named_modules()]
+    paths = [path for path, each in module.named_modules() if not isinstance(each, nn.Identity)]
     kind = next((kind for kind in KINDS if any(_matching(paths, kind.has))), None)
     if kind is None:
         return {}

@@ -139,7 +139,15 @@ def class_groups(network: Network, class_map: str, classes: Sequence[str]) -> Ne
         network: with a softmax over ImageNet's 1000 classes.
         class_map: table of groups, see `harness.class_maps`; a class without members is never a target.
         classes: the data set's class names, in its order.
+
+    Raises:
+        ValueError: a network whose outputs have names of their own: they need not be ImageNet's, in its order.
     """
+    if network.classes is not None:
+        raise ValueError(
+            "class groups are of ImageNet's 1000 outputs by number, and this network's outputs have names "
+            f"({', '.join(network.classes[:3])}, ...): give it the data set's own classes instead"
+        )
     groups = read_class_map(class_map, classes)
     identity = hashlib.sha256(f"{network.fingerprint} {groups}".encode()).hexdigest()
     mean, std = network.statistics

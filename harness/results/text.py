@@ -41,7 +41,9 @@ def terminal_table(results: pd.DataFrame, floors: Collection[str] = ()) -> str:
     floors: methods that every other one has to beat; they are marked.
     """
     shown = headlines(results, floors)
-    parts = [*_quantities(shown[shown["reference"] == ""]), *_sets(shown[shown["reference"] != ""])]
+    parts = [*_quantities(shown[shown["reference"] == ""])]
+    for _, against in shown[shown["reference"] != ""].groupby("reference", sort=False):
+        parts += _sets(against)
     parts += map(wrapped, failures(results))
     return printable("\n".join(parts) or wrapped("no row has a value: the status column of results.csv says why"))
 
@@ -59,9 +61,8 @@ def _quantities(shown: pd.DataFrame) -> list[str]:
 
 
 def _sets(shown: pd.DataFrame) -> list[str]:
-    """As the papers print them: FPR95 / AUROC in percent, a line a detector and a column an OOD set."""
-    if shown.empty:
-        return []
+    """Of one set of known images, as the papers print them: FPR95 / AUROC in percent, a line a detector and a column an
+    OOD set."""
     shown = shown.assign(quantity=[row.column.removeprefix(f"{row.dataset} ") for row in shown.itertuples()])
     places = {"index": ["method", "dataset"], "columns": "quantity", "values": "value"}
     wide = shown.pivot_table(**places, aggfunc="first", sort=False)

@@ -42,7 +42,9 @@ FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=Fal
 
 
 def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
-    """A metric's columns beside who each pair is; RuntimeError if either side lacks pairs of the other."""
+    """A metric's columns beside who each pair is; RuntimeError if a side lacks pairs of the other, or names meet."""
+    if met := samples.columns.intersection(columns.columns).difference(KEYS).tolist():
+        raise RuntimeError(f"the metric measures {', '.join(met)}, which the samples have already: rename its columns")
     are_alike = all(samples[key].equals(columns[key]) for key in KEYS)  # as both are written: no need of a merge
     table = samples.join(columns.drop(columns=KEYS)) if are_alike else samples.merge(columns, on=KEYS, validate="1:1")
     if not len(table) == len(samples) == len(columns):

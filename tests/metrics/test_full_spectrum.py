@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from assay.harness.inside import Inside
 from assay.harness.types import ResultRow
 from assay.metrics.full_spectrum import FullSpectrum
 from assay.metrics.ood import OODDetection
@@ -84,8 +85,9 @@ def test_versions_of_an_image_are_no_more_images() -> None:
     others = FullSpectrum(["blur"], resamples=400).summarize(
         test, {"far": far, "blur": table(test["score"], prefix="x")}
     )
+    shuffled = FullSpectrum(["blur"], resamples=400).summarize(test, {"far": far, "blur": test[::-1]})["far"]
     for stat in ("auroc", "fpr95_id_pos"):
-        assert one(again, stat) == one(alone, stat)
+        assert one(again, stat) == one(shuffled, stat) == one(alone, stat)
         assert one(others["far"], stat).value == one(alone, stat).value
     widths = [one(rows, "auroc") for rows in (others["far"], alone)]
     assert widths[0].stderr is not None and widths[1].stderr is not None
@@ -93,6 +95,13 @@ def test_versions_of_an_image_are_no_more_images() -> None:
     perfect = FullSpectrum(["blur"], resamples=50).summarize(test, {"far": table(far["score"] + 99), "blur": test})
     plain = OODDetection(resamples=50).summarize(test, {"far": table(far["score"] + 99)})
     assert one(perfect["far"], "auroc") == one(plain["far"], "auroc")
+
+
+def test_of_versions_alone_one_counts() -> None:
+    """Two images, each twice, and three others: five."""
+    test = table([1, 2])
+    inside = Inside.of(test, {"blur": test, "other": table([7, 8, 9], prefix="x")})
+    assert sorted(inside.once()) == [1, 2, 7, 8, 9]
 
 
 def test_accuracy_of_versions_is_drawn_by_image_and_needs_labels() -> None:

@@ -16,6 +16,8 @@ from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from torch import Tensor, nn
 
+from assay.api import explain
+
 HERE = ["limit=2", "train.limit=4", "compute.device=cpu", "metric=[pointing_game]"]
 STATISTICS = ([0.0] * 3, [1.0] * 3)
 ROUNDING = 1e-4  # relative L2 of a map in float32; 1.6e-5 is the most that was seen, of lrp_alpha2beta1's
@@ -99,3 +101,12 @@ def test_a_network_that_flattens_by_view_is_refused() -> None:
     network.to(memory_format=torch.channels_last)
     with pytest.raises(ConfigError, match=r"model flat flattens by `view`.*leave compute.memory_format out, or write"):
         look(network, "flat", pixels, ["a", "b"], "toys")
+
+
+def test_explain_says_so_and_leaves_the_callers_network_as_it_was() -> None:
+    """The layout is a copy's: what failed in it goes on without it."""
+    network, image = Network(Flat(True), *STATISTICS), torch.rand(3, 5, 5)
+    first = explain(network, image, "gradient", 0).map
+    with pytest.raises(ConfigError, match=r"flattens by `view`"):
+        explain(network, image, "gradient", 0, overrides=["compute.memory_format=channels_last"])
+    assert torch.equal(explain(network, image, "gradient", 0).map, first)

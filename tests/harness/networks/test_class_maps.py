@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from assay.harness.network import Network
 from assay.harness.networks.class_maps import read_class_map
+from assay.harness.networks.loading import class_groups
+from conftest import ToyModule
 
 ROOT = Path(__file__).resolve().parents[3]
 MAPS = ROOT / "harness" / "networks" / "class_tables"
@@ -116,3 +119,11 @@ def test_members_are_plain_sorted_integers(tmp_path: Path) -> None:
     members = read_class_map(path, ["cat", "person", "dog"])
     assert members == [[281, 285], [], [152]]
     assert type(members[0][0]) is int
+
+
+def test_outputs_with_names_of_their_own_are_not_grouped() -> None:
+    """As of CLIP, whose rows may have another order than ImageNet's classes."""
+    network = Network(ToyModule(), [0.0] * 3, [1.0] * 3)
+    network.classes = ["cat", "dog"]
+    with pytest.raises(ValueError, match=r"outputs have names \(cat, dog, \.\.\.\): give it the data set's own"):
+        class_groups(network, "imagenet_to_voc", VOC)

@@ -49,9 +49,11 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 class Wrapped(nn.Module):
     """What a Hugging Face classifier looks like: keyword input, an output with `logits`."""
 
+    EPSILON = 1e-6
+
     def __init__(self) -> None:
         super().__init__()
-        self.toy = ToyModule()
+        self.toy, self.config = ToyModule(), SimpleNamespace(to_dict=lambda: {"layer_norm_eps": self.EPSILON})
 
     def forward(self, pixel_values: Tensor) -> SimpleNamespace:
         return SimpleNamespace(logits=self.toy(pixel_values), hidden_states=None)
@@ -87,6 +89,18 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     )
     monkeypatch.setitem(sys.modules, "transformers", module)
     return seen
+
+
+def test_what_decides_logits_beside_the_weights_is_in_the_key(
+    transformers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corrected mean of the processor, or another epsilon in config.json, is another network."""
+    first = hf_network("toy").fingerprint
+    assert hf_network("toy").fingerprint == first
+    transformers["processor"]["image_mean"] = [0.1, 0.2, 0.4]
+    second = hf_network("toy").fingerprint
+    monkeypatch.setattr(Wrapped, "EPSILON", 1e-5)
+    assert len({first, second, hf_network("toy").fingerprint}) == 3
 
 
 def test_weights_that_a_repository_lacks_are_not_drawn(transformers: dict[str, Any]) -> None:

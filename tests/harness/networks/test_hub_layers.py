@@ -42,5 +42,18 @@ def test_layers_by_kind(paths: tuple[str, ...], expected: tuple[str, str, str]) 
     }
 
 
+def test_the_last_norm_is_no_placeholder_and_of_no_attention() -> None:
+    """timm's average-pooled ViT norms what is pooled, attention pooling has norms in there, and ConvNeXt's head one."""
+    blocks = ("blocks.0.norm1", "blocks.1.norm1", "norm")
+    pooled = having(*blocks, "fc_norm")
+    assert places_of(pooled)["auto.contrast"] == "fc_norm"
+    pooled.add_module("fc_norm", nn.Identity())
+    assert places_of(pooled)["auto.contrast"] == "norm"
+    attending = having("blocks.0.norm1", "blocks.0.attn.norm", "norm", "attn_pool.norm")
+    assert places_of(attending)["auto.contrast"] == "norm"
+    convnext = having("stages.0.blocks.0.x", "stages.1.blocks.0.x", "head.global_pool", "head.norm")
+    assert places_of(convnext)["auto.contrast"] == "head.norm"
+
+
 def test_an_unknown_kind_has_none() -> None:
     assert places_of(having("features.0", "classifier")) == {}

@@ -85,7 +85,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
         network = build(compose_config(words).model)
         if name == "clip":  # whose last layer's weights are a product, of which float32 would keep half the digits
             exact = made(name).double()
-            network = HubNetwork(ZeroShot(exact, embedded(exact)), network.preprocessing, "softmax", "")
+            network = HubNetwork(ZeroShot(exact, embedded(exact)), network.preprocessing, "softmax")
         network.to(dtype=torch.float64)
         return Pair(name, written_out(made(name)).double().requires_grad_(False), network)
 

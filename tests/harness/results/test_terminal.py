@@ -176,6 +176,16 @@ def test_detectors_are_ranked_over_the_sets() -> None:
     assert cells == {"a": "50.00 / 80.00   10.00 / -", "b": "20.00 / -       30.00 / -", "c": "90.00 / -"}
 
 
+def test_known_images_of_two_kinds_have_a_table_each() -> None:
+    """The test set alone, and with shifted images of its classes: both numbers stand under their own title."""
+    ood = {"stat": "auroc", "method": "a", "dataset": "one", "higher_is_better": True}
+    plain = {**ood, "reference": "scenes", "metric": "ood", "value": 0.9}
+    text = text_of(plain, {**ood, "reference": "scenes + blurred", "metric": "full_spectrum", "value": 0.7})
+    first, second = text.split("scenes + blurred against ...")
+    assert "scenes against ..." in first and "90.00" in first and "70.00" not in first
+    assert "70.00" in second and "90.00" not in second
+
+
 def test_failures_stand_below_and_are_wrapped() -> None:
     """A long reason is cut between words."""
     why = "failed:" + "RuntimeError: the reason is long " * 5

@@ -41,7 +41,8 @@ from assay.harness.forward import ForwardPass
 from assay.harness.launch import Run, build_run, check_place, complete, refuse_to_compute
 from assay.harness.places import place
 from assay.harness.reading import check_folder
-from assay.harness.results.tidy import joined, own_rows
+from assay.harness.results.pairs import joined
+from assay.harness.results.tidy import own_rows
 from assay.harness.store.store import SAMPLES
 from assay.harness.types import Batch, FramedMaps
 

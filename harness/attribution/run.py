@@ -14,7 +14,7 @@ from ..engine.probe import Say, at_chance, probe, say
 from ..engine.rank import Rank
 from ..engine.request import Request
 from ..engine.samples import check_ids
-from ..results.tidy import joined
+from ..results.pairs import joined
 from ..store import identity
 from ..store.outcomes import Finished
 from ..store.store import SAMPLES

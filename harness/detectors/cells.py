@@ -14,7 +14,7 @@ from ..engine.finite import check_rows
 from ..engine.request import Images
 from ..engine.samples import check_ids
 from ..forward import ForwardPass
-from ..results.tidy import joined
+from ..results.pairs import joined
 from ..store.fits import Fit
 from ..store.store import SAMPLES, SCORE, Shard
 from ..types import Batch, Needs

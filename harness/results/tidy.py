@@ -35,24 +35,9 @@ ORDER = [
     *("model", "dataset", "split", "protocol", "method", "metric", "variant", "subset", "stat", "x"),
     *("seed", "precision", "weights", "cell_key", "reference", "metric_key"),
 ]
-KEYS = ["position", "sample_id"]  # of a pair's row in every table of its cell
 RESULTS, TYPED, RUNS, SUMS = "results.csv", "results.parquet", "runs.csv", ".checksums.json"
 LOST = "what it says of a run is lost (its results are not): delete it"  # of a damaged record
 FAILED_ROW = asdict(ResultRow(variant="", stat="", value=None, n=0, headline=False))
-
-
-def joined(samples: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
-    """A metric's columns beside who each pair is; RuntimeError if a side lacks pairs of the other, or names meet."""
-    if met := samples.columns.intersection(columns.columns).difference(KEYS).tolist():
-        raise RuntimeError(f"the metric measures {', '.join(met)}, which the samples have already: rename its columns")
-    are_alike = all(samples[key].equals(columns[key]) for key in KEYS)  # as both are written: no need of a merge
-    table = samples.join(columns.drop(columns=KEYS)) if are_alike else samples.merge(columns, on=KEYS, validate="1:1")
-    if not len(table) == len(samples) == len(columns):
-        raise RuntimeError(
-            f"{len(samples)} pairs in the samples, {len(columns)} in the metric, {len(table)} in both: the store is "
-            "damaged; compute anew with cache=refresh"
-        )
-    return table.drop(columns="position")
 
 
 def cell_rows(cell: CellStore, earlier: bool = True) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ import pandas as pd
 from ... import stats
 from ...stats import Estimate, Span
 from ...store.store import SAMPLES
+from ..pairs import joined
 from ..settings import metric_settings
-from ..tidy import joined
 from .candidates import Candidate
 
 OUTCOMES: Span = (-1.0, 1.0)  # what a difference of two outcomes can be

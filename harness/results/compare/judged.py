@@ -9,7 +9,7 @@ import pandas as pd
 from ...detection import AVERAGE, TOGETHER
 from ...store.outcomes import Finished
 from ...store.store import SAMPLES, SCORE, Group, Shard
-from ..tidy import joined
+from ..pairs import joined
 from .candidates import Candidate, Known
 
 KINDS = OOD, ERROR, FAILURE = "ood", "error", "failure"  # of metrics

@@ -16,7 +16,7 @@ import pandas as pd
 from ...stats import Array
 from ...store.damage import unless_damaged
 from ...store.store import SAMPLES, CellStore
-from ..tidy import joined
+from ..pairs import joined
 from .cliques import Cliques, cliques, sign_flips
 from .ranks import directed, ordered
 

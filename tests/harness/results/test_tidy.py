@@ -51,13 +51,6 @@ def row(stat: str = "mean", value: float | None = 0.5, **more: Any) -> ResultRow
     return ResultRow(variant="tol=2px", stat=stat, value=value, n=4, **more)
 
 
-def test_columns_that_samples_have_are_refused_by_name() -> None:
-    """Of a metric of one's own, which may call a column `label` as the samples do."""
-    samples = pd.DataFrame({"position": [0], "sample_id": ["a"], "label": [1]})
-    with pytest.raises(RuntimeError, match="the metric measures label, which the samples have already: rename"):
-        tidy.joined(samples, pd.DataFrame({"position": [0], "sample_id": ["a"], "label": [2.0]}))
-
-
 def test_rows_of_other_subsets_stay_beside_a_later_summarys(tmp_path: Path) -> None:
     """What a summary has takes the place of all that was known of its subset and convention; the rest keeps its run."""
     made = cell(tmp_path, "c", {"k": "m"})

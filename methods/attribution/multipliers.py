@@ -113,7 +113,7 @@ def _quotient_or_derivative(
     """Delta out / Delta in, the derivative where |Delta in| is at most the margin."""
     step = value - reference.inputs[0]
     slope, near = (output - reference.output) / step, step.abs() <= margin
-    if not near.any():
+    if near.is_cpu and not near.any():  # elsewhere the host would wait for the answer
         return slope
     (derivative,) = vjp(function, (value,), torch.ones_like(output))
     return torch.where(near, derivative, slope)

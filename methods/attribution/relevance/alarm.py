@@ -59,10 +59,10 @@ def check_size(
     know all operations of the network, for the advice.
     """
     sizes = torch.stack([peak.size for peak in peaks])
-    for limit in (REFUSED, DOUBTED):
-        above = (sizes > limit * expected).any(1)
-        if above.any():
-            place = peaks[int(above.int().argmax())].place
+    above = [(sizes > limit * expected).any(1) for limit in (REFUSED, DOUBTED)]
+    for limit, places in zip((REFUSED, DOUBTED), torch.stack(above).tolist(), strict=True):  # a device is asked once
+        if any(places):
+            place = peaks[places.index(True)].place
             _say(place, limit, method, limit == REFUSED and not may_grow, ADVICE[takes_one_sign])
             return
 

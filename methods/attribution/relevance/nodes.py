@@ -11,6 +11,7 @@ from . import rules
 from .alarm import Peak, largest
 from .images import WEIGHED, misplaced
 from .operations import Operation
+from .signs import Signs
 from .table import HANDLERS, Relevances, RuleTable
 
 
@@ -43,6 +44,7 @@ class State:
         self.peaks: list[Peak] = []  # of the running pull
         self.images = 0
         self.kinds: set[str] = set()  # of all recorded operations
+        self.signs = Signs()  # of what the affine layers read
         self._places: Any = WeakTensorKeyDictionary()  # along which dimension images lie
         self._depth: Any = WeakTensorKeyDictionary()  # affine layers between the input and a tensor
 

@@ -371,11 +371,18 @@ def _binary(
             return both(function, input, other)
         is_first = on_path(input)
         x, value = (input, other) if is_first else (other, input)
-        factor, shift = constant(torch.as_tensor(value, dtype=x.dtype, device=x.device), is_first)
+        factor, shift = constant(_like(x, value), is_first)
         call = (lambda x: function(x, other)) if is_first else (lambda x: function(input, x))
         return Reading("shift", (x,), call, factor=factor, shift=shift)
 
     return read
+
+
+def _like(x: Tensor, value: Any) -> Tensor:
+    """A constant of the value's type and device; a number is written there: for sending it the host would wait."""
+    if isinstance(value, int | float):
+        return x.new_full((), value)
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
 class Constant(NamedTuple):

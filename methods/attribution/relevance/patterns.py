@@ -1,7 +1,7 @@
 """PatternNet and PatternAttribution (Kindermans et al. 2018): backward passes by patterns that training images show."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -33,19 +33,29 @@ def _each(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) 
 RESIDUALS: dict[str, SumRule] = {"gradient": _each, "positive": rules.positive_parts, "halved": rules.halved}
 
 
-def _rectifier(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
-    """The gradient of a ReLU (or ReLU6).
+class _Rectifiers:
+    """The gradient of ReLUs (or ReLU6), and whether all activations of one pass are of these."""
 
-    Raises:
-        ValueError: of another activation: patterns tell a unit's two regimes apart, on and off.
-    """
-    output = function(x)
-    if bool((((output != 0) & (x <= 0)) | (output < 0)).any()):
-        raise ValueError(
-            "the network has an activation that is no ReLU, and patterns are those of a ReLU's two regimes (Kindermans "
-            "et al. 2018): use another method (lrp_gamma, deeplift)"
-        )
-    return rules.gradient(x, function, relevance)
+    def __init__(self) -> None:
+        self._others: list[Tensor] = []  # of each activation, whether it is another: of a device all are asked at once
+
+    def __call__(self, x: Tensor, function: Map, relevance: Tensor) -> Tensor:
+        """R of x."""
+        self.look(x, function)
+        return rules.gradient(x, function, relevance)
+
+    def look(self, x: Tensor, function: Map) -> None:
+        """At one activation."""
+        output = function(x)
+        self._others.append((((output != 0) & (x <= 0)) | (output < 0)).any())
+
+    def check(self) -> None:
+        """Raise ValueError for another activation: patterns tell a unit's two regimes apart, on and off."""
+        if self._others and torch.stack(self._others).any():
+            raise ValueError(
+                "the network has an activation that is no ReLU, and patterns are those of a ReLU's two regimes "
+                "(Kindermans et al. 2018): use another method (lrp_gamma, deeplift)"
+            )
 
 
 # The fit
@@ -53,11 +63,6 @@ def _rectifier(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
 
 def _nothing(x: Tensor, *rest: object) -> Tensor:
     return torch.zeros_like(x)
-
-
-def _marked(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
-    _rectifier(x, function, relevance)
-    return torch.ones_like(x)
 
 
 def _unmarked(summands: Sequence[Tensor], depths: Sequence[int], relevance: Tensor) -> tuple[Tensor | None, ...]:
@@ -76,6 +81,12 @@ class _Collector:
         self.moments: dict[str, Moments] = {}
         self.layers: dict[str, Affine] = {}
         self.in_batch: set[str] = set()
+        self.rectifiers = _Rectifiers()
+
+    def marked(self, x: Tensor, function: Map, relevance: Tensor) -> Tensor:
+        """The rule of ReLUs."""
+        self.rectifiers.look(x, function)
+        return torch.ones_like(x)
 
     def __call__(self, x: Tensor, layer: Affine, marks: Tensor) -> Tensor:
         _check_layer(layer)
@@ -117,7 +128,7 @@ def fit_patterns(network: Network, batches: Iterable[Tensor], estimator: str) ->
         joint=_nothing,
         shift=_nothing,
         norm=_nothing,
-        activation=_marked,
+        activation=collector.marked,
         add=_unmarked,
         method="a fit of patterns",
     )
@@ -125,6 +136,7 @@ def fit_patterns(network: Network, batches: Iterable[Tensor], estimator: str) ->
         collector.in_batch.clear()
         tape = Tape.record(ForwardPass(network, images))
         tape.pull(table, tape.logits, -torch.ones_like(tape.logits), tape.inputs)
+        collector.rectifiers.check()
     if not collector.moments:
         raise ValueError("no training images to fit patterns on")
     return collector.patterns()
@@ -162,7 +174,7 @@ def _inverse(x: Tensor, factor: Tensor, shift: Tensor, relevance: Tensor) -> Ten
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A method with its patterns."""
+    """A method with its patterns; table: its rules, but for that of ReLUs."""
 
     method: "PatternNet"
     table: RuleTable
@@ -174,13 +186,16 @@ class _Fitted:
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
-        tape = Tape.record(forward)
+        tape, rectifiers = Tape.record(forward), _Rectifiers()
+        table = replace(self.table, activation=rectifiers)
 
         def signal(one_hot: Tensor) -> Tensor:
             start = one_hot if self.method.start == "one" else one_hot * tape.logits.detach()
-            return tape.pull(self.table, tape.logits, start, tape.inputs)
+            return tape.pull(table, tape.logits, start, tape.inputs)
 
-        return Attribution(reduce_channels(tape.by_pair(targets, signal), self.method.reduce))
+        maps = tape.by_pair(targets, signal)
+        rectifiers.check()
+        return Attribution(reduce_channels(maps, self.method.reduce))
 
 
 @dataclass(frozen=True)
@@ -226,7 +241,6 @@ class PatternNet:
             _Backward(state, self.WEIGHED),
             pool=rules.gradient,
             joint=rules.gradient,
-            activation=_rectifier,
             norm=rules.through if self.WEIGHED else _inverse_scale,
             factor=rules.identity if self.WEIGHED else _inverse_factor,
             shift=rules.shift_takes_nothing if self.WEIGHED else _inverse,

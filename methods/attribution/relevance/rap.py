@@ -62,7 +62,7 @@ class _Bipolar:
 
 def _halves(x: Tensor, layer: Affine) -> list[Half]:
     """x+ with w+ and |w-|; |x-| with |w-| and w+."""
-    positive, negative = split_signs(x)
+    positive, negative = split_signs(x, layer)
     up, down = (layer.reweighed(partial(magnitude_of_sign, sign=sign)) for sign in (1, -1))
     return [Half(positive, up, down)] + ([] if negative is None else [Half(-negative, down, up)])
 

@@ -269,6 +269,7 @@ class RelevanceMode(TorchFunctionMode):
         self.state.set_depth(recorded, max(operation.depths) + (operation.kind == "affine"))
         if operation.kind == "affine":
             self._producers[recorded] = _Producer(operation, inputs)
+            self.state.signs.add(operation.inputs[0])
         if operation.kind == "gate":
             self._gates[recorded] = True
         if operation.kind == "softmax":
@@ -360,7 +361,9 @@ class RelevanceMode(TorchFunctionMode):
     def _affine(self, reading: Reading, affine: Affine) -> tuple[Operation, tuple[Tensor, ...]]:
         """A layer, with the constants before it."""
         vector = self._maps.get(reading.inputs[0])
-        affine = affine._replace(layer=self.layers.get(id(affine.weight), ""), map_shape=vector)
+        affine = affine._replace(
+            layer=self.layers.get(id(affine.weight), ""), map_shape=vector, has_negative=self.state.signs.has_negative
+        )
         self.state.affine_layers.append(affine.layer)
         known = self._constants.get(reading.inputs[0])
         merged = None if known is None else known.merged(affine)

@@ -33,7 +33,7 @@ class Exciting:
         """R of x."""
         is_counted = self.biases > 0 and not layer.is_dense
         bias = self.biases * layer.bias if is_counted and layer.bias is not None else None
-        return shares(of_signs(split_signs(x), layer, 1), relevance, bias=bias)
+        return shares(of_signs(split_signs(x, layer), layer, 1), relevance, bias=bias)
 
 
 def pool_positive_part(x: Tensor, function: Map, relevance: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .signs import has_negative
+
 Map = Callable[[Tensor], Tensor]
 
 
@@ -41,7 +43,8 @@ class Affine(NamedTuple):
     whose weight is [in,out / groups,...]. backward: its gradients, None where torch has no functions for them.
     map_shape: (channels, height, width) of the map that a fully connected layer reads as a vector; empty for one whose
     channels may not come first. gradient: of what is explained with respect to the output, in tables that have them.
-    output: y as it was recorded, where nothing was merged into the layer; rules do not write into it.
+    output: y as it was recorded, where nothing was merged into the layer; rules do not write into it. has_negative:
+    whether x has negative values.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -53,6 +56,7 @@ class Affine(NamedTuple):
     map_shape: tuple[int, ...] | None = None
     gradient: Tensor | None = None
     output: Tensor | None = None
+    has_negative: Callable[[Tensor], bool] = has_negative
 
     def pull_back(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of x from that of the output, w^T g; x is read for its shape alone."""
@@ -209,9 +213,9 @@ def indicator(x: Tensor, compare: Callable[..., Tensor]) -> Tensor:
     return compare(x, 0, out=torch.empty_like(x))
 
 
-def split_signs(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """x+ and x-, the latter None where no sample has negative inputs (after a ReLU): half the work."""
-    if x.min() >= 0:
+def split_signs(x: Tensor, layer: Affine) -> tuple[Tensor, Tensor | None]:
+    """x+ and x- of a layer's input, the latter None where no sample has any (after a ReLU): half the work."""
+    if not layer.has_negative(x):
         return x, None
     return x.clamp(min=0), x.clamp(max=0)
 
@@ -340,14 +344,22 @@ class Gamma:
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
         bias = layer.bias if self.bias else None
-        is_negative = layer.apply(x, layer.weight, bias) < 0
-        result = self._share(x, layer, relevance.masked_fill(is_negative, 0), bias, 1)
+        is_negative, halves = layer.apply(x, layer.weight, bias) < 0, split_signs(x, layer)
+        result = self._share(halves, layer, relevance.masked_fill(is_negative, 0), bias, 1)
         rest = relevance.masked_fill(~is_negative, 0)
-        return result + self._share(x, layer, rest, bias, -1) if rest.any() else result
+        # Behind a ReLU there is none: two convolutions less are worth the wait for a device.
+        return result + self._share(halves, layer, rest, bias, -1) if rest.any() else result
 
-    def _share(self, x: Tensor, layer: Affine, relevance: Tensor, bias: Tensor | None, sign: int) -> Tensor:
+    def _share(
+        self,
+        halves: tuple[Tensor, Tensor | None],
+        layer: Affine,
+        relevance: Tensor,
+        bias: Tensor | None,
+        sign: int,
+    ) -> Tensor:
         """R of x from the outputs of one sign."""
-        positive, negative = split_signs(x)
+        positive, negative = halves
         parts = [(positive, layer.reweighed(partial(self._enlarged, sign=sign)))]
         if negative is not None:
             parts.append((negative, layer.reweighed(partial(self._enlarged, sign=-sign))))
@@ -378,7 +390,7 @@ class AlphaBeta:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        halves = split_signs(x)
+        halves = split_signs(x, layer)
         excited = self._share(halves, layer, relevance, 1)
         if self.beta == 0:
             return excited  # alpha is 1
@@ -511,7 +523,7 @@ def positive_parts(summands: Sequence[Tensor], depths: Sequence[int], relevance:
     total = sum_of([parts[0] + parts[1], *parts[2:]])
     rest = indicator(total, torch.eq).mul_(relevance)
     shared = shared_out(ratio_(relevance, total), parts, summands)
-    if not torch.stack(rest.aminmax()).any():  # `any` of all takes three times as long
+    if rest.is_cpu and not torch.stack(rest.aminmax()).any():  # `any` takes three times as long; a device is not asked
         return shared
     negative = proportional(summands, depths, rest)
     return tuple(share if other is None else share + other for share, other in zip(shared, negative, strict=True))

@@ -16,7 +16,7 @@ from assay.methods.attribution.relevance.agf import AGF
 from assay.methods.attribution.relevance.excitation import ContrastiveEB, ExcitationBackprop
 from assay.methods.attribution.relevance.hedge import GradientHedge
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
-from assay.methods.attribution.relevance.patterns import PatternAttribution
+from assay.methods.attribution.relevance.patterns import PatternAttribution, PatternNet
 from assay.methods.attribution.relevance.rap import RAP
 from assay.methods.attribution.relevance.relevance_cam import RelevanceCAM
 from assay.methods.attribution.relevance.rsp import RSP
@@ -90,14 +90,21 @@ def contests(subject: Subject, case: Case) -> dict[str, Runs]:
 
 
 def patterns(subject: Subject) -> dict[str, Runs]:
-    """A method that is fitted, here on the images that it explains: a gradient with other weights.
+    """Methods that are fitted: a gradient with other weights.
 
-    PatternNet's backward pass is the same; of 50 untrained layers its signal overflows.
+    Their patterns are those of inputs that are white noise, w / |w|^2. Those of what an untrained network's layers read
+    are nearly orthogonal to its weights: through 50 of them PatternNet's signal grows to 1e86; float32 ends at 3e38.
     """
-    method = PatternAttribution()
-    state = method.fit(subject.network, [subject.images])
-    fitted = method.fitted({name: value.to(subject.images.device) for name, value in state.items()})
-    return {"pattern_attribution": {"floor: 1F+1B": subject.passes(), "assay": subject.ours(fitted)}}
+    layers = {name: m for name, m in subject.network.module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    white = {name: _over_square(layer.weight) for name, layer in layers.items()}
+    made = {"pattern_net": PatternNet(), "pattern_attribution": PatternAttribution()}
+    floor: Runs = {"floor: 1F+1B": subject.passes()}
+    return {name: floor | {"assay": subject.ours(method.fitted(white))} for name, method in made.items()}
+
+
+def _over_square(weight: Tensor) -> Tensor:
+    """Each unit's weights over the sum of their squares, so that weights x pattern sum to 1."""
+    return weight / weight.flatten(1).square().sum(1).view(-1, *[1] * (weight.ndim - 1))
 
 
 class _Call(NamedTuple):

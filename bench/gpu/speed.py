@@ -14,6 +14,7 @@ from assay.metrics.perturbation import Insertion, Perturbation
 
 from bench.floors import cams, conductance, features, gradients, perturbation, relevance
 from bench.floors.subject import Runs, Subject
+from bench.gpu import settings
 from bench.timing import race
 
 TARGET = 0.85  # of the floor's images a second
@@ -74,6 +75,9 @@ def families(plan: Plan, device: torch.device) -> Iterator[Family]:
     yield Family("conductance", plan.batch, lambda: conductances(pooled()))
     yield Family("curves", plan.few, lambda: curves(pooled(plan.few)))
     yield Family("floors", plan.batch, lambda: looks(pooled()))
+    yield Family("layouts", plan.batch, lambda: settings.layouts(pooled()))
+    yield Family("forward-only settings", plan.few, lambda: settings.forward_only(pooled(plan.few), plan.masks))
+    yield Family("batches", plan.batch, lambda: settings.batches(pooled()))
 
 
 def looks(subject: Subject) -> dict[str, Runs]:

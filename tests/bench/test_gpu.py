@@ -3,18 +3,20 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
 import torch
 from assay.harness.config import ROOT
+from assay.harness.engine.memory import Together
 from assay.harness.results.gate.findings import Finding, RowChange, Verdict
 from assay.harness.results.gate.sides import PART
 
+from bench.floors import relevance
 from bench.floors.subject import Runs, Subject
 from bench.gpu import __main__ as program
-from bench.gpu import speed, tables
+from bench.gpu import settings, speed, tables
 from bench.gpu.speed import Family
 
 
@@ -59,8 +61,54 @@ def test_no_race_begins_when_the_time_is_over(tmp_path: Path) -> None:
 def test_families_have_their_races() -> None:
     made = {family.name: family for family in speed.families(speed.SMALL, torch.device("cpu"))}
     assert {"gradients", "relevance", "patterns", "cams", "features"} <= made.keys()
+    assert {"layouts", "forward-only settings", "batches"} <= made.keys()
     tasks = " ".join(task for name in ("gradients", "relevance") for task in made[name].make())
     assert all(name in tasks for name in ("gradient", "rap", "agf", "lrp_epsilon"))
+
+
+def _small(images: int = 1) -> Subject:
+    return Subject.of(speed.SMALL.pooled, "layer4", images, speed.SMALL.side_px, speed.SMALL.rows, torch.device("cpu"))
+
+
+def test_layouts_give_the_same_maps() -> None:
+    """Up to rounding, 1e-4 of the largest value; the first contestant is the usual layout."""
+    for runs in settings.layouts(_small()).values():
+        assert list(runs) == [settings.USUAL, "channels_last"]
+        usual, last = (run() for run in runs.values())
+        assert isinstance(usual, torch.Tensor)
+        torch.testing.assert_close(last, usual, rtol=0, atol=1e-4 * float(usual.abs().max()))
+
+
+def test_forward_only_settings_are_applied() -> None:
+    """RISE: layouts agree to rounding; eight bits move the map, by less than a tenth, in their contestants alone."""
+    runs = next(iter(settings.forward_only(_small(), 4).values()))
+    made = {name: cast(torch.Tensor, run()) for name, run in [*reversed(runs.items()), *runs.items()]}
+    away = {
+        name: float((each - made[settings.USUAL]).norm() / made[settings.USUAL].norm()) for name, each in made.items()
+    }
+    assert away["channels_last"] < 1e-5
+    assert all(1e-5 < away[name] < 0.1 for name in ("bfloat16", "bfloat16, channels_last")), away
+
+
+def test_batches_cover_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three images in batches of two: an image more than one batch, by the size that memory gives."""
+    monkeypatch.setattr(settings, "together", lambda *_: Together(2))
+    subject = _small(3)
+    runs = settings.batches(subject)["GradCAM resnet18 by batch"]
+    assert list(runs) == ["batches of 16", "compute.batch_size=auto: batches of 2"]
+    for run in runs.values():
+        before = subject.network.passes.forward
+        run()
+        assert subject.network.passes.forward == before + 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PatternNet")
+def test_patterns_are_timed_on_fifty_untrained_layers() -> None:
+    """PatternNet's signal by patterns of what such layers read is beyond float32, and its map refused."""
+    subject = Subject.of("resnet50", "layer4", 1, 64, 8, torch.device("cpu"))
+    for runs in relevance.patterns(subject).values():
+        assert bool(cast(torch.Tensor, runs["assay"]()).isfinite().all())
 
 
 def test_a_run_that_fails_is_told_though_no_result_of_it_differs(tmp_path: Path, monkeypatch: Any) -> None:

@@ -70,6 +70,7 @@ def _small(images: int = 1) -> Subject:
     return Subject.of(speed.SMALL.pooled, "layer4", images, speed.SMALL.side_px, speed.SMALL.rows, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_layouts_give_the_same_maps() -> None:
     """Up to rounding, 1e-4 of the largest value; the first contestant is the usual layout."""
     for runs in settings.layouts(_small()).values():

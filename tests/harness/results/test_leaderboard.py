@@ -26,6 +26,7 @@ def board(name: str) -> pd.DataFrame:
     ("name", "rows"),
     [
         ("openood_imagenet", {"resnet50": 31, "swin_t": 19, "vit_b_16": 19}),
+        ("openood_imagenet_fs", {"resnet50": 26, "swin_t": 17, "vit_b_16": 16}),
         ("openood_cifar10", {"cifar_resnet18": 32}),
         ("openood_cifar100", {"cifar_resnet18": 32}),
     ],
@@ -51,6 +52,10 @@ def test_every_cross_entropy_row_is_there(name: str, rows: dict[str, int]) -> No
         ("openood_imagenet", "vit_b_16 ASH", "0.5321", "0.5156", "0.8114"),
         ("openood_imagenet", "vit_b_16 RMDS", "0.8009", "0.9260", "0.8114"),
         ("openood_imagenet", "swin_t DICE", "0.4848", "0.6044", "0.8159"),
+        ("openood_imagenet_fs", "resnet50 MSP", "0.6079", "0.7232", "0.5435"),
+        ("openood_imagenet_fs", "resnet50 AdaSCALE-A", "0.6710", "0.8930", "0.5435"),
+        ("openood_imagenet_fs", "vit_b_16 RMDS", "0.6599", "0.8219", "0.6149"),
+        ("openood_imagenet_fs", "swin_t GradNorm", "0.5469", "0.4302", "0.6005"),
         ("openood_cifar10", "cifar_resnet18 KNN", "0.9064", "0.9296", "0.9506"),
         ("openood_cifar100", "cifar_resnet18 GEN", "0.8131", "0.7968", "0.7725"),
     ],

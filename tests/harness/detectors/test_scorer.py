@@ -28,8 +28,14 @@ from torch import Tensor, nn
 
 import assay
 
-DETECTORS = ["msp", "knn", "mahalanobis", "react", "odin", "logits_mlp", "conductance_mlp"]
-FEW = ["train.limit=120", "compute.device=cpu", "method.knn.k=5", "method.logits_mlp.epochs=2"]
+DETECTORS = ["msp", "knn", "mahalanobis", "react", "odin", "logits_mlp", "conductance_mlp", "adascale"]
+FEW = [
+    "train.limit=120",
+    "compute.device=cpu",
+    "method.knn.k=5",
+    "method.logits_mlp.epochs=2",
+    "method.adascale.samples=16",
+]
 FEW += [
     "method.conductance_mlp.epochs=2",
     "method.conductance_mlp.layer=layer2",

@@ -5,7 +5,7 @@ offset a class, dropout, changes of shape, one logit written as two. A layer tha
 projection head of the training) does not count.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +57,7 @@ def ending_of(module: nn.Module, traced: Traced) -> Ending | None:
         if isinstance(linear, nn.Linear):
             if output.args[0] is node:
                 return Ending(linear, None)
-            behind = _behind(traced.module, way, node)
+            behind = part_behind(traced.module, way, [node])
             return Ending(linear, behind) if behind is not None and is_affine(behind) else None
     return None
 
@@ -75,17 +75,17 @@ def _registered_last(module: nn.Module) -> Ending | None:
     return Ending(linears[-1], None) if linears else None
 
 
-def _behind(module: fx.GraphModule, way: list[fx.Node], layer: fx.Node) -> fx.GraphModule | None:
-    """The part of the graph from a layer's output on; None where it reads the image by another way as well."""
+def part_behind(module: fx.GraphModule, way: list[fx.Node], layers: Sequence[fx.Node]) -> fx.GraphModule | None:
+    """The part of the graph from layers' outputs on; None where it reads the image by another way as well."""
     graph = fx.Graph()
-    copies = {layer: graph.placeholder("outputs")}
+    copies = {layer: graph.placeholder(f"value_{layer.name}") for layer in layers}
     for node in way:
         known = all(parent in copies for parent in node.all_input_nodes)
         if node.op == "output":
             if not known or not isinstance(node.args[0], fx.Node):
                 return None
             graph.output(copies[node.args[0]])
-        elif known and node.op != "placeholder" and node is not layer:
+        elif known and node.op != "placeholder" and node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     made = fx.GraphModule(module, graph)
     made.graph.eliminate_dead_code()

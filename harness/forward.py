@@ -37,7 +37,7 @@ class ForwardPass:
     ) -> None:
         self.network, self.images = network, images
         self._affine = network.affine_end if penultimate else None
-        self.layers = layers if self._affine is None else tuple(dict.fromkeys((*layers, self._affine.layer)))
+        self.layers = layers if self._affine is None else tuple(dict.fromkeys((*layers, *self._affine.layers)))
         self.input_graph, self.keeps_penultimate = input_graph, penultimate
         self.max_rows = max(len(images), max_rows or 0)
         self.inputs = network.normalise(images)  # [B,3,H,W]
@@ -63,7 +63,8 @@ class ForwardPass:
 
     @cached_property
     def penultimate(self) -> Tensor:
-        """Input of the last linear layer, [B,D]; or the layer of which the logits are an affine function, pooled.
+        """Input of the last linear layer, [B,D]; or the layer of which the logits are an affine function, pooled, or
+        several side by side.
 
         Raises:
             ValueError: the network does not end in a linear layer, or it was not to be kept.
@@ -81,8 +82,7 @@ class ForwardPass:
     @cached_property
     def _by_weights(self) -> tuple[Tensor, Weights]:
         assert self._affine is not None  # who asks has seen it
-        layer = self._affine.layer
-        return self._affine.read(self.head(layer), self.activation(layer), self.logits)
+        return self._affine.read(self.head, self.activation, self.logits)
 
     def last_weights(self) -> tuple[Tensor, Tensor]:
         """Weight [C,D] and bias [C] that make the logits of the penultimate features; raises as these do."""

@@ -86,7 +86,7 @@ class Network:
 
     @cached_property
     def affine_end(self) -> AffineEnd | None:
-        """Where no linear layer makes the logits, the layer of which they are an affine function (`harness.affine`)."""
+        """Where no linear layer makes the logits, what they are an affine function of (`harness.affine`)."""
         return None if self.groups is not None else end_instead(self.module, lambda: self._traced)
 
     def obstacle(self) -> str | None:

@@ -163,8 +163,9 @@ def prepare(course: Course) -> None:
 def _replace_last_layer(network: Network, classes: int) -> None:
     """A new linear layer in place of the last one on the way to the logits, and of auxiliary ones of its size, which
     training alone reads (Inception's): a network of so many classes has them alike, and reads no other file."""
-    if (ending := network.ending) is None:
-        raise ConfigError("start: the network ends in no linear layer that could be replaced: start=null")
+    end = network.affine_end
+    if (ending := network.ending) is None or (end is not None and end.joint is not None):
+        raise ConfigError("start: the network ends in no one linear layer that could be replaced: start=null")
     module, size = network.module, ending.linear.out_features
     heads = {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear)}
     for name, each in heads.items():

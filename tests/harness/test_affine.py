@@ -24,7 +24,7 @@ class Net(nn.Module):
         self.conv, self.end = nn.Conv2d(3, 6, 3), end
         self.fc, self.second, self.free = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 4, bias=False)
         self.point, self.wide = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 3)
-        self.pool, self.norm = nn.AdaptiveAvgPool2d(1), nn.BatchNorm1d(4)
+        self.pool, self.norm, self.drop = nn.AdaptiveAvgPool2d(1), nn.BatchNorm1d(4), nn.Dropout()
         self.matrix, self.scale = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.tensor(2.5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,6 +42,18 @@ def network(end: End) -> Network:
 
 def mean(values: Tensor) -> Tensor:
     return values.mean((2, 3))
+
+
+def tokens(a: Tensor) -> Tensor:
+    """[B,18,6]: a class and a distillation token, then patches of 2x2 pixels of images 8x8, normed, each sees all."""
+    patches = F.adaptive_avg_pool2d(a, 4).flatten(2).transpose(1, 2)
+    first = torch.arange(12, dtype=a.dtype).sin().view(1, 2, 6).expand(a.size(0), -1, -1)
+    whole = torch.cat([first, patches], 1)
+    return F.layer_norm(whole * whole.mean(1, keepdim=True).exp(), (6,))
+
+
+def two_tokens(a: Tensor) -> Tensor:
+    return tokens(a)[:, :2].flatten(1)
 
 
 def cosine(net: Net, a: Tensor) -> Tensor:
@@ -67,6 +79,19 @@ AFFINE: dict[str, tuple[End, Callable[[Tensor], Tensor]]] = {
     "two heads added": (lambda net, a: (net.fc(mean(a)) + net.second(mean(a))) / 2, mean),
     "two heads of one value": (lambda net, a: (lambda f: (net.fc(f) + net.second(f)) / 2)(mean(a)), mean),
     "two heads joined": (lambda net, a: (lambda f: torch.cat([net.fc(f), net.second(f)], 1))(mean(a)), mean),
+    "two tokens": (lambda net, a: (lambda t: (net.fc(t[:, 0]) + net.second(t[:, 1])) / 2)(tokens(a)), two_tokens),
+    "two tokens, one dropout": (
+        lambda net, a: (lambda t: net.fc(net.drop(t[:, 0])) + net.second(net.drop(t[:, 1])))(tokens(a)),
+        two_tokens,
+    ),
+    "two poolings": (
+        lambda net, a: net.fc(mean(a)) - 2 * net.second(a.amax((2, 3))),
+        lambda a: torch.cat([mean(a), a.amax((2, 3))], 1),
+    ),
+    "half of the map, and all": (
+        lambda net, a: net.fc(a[:, :, :3].mean((2, 3))) + net.second(mean(a)),
+        lambda a: torch.cat([a[:, :, :3].mean((2, 3)), mean(a)], 1),
+    ),
     "a part of the features added": (lambda net, a: (lambda f: net.fc(f) + f[:, :4])(mean(a)), mean),
     "cosine": (cosine, lambda a: F.normalize(mean(a))),
     "normalised weights": (lambda net, a: F.linear(mean(a), F.normalize(net.matrix)), mean),
@@ -99,7 +124,15 @@ OTHERS: dict[str, tuple[End, str | None]] = {
         "truediv",
     ),
     "a kernel that sees neighbours": (lambda net, a: net.pool(net.wide(a)).flatten(1), "relu"),
-    "half of the map": (lambda net, a: net.fc(a[:, :, :3].mean((2, 3))) + net.second(mean(a)), "relu"),
+    "two tokens, one a gate": (
+        lambda net, a: (lambda t: net.fc(t[:, 0]) * net.fc(t[:, 1]).sigmoid())(tokens(a)),
+        "mul",
+    ),
+    "a token beside one that is no affine function": (
+        lambda net, a: (lambda t: net.fc(t[:, 0]) + net.second(t[:, 1]).relu())(tokens(a)),
+        "relu",
+    ),
+    "all tokens": (lambda net, a: net.fc(tokens(a)).mean(1), "layer_norm"),
 }
 
 

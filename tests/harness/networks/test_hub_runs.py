@@ -99,24 +99,16 @@ def test_wrong_predictions_of_a_transformer(name: str, tmp_path: Path) -> None:
     assert expected.std() > 0.0003
 
 
-@pytest.mark.parametrize("name", cases("hf_vit", "hf_dinov2_registers", "hf_beit", "clip"))
+UNKNOWN = ("hf_vit", "hf_dinov2_registers", "hf_beit", "hf_deit_distilled", "clip", "timm_deit_distilled")
+
+
+@pytest.mark.parametrize("name", cases(*UNKNOWN))
 def test_unknown_images_of_a_transformer(name: str, tmp_path: Path) -> None:
     few = ["train.size=60", "dataset.size=20", "ood=[scenes_noise]", "ood.scenes_noise.size=20"]
     rows = run(saved_network(name, tmp_path), ["experiment=ood_embedded", *DETECTORS, *few], tmp_path / "run")
     aurocs = rows[(rows["stat"] == "auroc") & (rows["dataset"] == "scenes_noise")]
     assert set(aurocs["method"]) == {"msp", "energy", "knn", "conductance_mlp"}
     assert aurocs["status"].eq("ok").all() and aurocs["value"].between(0, 1).all()
-
-
-@pytest.mark.parametrize("name", cases("timm_deit_distilled"))
-def test_two_averaged_heads_have_no_features(name: str, tmp_path: Path) -> None:
-    """All detectors of the experiment fail, by name: its runs keep features."""
-    words = ["experiment=ood_embedded", "train.size=60", "dataset.size=20", "ood=[scenes_noise]"]
-    words += ["ood.scenes_noise.size=20", "method=[msp,knn]", *saved_network(name, tmp_path).words]
-    assert launch.run(config(words, tmp_path / "run"), []) == 1
-    rows = pd.read_csv(tmp_path / "run/tidy/results.csv")
-    assert not rows["status"].eq("ok").any() and rows["value"].isna().all()
-    assert rows["status"].str.contains("no penultimate features").any()
 
 
 # The page

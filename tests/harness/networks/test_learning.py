@@ -192,6 +192,22 @@ def test_fine_tuning_begins_with_the_weights_and_a_new_last_layer() -> None:
     assert torch.equal(again.network.module.state_dict()["6.weight"], after["6.weight"])
 
 
+class TwoHeads(nn.Module):
+    """Of the mean and of the largest value over space, averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 5), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.one(x.mean((2, 3))) + self.other(x.amax((2, 3)))) / 2
+
+
+def test_one_of_two_averaged_heads_is_not_replaced() -> None:
+    with pytest.raises(ConfigError, match="ends in no one linear layer that could be replaced"):
+        prepared(TwoHeads(), start="DEFAULT")
+
+
 class Scaled(nn.Module):
     """Beside layers of torch's, a parameter of its own."""
 

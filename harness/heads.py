@@ -45,6 +45,19 @@ class Targets(_Pairs):
         made.__dict__["rows"] = self.rows[start:stop]
         return made
 
+    def chosen(self, pairs: np.ndarray) -> "Targets":
+        """Pairs by their numbers."""
+        numbers = sent(torch.from_numpy(pairs), self.image.device)
+        made = Targets(self.image[numbers], self.label[numbers])
+        made.__dict__["rows"] = self.rows[pairs]
+        return made
+
+    def of_rows(self) -> "Targets":
+        """The same classes of a batch in which each pair has an image of its own, in the pairs' order."""
+        made = Targets(torch.arange(len(self.rows), device=self.image.device), self.label)
+        made.__dict__["rows"] = np.arange(len(self.rows))
+        return made
+
     def labelled(self, label: Tensor) -> "Targets":
         """The same images with other classes."""
         made = Targets(self.image, label)
@@ -56,9 +69,13 @@ class Targets(_Pairs):
         return self._rounds
 
     @cached_property
+    def ranks(self) -> np.ndarray:
+        """How many pairs of its image come before each pair: its round; on the host."""
+        return pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy()
+
+    @cached_property
     def _rounds(self) -> list[Tensor]:
-        rank = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy()
-        each = [np.flatnonzero(rank == r) for r in range(rank.max(initial=-1) + 1)]
+        each = [np.flatnonzero(self.ranks == r) for r in range(self.ranks.max(initial=-1) + 1)]
         return [sent(torch.from_numpy(pairs), self.image.device) for pairs in each]
 
 

@@ -216,10 +216,9 @@ class FramedMaps:
 class ResultRow:
     """One aggregate of a sample table; what a metric's `summarize` returns.
 
-    value is a fraction or a raw unit, never percent; None when undefined, and then status says why.
-    subset names the part of the samples ("all", "difficult"); variant the convention ("tol=15px").
-    x_label: what x counts, for a chart's axis. headline: whether terminal and report show the row; the rest (counts,
-    medians, points of a curve, second conventions) stands in results.csv alone.
+    value is a fraction or a raw unit, never percent; None when undefined, and then status says why. subset names the
+    part of the samples ("all", "difficult"); variant the convention ("tol=15px"). x_label: what x counts, for a chart's
+    axis. headline: whether terminal and report show the row; others stand in results.csv alone.
     """
 
     variant: str
@@ -246,15 +245,16 @@ class ResultRow:
 
 
 class Needs(NamedTuple):
-    """What is read of the shared forward pass: activations by layer, the graph to the input, penultimate features.
+    """Of the shared forward pass: activations by layer, the graph to the input, penultimate features.
 
-    training: the method is fitted on training images (`training.FittedAttributor`).
+    training: it is fitted on training images (`training.FittedAttributor`). by_rounds: see `attribution.rounds`.
     """
 
     layers: tuple[str, ...] = ()
     input_graph: bool = False
     penultimate: bool = False
     training: bool = False
+    by_rounds: bool = False
 
 
 class Attributor(Protocol):

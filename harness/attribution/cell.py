@@ -15,10 +15,10 @@ from ..forward import ForwardPass
 from ..frames import gaussian_blur
 from ..network import Network
 from ..reduced import SAME, smaller
-from ..seeds import SampleRng
 from ..training import FittedAttributor
 from ..transfer import columns_to_numpy
 from ..types import Again, Attribution, Attributor, Batch, FramedMaps, Metric, Needs
+from . import rounds
 from .parts import measured_in_parts, spans
 
 
@@ -123,7 +123,7 @@ def attributed(
     """
     targets = forward.network.outputs_of(batch.targets, forward.logits)
     with forward.network.reduced.of(forwards):
-        made = method.attribute(forward, targets, SampleRng.of(seed, name, batch))
+        made = rounds.attribute(method, forward, targets, batch, seed, name)
     values = made.values.float()
     if values.ndim != 3 or len(values) != len(batch.pairs):
         raise ValueError(f"{name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")

@@ -92,7 +92,7 @@ class GenericAttention:
 
     def needs(self) -> Needs:
         """Nothing shared: the pass is recorded."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w], a value a patch, not negative."""
@@ -150,7 +150,7 @@ class TransformerAttribution:
 
     def needs(self) -> Needs:
         """Nothing shared: the pass is recorded."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w], a value a patch, not negative."""

@@ -49,7 +49,7 @@ class DeepLIFT:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has slopes in the place of derivatives."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W].

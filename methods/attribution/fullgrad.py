@@ -151,7 +151,7 @@ class FullGrad:
 
     def needs(self) -> Needs:
         """Nothing shared: the gradients of all operations are read."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W].

@@ -42,7 +42,7 @@ class Gradient:
 
     def needs(self) -> Needs:
         """The graph of the shared forward pass: one backward pass is all that is added."""
-        return Needs(input_graph=True)
+        return Needs(input_graph=True, by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
@@ -58,7 +58,7 @@ class InputXGradient:
 
     def needs(self) -> Needs:
         """The graph of the shared forward pass."""
-        return Needs(input_graph=True)
+        return Needs(input_graph=True, by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
@@ -135,7 +135,7 @@ class IntegratedGradients:
 
     def needs(self) -> Needs:
         """Nothing shared: every step is a pass of its own."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
@@ -170,7 +170,7 @@ class SmoothGrad:
 
     def needs(self) -> Needs:
         """Nothing shared: every copy is a pass of its own."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""

@@ -205,7 +205,7 @@ class GuidedBackprop:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has other ReLUs."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""
@@ -224,7 +224,7 @@ class Deconvnet:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has other ReLUs."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]."""

@@ -152,7 +152,7 @@ class AGF:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]; sums to Sum x dq_t/dx of the last layer but for outputs without contributions."""

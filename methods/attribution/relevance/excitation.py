@@ -29,7 +29,7 @@ class ExcitationBackprop:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
-        return Needs()
+        return Needs(by_rounds=self.layer is None)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w], sums to 1."""

@@ -102,7 +102,7 @@ class GradientHedge:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
-        return Needs()
+        return Needs(by_rounds=self.stop is None)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W], or of the layer's size [P,h,w] where it stops at one.

@@ -225,7 +225,7 @@ class PatternNet:
 
     def needs(self) -> Needs:
         """A fit, and nothing shared: the graph has rules in the place of derivatives."""
-        return Needs(training=True)
+        return Needs(training=True, by_rounds=True)
 
     def fit_settings(self) -> dict[str, object]:
         """The estimator, and the version of what estimates."""

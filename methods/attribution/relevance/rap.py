@@ -162,7 +162,7 @@ class RAP:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
-        return Needs()
+        return Needs(by_rounds=self.layer is None)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,h,w]; sums to the logit (or 1) where no batch-norm and no negative layer input intervenes.

@@ -120,7 +120,7 @@ class RSP:
 
     def needs(self) -> Needs:
         """Nothing shared: the graph has rules in the place of derivatives."""
-        return Needs()
+        return Needs(by_rounds=True)
 
     def attribute(self, forward: ForwardPass, targets: Targets, rng: SampleRng) -> Attribution:
         """[P,H,W]; sums to the start's sum (`relative`: 1) but for outputs whose inputs are all 0."""

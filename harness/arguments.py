@@ -4,6 +4,7 @@ import os
 import shlex
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain, dropwhile
 from pathlib import Path
 from typing import NoReturn
@@ -32,22 +33,27 @@ def parsed_options(arguments: Sequence[str]) -> Namespace:
     Raises:
         ConfigError: an option that is unknown, lacks its value, or goes past what is checked here.
     """
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see run.py --help)")
-
-    parser: ArgumentParser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
     try:
-        asked = parser.parse_intermixed_args(list(arguments))
+        asked = _parser().parse_intermixed_args(list(arguments))
     except ArgumentError as error:
-        refuse(str(error))
+        _refuse(str(error))
     for name, why in REFUSED.items():
         if getattr(asked, name, None) is not None:
             raise ConfigError(f"--{name.replace('_', '-')}: {why}")
     if asked.config_dir is not None and not Path(asked.config_dir).is_dir():
         raise ConfigError(f"--config-dir {asked.config_dir}: no folder is there")
     return asked
+
+
+@cache
+def _parser() -> ArgumentParser:
+    parser: ArgumentParser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message} (see run.py --help)")
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ NETWORKS = "assay.harness.networks."  # what makes networks, wherever a config n
 NOTES_OF_NETWORKS = ANNOTATIONS["model"] - {"output"}  # of one inside a method; its output would have to be read
 
 
+@cache
 def register_schema() -> None:
     """Make the schema known to Hydra, so that an unknown top-level key is refused."""
     ConfigStore.instance().store(name="run_schema", node=Schema)
@@ -204,9 +206,11 @@ OmegaConf.register_new_resolver("here", folder_here, replace=True)
 
 def groups(folders: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
     """Every config group of a run and its choices: what is in conf/ exists, what is not does not."""
-    files = sorted(file for folder in folders for file in folder.glob("*/*.yaml"))
-    names = sorted({file.parent.name for file in files} - set(OTHER_FOLDERS))
-    return {name: sorted({file.stem for file in files if file.parent.name == name}) for name in names}
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in folder.glob("*/*.yaml"):
+            found.setdefault(file.parent.name, set()).add(file.stem)
+    return {name: sorted(found[name]) for name in sorted(found) if name not in OTHER_FOLDERS}
 
 
 def suggest(word: str, choices: Iterable[str], what: str) -> str:

@@ -1,25 +1,21 @@
 """The command line: overrides checked against what exists, configs composed, sweeps expanded. Imports no torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from .arguments import config_folders, parsed_options
+from .composing import composed, without_hydra
 from .config import (
-    CONF,
     LIST_GROUPS,
     NESTED,
     Compute,
@@ -29,14 +25,13 @@ from .config import (
     Schema,
     groups,
     is_chosen,
-    register_schema,
     selected,
     suggest,
 )
-from .plugins import left_out, register_search
-from .reading import one_line, read_config
-from .sources import check_one, clashes, standing
-from .untrusted import NO_LAUNCHER, check_hydra, check_shell, check_swept
+from .plugins import left_out
+from .reading import read_config
+from .sources import check_one
+from .untrusted import check_swept
 
 # Composing
 
@@ -48,7 +43,7 @@ def compose_config(overrides: Sequence[str], unchecked: Sequence[str] = ()) -> R
     no file has, and faster, as what the files compose to is not looked at.
     """
     check_overrides(overrides)
-    return read_config(_compose([*unchecked, *_words(overrides)], config_folders(overrides)))
+    return read_config(without_hydra(composed([*unchecked, *_words(overrides)], config_folders(overrides))))
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -70,7 +65,7 @@ def _own_sweep(config: DictConfig) -> dict[str, Any]:
 def _unswept(overrides: Sequence[str]) -> DictConfig:
     """What the overrides that are not swept compose to, with Hydra's node."""
     chosen = [str(o.input_line) for o in _parsed(overrides) if not o.is_sweep_override()]
-    return _compose(chosen, config_folders(overrides), return_hydra_config=True)
+    return composed(chosen, config_folders(overrides))
 
 
 def check_jobs(arguments: Sequence[str]) -> None:
@@ -82,54 +77,11 @@ def check_jobs(arguments: Sequence[str]) -> None:
     words, folders, first = _words(arguments), config_folders(arguments), _unswept(arguments)
     if parsed_options(arguments).multirun or first.hydra.mode == RunMode.MULTIRUN:
         for job in sweep(arguments):
-            read_config(_compose(job, folders))
+            read_config(without_hydra(composed(job, folders)))
     elif any(override.is_sweep_override() for override in _parsed(arguments)):
-        _compose(words, folders)  # Hydra says how to sweep
+        composed(words, folders)  # Hydra says how to sweep
     else:
-        read_config(_without_hydra(first))
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    with open_dict(config):
-        del config["hydra"]
-    return config
-
-
-def _compose(words: Sequence[str], folders: Sequence[Path], return_hydra_config: bool = False) -> DictConfig:
-    """What the files compose to, in one piece or not at all, after a look at what Hydra would run of it."""
-    register_schema()
-    register_search()
-    overrides = [*_search(folders), *words]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            _check_sources(overrides, folders)
-            config = compose("config", overrides=overrides, return_hydra_config=True)
-            check_hydra(config.hydra)
-            check_shell(config, overrides)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, TypeError, OSError) as error:
-            needs = f" ({NO_LAUNCHER})" if "'hydra/launcher'" in str(error) else ""
-            raise ConfigError(one_line(error) + needs) from error
-        except ValueError as error:
-            raise error if isinstance(error, ConfigError) else ConfigError(one_line(error)) from error
-    return config if return_hydra_config else _without_hydra(config)
-
-
-def _search(folders: Sequence[Path]) -> list[str]:
-    """The override that lets Hydra find configs in folders that it does not know already."""
-    known = standing()
-    found = ",".join(f"file://{folder.absolute()}" for folder in folders if folder not in known)
-    return [f"hydra.searchpath=[{found}]"] if found else []
-
-
-def _check_sources(overrides: Sequence[str], folders: Sequence[Path]) -> None:
-    """Refuse a file, whoever chooses it, that two folders have and not alike."""
-    if not (twice := clashes(folders)):
-        return
-    listed = GlobalHydra.instance().config_loader().compute_defaults_list("config", list(overrides), RunMode.RUN)
-    for each in listed.defaults:
-        group, _, choice = str(each.config_path).rpartition("/")
-        if (group, choice) in twice:
-            check_one(group, choice, folders)
+        read_config(without_hydra(first))
 
 
 def quoted(text: str) -> str:
@@ -157,8 +109,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
             _check_choices(key, override, known[key], folders)
         else:
             _check_key(key, override, known, folders)
-    _check_composed(overrides, folders)
     _check_placed(overrides, folders)
+    _check_composed(overrides, known, folders)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:
@@ -181,14 +133,13 @@ def _parse(word: str) -> Override:
         raise ConfigError(f"{word}: {str(error).splitlines()[0]}{hint}") from error
 
 
-def _check_composed(overrides: Sequence[Override], folders: Sequence[Path]) -> None:
+def _check_composed(overrides: Sequence[Override], known: Collection[str], folders: Sequence[Path]) -> None:
     """Check keys below model and data sets against what the chosen files compose to."""
     nested = [key for o in overrides if (key := o.key_or_group or "").split(".")[0] in NESTED and "." in key]
     if not nested:
         return
-    selecting = ("model", "dataset", "dataset@train", "dataset@validation", "ood", "experiment")
-    chosen = [f"{place}={_first(o)}" for o in overrides if (place := o.get_key_element()) in selecting]
-    config = _compose(chosen, folders)
+    chosen = [_once(o) for o in overrides if (o.key_or_group or "") in known and not o.is_delete()]
+    config = composed(chosen, folders)
     for key in nested:
         _check_setting_path(key, config)
 
@@ -199,7 +150,7 @@ def _check_placed(overrides: Sequence[Override], folders: Sequence[Path]) -> Non
     if not placed:
         return
     chosen = [f"{o.key_or_group}={_first(o)}" for o in overrides if o.get_key_element() in ("method", "experiment")]
-    methods = selected(_compose(chosen, folders).method)
+    methods = selected(composed(chosen, folders).method)
     for override in placed:
         name = str(override.package).split(".")[1]
         if name not in methods:
@@ -257,6 +208,13 @@ def _check_setting(key: str, name: str, settings: Any) -> None:
     valid = [str(k) for k in settings if not str(k).startswith("_")]
     if name not in valid:
         raise ConfigError(f"{key}: " + suggest(name, valid, "setting"))
+
+
+def _once(override: Override) -> str:
+    """As it stands, or its first value."""
+    if override.is_sweep_override():
+        return f"{override.get_key_element()}={_first(override)}"
+    return str(override.input_line)
 
 
 def _first(override: Override) -> Any:

@@ -5,6 +5,7 @@ import re
 import statistics
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
         "door": (
             "harness.config",
             "harness.arguments",
+            "harness.composing",
             "harness.overrides",
             "harness.plugins",
             "harness.sources",
@@ -138,36 +140,51 @@ def _imported(node: ast.stmt, importer: str) -> Iterator[str]:
 def _statements(tree: ast.AST, inside: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
     """Every statement, and whether it stands inside a function or under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
-        deferred = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if isinstance(node, ast.expr):
+            continue  # holds none
+        deferred = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         deferred = deferred or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
         if isinstance(node, ast.stmt):
             yield node, deferred
         yield from _statements(node, deferred)
 
 
-TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
-EVERY = [
-    Import(name, imported, not deferred)
-    for name, tree in TREES.items()
-    for statement, deferred in _statements(tree)
-    for imported in _imported(statement, name)
-]
-IMPORTS = [each for each in EVERY if family(each.imported) in PACKAGES]
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module, parsed once and when the first test asks."""
+    return {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
+
+
+@cache
+def every() -> list[Import]:
+    """Every import of every module."""
+    return [
+        Import(name, imported, not deferred)
+        for name, tree in trees().items()
+        for statement, deferred in _statements(tree)
+        for imported in _imported(statement, name)
+    ]
+
+
+@cache
+def imports() -> list[Import]:
+    """Those of modules of ours."""
+    return [each for each in every() if family(each.imported) in PACKAGES]
 
 
 def test_the_tree_was_read() -> None:
     """The checks below would pass on nothing: relative and absolute imports, at import and late."""
     assert {"harness.network", "methods.attribution.cam", "datasets.images", "assay.console", "run"} <= MODULES.keys()
-    assert Import("harness.types", "harness.forward", True) in IMPORTS  # from .forward import ...
-    assert Import("harness.engine.evaluate", "harness.store.store", True) in IMPORTS  # from ..store.store import ...
-    assert Import("methods.attribution.cam", "harness.types", True) in IMPORTS  # from assay.harness.types import ...
-    assert Import("harness.console", "harness.launch", False) in IMPORTS  # inside a function
-    assert len(IMPORTS) > 200
+    assert Import("harness.types", "harness.forward", True) in imports()  # from .forward import ...
+    assert Import("harness.engine.evaluate", "harness.store.store", True) in imports()  # from ..store.store import ...
+    assert Import("methods.attribution.cam", "harness.types", True) in imports()  # from assay.harness.types import ...
+    assert Import("harness.console", "harness.launch", False) in imports()  # inside a function
+    assert len(imports()) > 200
 
 
 def test_imports_name_modules_that_exist() -> None:
     """A dotted name of ours is a file of ours."""
-    assert [each for each in IMPORTS if each.imported not in MODULES] == []
+    assert [each for each in imports() if each.imported not in MODULES] == []
 
 
 def test_everything_is_imported_by_its_one_name() -> None:
@@ -228,14 +245,14 @@ def test_every_module_has_a_room() -> None:
 
 def test_arrows_between_rooms_point_down() -> None:
     """At import and inside functions alike."""
-    wrong = {f"{each.importer} -> {each.imported}" for each in IMPORTS if points_up(each)}
+    wrong = {f"{each.importer} -> {each.imported}" for each in imports() if points_up(each)}
     assert sorted(wrong) == []
 
 
 def test_no_import_goes_in_a_circle() -> None:
     """Not at import, and (but for a program's own entry point) not inside functions either."""
     graph: dict[str, set[str]] = {name: set() for name in MODULES}
-    for each in IMPORTS:
+    for each in imports():
         graph[each.importer] |= {each.imported} & MODULES.keys()
     state: dict[str, str] = {}
 
@@ -263,14 +280,14 @@ def test_help_waits_for_no_library(entry: str) -> None:
     while waiting:
         module = waiting.pop()
         reached.add(module)
-        waiting += [i.imported for i in IMPORTS if i.importer == module and i.at_import and i.imported not in reached]
-    slow = [i for i in EVERY if i.importer in reached and i.at_import and family(i.imported) in SLOW]
+        waiting += [i.imported for i in imports() if i.importer == module and i.at_import and i.imported not in reached]
+    slow = [i for i in every() if i.importer in reached and i.at_import and family(i.imported) in SLOW]
     assert slow == []
 
 
 def test_torchvision_is_imported_late() -> None:
     """Only inside functions, and only where networks are loaded and data sets read."""
-    found = [each for each in EVERY if family(each.imported) == "torchvision"]
+    found = [each for each in every() if family(each.imported) == "torchvision"]
     assert found
     assert [each for each in found if each.at_import] == []
     assert [each for each in found if room(each.importer) not in ("networks", "datasets")] == []
@@ -325,7 +342,7 @@ def test_the_search_finds_disk_names() -> None:
 
 def test_the_disk_format_is_known_to_the_store_alone() -> None:
     """A change of a file name or marker is a change in harness/store/ and nowhere else (users' parquet apart)."""
-    ask = {name: tree for name, tree in TREES.items() if room(name) not in ("store", "datasets")}
+    ask = {name: tree for name, tree in trees().items() if room(name) not in ("store", "datasets")}
     found = [f"{MODULES[name].relative_to(ROOT)}:{line}" for name, tree in ask.items() for line in disk_names(tree)]
     assert found == []
 
@@ -342,7 +359,7 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def test_functions_of_the_harness_are_small() -> None:
     """Median of at most 6 lines, nine of ten at most 16 (`_length`)."""
-    harness = [tree for name, tree in TREES.items() if family(name) == "harness"]
+    harness = [tree for name, tree in trees().items() if family(name) == "harness"]
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     lengths = [_length(node) for tree in harness for node in ast.walk(tree) if isinstance(node, kinds)]
     assert len(lengths) > 300

@@ -3,15 +3,17 @@
 This is the tests' only conftest, so its names can be imported: `from conftest import attribute`.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from assay.harness.config import LIST_GROUPS, RunConfig
+from assay.harness.config import LIST_GROUPS, RunConfig, groups
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
@@ -170,8 +172,9 @@ def tiny64(request: pytest.FixtureRequest) -> Known:
     return known(request.param, torch.float64)
 
 
-def torchvision_module(name: str, seed: int = 0) -> nn.Module:
-    """A torchvision classifier with seeded random weights and batch-norm statistics that are not trivial."""
+@lru_cache(maxsize=2)
+def _drawn(name: str, seed: int) -> nn.Module:
+    """As `torchvision_module` gives it, kept for tests that follow each other: to draw it takes up to 2 s."""
     from torchvision import models
 
     with torch.random.fork_rng(devices=[]):
@@ -186,6 +189,11 @@ def torchvision_module(name: str, seed: int = 0) -> nn.Module:
     return module
 
 
+def torchvision_module(name: str, seed: int = 0) -> nn.Module:
+    """A torchvision classifier with seeded random weights and batch-norm statistics that are not trivial."""
+    return copy.deepcopy(_drawn(name, seed))
+
+
 def random_images(count: int, side: int, seed: int = 0) -> Tensor:
     """Uniform images in [0,1]: [count,3,side,side]."""
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
@@ -195,9 +203,22 @@ def random_images(count: int, side: int, seed: int = 0) -> Tensor:
 
 
 @cache
+def every_choice(group: str) -> RunConfig:
+    """The default config with all choices of a group that takes a list (ood, method, metric, sink)."""
+    return compose_config([f"{group}=[{','.join(groups()[group])}]"])
+
+
+@cache
 def alone(group: str, choice: str) -> RunConfig:
-    """The default config with one choice; Hydra takes a fifth of a second for each."""
-    return compose_config([f"{group}=[{choice}]" if group in LIST_GROUPS else f"{group}={choice}"])
+    """The default config with one choice; Hydra takes a fifth of a second for each.
+
+    Of a list, taken out of all of them: test_config.py says that no choice refers to another or merges into it.
+    """
+    if group not in LIST_GROUPS:
+        return compose_config([f"{group}={choice}"])
+    every = every_choice(group)
+    chosen: dict[str, Any] = {group: {choice: getattr(every, group)[choice]}}
+    return replace(every, **chosen)
 
 
 def forward_pass(network: Network, images: Tensor, method: Attributor, max_rows: int | None = None) -> ForwardPass:

@@ -21,7 +21,7 @@ from assay.harness.config import (
     suggest,
 )
 from assay.harness.overrides import check_overrides, compose_config, sweep
-from conftest import alone
+from conftest import alone, every_choice
 from omegaconf import OmegaConf
 
 ROOT = CONF.parent
@@ -70,13 +70,30 @@ def test_list_groups_are_packaged_by_their_own_name(group: str) -> None:
 
 
 @pytest.mark.parametrize("group", LIST_GROUPS)
+def test_no_choice_of_a_list_refers_to_another(group: str) -> None:
+    """`${method.x.y}` would resolve only where x is chosen, too: what is looked at together is then not so alone."""
+    found = {
+        choice: re.findall(r"\$\{(\w+)", (CONF / group / f"{choice}.yaml").read_text()) for choice in groups()[group]
+    }
+    assert {word for words in found.values() for word in words} <= {
+        "dataset",
+        "input",
+        "model",
+        "oc",
+        "results",
+        "seed",
+    }
+
+
+@pytest.mark.parametrize("group", LIST_GROUPS)
 def test_a_list_does_not_merge(group: str) -> None:
-    """All choices of a group selected together are each what their own file says."""
+    """Choices of a group selected together are each what they are alone: here every tenth and the last, composed by
+    themselves; that the others are packaged and refer to nothing beside them say the two tests above."""
     choices = groups()[group]
-    together = getattr(compose_config([f"{group}=[{','.join(choices)}]"]), group)
+    together = getattr(every_choice(group), group)
     assert list(together) == choices
-    for choice in choices:
-        assert together[choice] == getattr(alone(group, choice), group)[choice]
+    for choice in {*choices[::10], choices[-1]}:
+        assert together[choice] == getattr(compose_config([f"{group}=[{choice}]"]), group)[choice]
 
 
 def test_overrides_reach_their_place() -> None:

@@ -21,9 +21,8 @@ from assay.methods.attribution.relevance.agf import AGF
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
 from assay.methods.attribution.relevance.rap import RAP
 from assay.methods.attribution.relevance.rules import AlphaBeta
-
-from tests.conftest import TinyResNet
-from tests.transformer_toys import tiny_transformer
+from conftest import TinyResNet
+from transformer_toys import tiny_transformer
 
 CLASSES = (1, 4, 0, 1, 2, 1)  # of each image: rounds hold 5, 2, 1, 1 of six images; a third is 2
 
@@ -55,7 +54,7 @@ def test_pairs_are_split_by_hand() -> None:
     assert (len(shared), len(rest)) == (0, 0)
 
 
-METHODS = {
+METHODS: dict[str, Attributor] = {
     "gradient": Gradient(),
     "smoothgrad": SmoothGrad(samples=2),
     "guided": GuidedBackprop(),

@@ -7,11 +7,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from .exporting import Values, example, trace_or_export
-from .graph import Cut, Traced, check_same, cut_at, up_to, with_outputs
+from .graph import Cut, Traced, check_same, cut_at, up_to, way_to, with_outputs
 from .layouts import MARK, are_tokens, as_map, layout_of, reads_last, seen_as
 from .outputs import check_traced, checked
+from .patches import are_in_order, first_made
 from .trunk import Trunk, trunk_of
 
+BEHIND = (
+    "layout tokens: the last tokens of {layer!r} are read as the image's patches, row by row, and do not follow it: "
+    "other tokens (registers, a class token) stand behind or among them, or patches in another order; choose a layer "
+    "before that"
+)
 SIZE = (224, 224)  # of images, where nothing says another
 
 
@@ -29,6 +35,7 @@ class Layers:
         self._places: dict[str, str] = {}
         self._tapped: dict[tuple[str, ...], fx.GraphModule] = {}
         self._prefixes: dict[str, fx.GraphModule] = {}
+        self._ordered: dict[fx.Node, bool] = {}
         self._sizes = {self.size: self}
 
     @cached_property
@@ -80,19 +87,38 @@ class Layers:
             self._cuts[layer] = cut_at(self.traced, as_map(self.traced, self._places.get(layer, layer)), layer)
         return self._cuts[layer]
 
-    @torch.no_grad()
     def _place(self, layer: str, image: Tensor) -> None:
-        """See a layer of tokens as the map of its patches, where graph and image say that it is one."""
-        if layer in self._places or MARK in layer:
+        """See a layer of tokens as the map of its patches, where graph and image say that it is one.
+
+        Raises:
+            ValueError: it was said to be one, and its patches are not where they are looked for.
+        """
+        if layer in self._places:
             return
-        self._places[layer] = layer
-        node = self.node(layer)
-        if not reads_last(self.traced.module, node):
-            return
-        value = up_to(self.traced, self.cut(layer))(image.clone())[0]
-        if isinstance(value, Tensor) and are_tokens(self.traced.module, node, value, image):
-            self._places[layer] = seen_as(layer, "tokens")
-            del self._cuts[layer]
+        node, given = self.node(layer), layer.partition(MARK)[2]
+        if given == "tokens" or (not given and reads_last(self.traced.module, node)):
+            values = self._before(node, image)
+            is_grid = node in values and are_tokens(self.traced.module, node, values[node], image)
+            is_ordered = is_grid and self._is_ordered(node, values, image)
+            if given and is_grid and not is_ordered:
+                raise ValueError(BEHIND.format(layer=layer.partition(MARK)[0]))
+            if not given and is_ordered:
+                self._places[layer] = seen_as(layer, "tokens")
+                self._cuts.pop(layer, None)
+        self._places.setdefault(layer, layer)
+
+    def _before(self, node: fx.Node, image: Tensor) -> dict[fx.Node, Tensor]:
+        """What operations up to a node, itself among them, give for an image."""
+        found = Values(up_to(self.traced, cut_at(self.traced, node, node.name))).of(image)
+        by_name = {each.name: value for each, value in found.items()}
+        return {each: by_name[each.name] for each in way_to(node) if each.name in by_name}
+
+    def _is_ordered(self, node: fx.Node, values: dict[fx.Node, Tensor], image: Tensor) -> bool:
+        """Of tokens whether the patches follow the image; found once for all layers made of the same."""
+        first = first_made(node, values)
+        if first not in self._ordered:
+            self._ordered[first] = are_in_order(self.traced, first, image)
+        return self._ordered[first]
 
     def tap(self, layers: tuple[str, ...], inputs: Tensor) -> fx.GraphModule:
         """The graph that keeps the layers, compared with the module on the first of the inputs when it is new."""
@@ -130,4 +156,5 @@ class Layers:
         if value.ndim == 4:
             said = layout_of(self.traced.module, node)
             return said in ("nchw", "nhwc") and min(value.shape[2 if said == "nchw" else 1 :][:2]) > 1
-        return reads_last(self.traced.module, node) and are_tokens(self.traced.module, node, value, images)
+        is_grid = reads_last(self.traced.module, node) and are_tokens(self.traced.module, node, value, images)
+        return is_grid and self._is_ordered(node, values, images[:1].detach())

@@ -110,7 +110,7 @@ def tokens_to_map(tokens: Tensor, images: Tensor) -> Tensor:
     """
     if tokens.ndim != 3:
         raise ValueError(f"layout tokens: the layer gives {list(tokens.shape)}, not [batch, tokens, channels]")
-    rows, columns = _grid(tokens.shape[1], images.shape[2], images.shape[3])
+    rows, columns = grid_of(tokens.shape[1], images.shape[2], images.shape[3])
     return tokens[:, tokens.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
 
 
@@ -120,7 +120,12 @@ def map_to_tokens(values: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([tokens[:, : tokens.shape[1] - patches.shape[1]], patches], 1)
 
 
-def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
+def grid_of(tokens: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the smallest square patches of images that are no more than the tokens.
+
+    Raises:
+        ValueError: more than `MOST_PREFIXES` tokens would be no patches.
+    """
     sizes = ((height // patch, width // patch) for patch in range(1, min(height, width) + 1))
     rows, columns = next((size for size in sizes if size[0] * size[1] <= tokens), (0, 0))
     if not 0 <= tokens - rows * columns <= MOST_PREFIXES:
@@ -172,7 +177,7 @@ def are_tokens(module: fx.GraphModule, node: fx.Node, values: Tensor, images: Te
         return False
     try:
         check_order(module, node)
-        _grid(values.shape[1], images.shape[2], images.shape[3])
+        grid_of(values.shape[1], images.shape[2], images.shape[3])
     except ValueError:
         return False
     return True

@@ -54,6 +54,7 @@ ROWS: tuple[dict[str, tuple[str, ...]], ...] = (
             "harness.ending",
             "harness.affine",
             "harness.layouts",
+            "harness.patches",
             "harness.trunk",
             "harness.modules",
             "harness.outputs",

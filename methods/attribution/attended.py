@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from assay.harness.forward import ForwardPass
 from assay.harness.layouts import tokens_to_map
+from assay.harness.patches import Region, corners
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
@@ -15,6 +16,10 @@ from .relevance.engine import Tape
 from .relevance.recording import Attention
 from .relevance.table import Constancy
 
+ORDER = (
+    "class and other tokens must come first; with tokens in another order attnlrp, cp_lrp and methods on the input "
+    "gradient explain the network"
+)
 ROUNDINGS = 64  # of its own precision, by how many a row may exceed 1
 
 
@@ -82,10 +87,10 @@ def _are_keys_last(attention: Attention) -> bool:
     return torch.equal(first != 0, last != 0)
 
 
-def _alone(attention: Attention, row: int, values: Tensor, wrt: Sequence[Any]) -> Sequence[Any]:
-    """The gradient of a product in which the last column of one row, in all heads, is all that weighs the values."""
+def _alone(attention: Attention, row: int, values: Tensor, wrt: Sequence[Any], column: int = -1) -> Sequence[Any]:
+    """The gradient of a product in which one column of one row, in all heads, is all that weighs the values."""
     weights = torch.zeros_like(attention.weights)
-    weights[..., row, -1] = 1
+    weights[..., row, column] = 1
     output = attention.product(weights, values)
     return torch.autograd.grad(output, wrt, irregular(output), retain_graph=True, allow_unused=True)
 
@@ -162,18 +167,30 @@ def read_tokens(tape: Tape) -> Tensor:
             "the logits have no gradient at the last attention: is the network's last layer 0, untrained, or does it "
             "end in a softmax or sigmoid that is 0 or 1 to the last digit?"
         )
-    _check_grid(read, tape.inputs)
+    _check_grid(read, tape)
     return read.to(tape.logits) / read.sum()
 
 
-def _check_grid(read: Tensor, inputs: Tensor) -> None:
-    patches = tokens_to_map(read[None, :, None], inputs[:1]).numel()
-    grid = read[len(read) - patches :]
+def _check_grid(read: Tensor, tape: Tape) -> None:
+    rows, columns = tokens_to_map(read[None, :, None], tape.inputs[:1]).shape[2:]
+    grid = read[len(read) - rows * columns :]
     if grid.any() and not grid.all():
         places = (read.nonzero()[:, 0]).tolist()
         raise ValueError(
             f"the logits read {'token' if len(places) == 1 else 'tokens'} {', '.join(map(str, places[:8]))} of "
-            f"{len(read)} (from 0), which lie among the last {patches}, read as the image's patches: class and other "
-            "tokens must come first; with tokens in another order attnlrp, cp_lrp and methods on the input gradient "
-            "explain the network"
+            f"{len(read)} (from 0), which lie among the last {len(grid)}, read as the image's patches: {ORDER}"
         )
+    first, last = corners(*tape.inputs.shape[2:], rows, columns)
+    for token, cell in ((len(read) - len(grid), first), (len(read) - 1, last)):
+        if not _feels(tape, token, cell):
+            raise ValueError(
+                f"token {token} of {len(read)} (from 0) feels nothing of its cell of the image where the last "
+                f"{len(grid)} are read as its patches, row by row: {ORDER}"
+            )
+
+
+def _feels(tape: Tape, token: int, cell: Region) -> bool:
+    """Whether a token's value in the first attention has a gradient at some pixel of a cell."""
+    first = tape.attended[0]
+    (gradient,) = _alone(first, -1, first.values, [tape.inputs], token)
+    return gradient is not None and bool(gradient[(..., *cell)].any())

@@ -8,7 +8,7 @@ import torch
 from assay.harness.detection import pooled
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
-from assay.harness.layouts import MARK, _grid, seen_as
+from assay.harness.layouts import MARK, grid_of, seen_as
 from assay.harness.network import Network
 from assay.harness.overrides import compose_config
 from assay.harness.store.identity import cell_identity
@@ -293,12 +293,12 @@ def test_tokens_and_vectors_are_named() -> None:
 )
 def test_the_grid_of_tokens(tokens: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
     """ViT-B/16 with and without a class token, with registers; B/32; a portrait; 384 pixels."""
-    assert _grid(tokens, *size) == grid
+    assert grid_of(tokens, *size) == grid
 
 
 def test_tokens_that_are_no_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="160 tokens are no grid"):
-        _grid(160, 224, 224)
+        grid_of(160, 224, 224)
 
 
 def test_a_layout_is_a_setting_of_every_class_activation_map_and_null_leaves_its_key() -> None:

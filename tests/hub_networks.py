@@ -77,17 +77,15 @@ def needs(name: str) -> str:
     return "timm" if name in BY_TIMM else "transformers"
 
 
-def cases(*names: str) -> list[Any]:
-    """Parameters of a test, each skipped where its package is absent."""
-    return [
-        pytest.param(
-            name,
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec(needs(name)) is None, reason=f"{needs(name)} is not installed"
-            ),
-        )
-        for name in names
-    ]
+def cases(*names: str, quick: tuple[str, ...] = ()) -> list[Any]:
+    """Parameters of a test, each skipped where its package is absent, and slow but for a few."""
+
+    def marks(name: str) -> list[pytest.MarkDecorator]:
+        is_absent = importlib.util.find_spec(needs(name)) is None
+        absent = pytest.mark.skipif(is_absent, reason=f"{needs(name)} is not installed")
+        return [absent] if name in quick else [absent, pytest.mark.slow]
+
+    return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 def drawn(build: Callable[[], nn.Module]) -> Any:

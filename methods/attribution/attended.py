@@ -180,7 +180,7 @@ def _check_grid(read: Tensor, tape: Tape) -> None:
             f"the logits read {'token' if len(places) == 1 else 'tokens'} {', '.join(map(str, places[:8]))} of "
             f"{len(read)} (from 0), which lie among the last {len(grid)}, read as the image's patches: {ORDER}"
         )
-    first, last = corners(*tape.inputs.shape[2:], rows, columns)
+    first, last = corners(tape.inputs.shape[2], tape.inputs.shape[3], rows, columns)
     for token, cell in ((len(read) - len(grid), first), (len(read) - 1, last)):
         if not _feels(tape, token, cell):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Networks of transformers and timm, of random weights, as `hub` and `clip` load them: logits, token grids, methods.
 
-All in float64. The other side is the library's own module, hooked or differentiated by autograd.
+All in float64. The other side is the library's own module, hooked or differentiated by autograd. Half a minute where
+both packages are; a few of timm, which the tests' requirements have, are quick.
 """
 
 from collections.abc import Callable
@@ -26,8 +27,6 @@ from conftest import assert_close, attribute, random_images
 from hub_networks import BY_TIMM, NAMES, SIDE, SIZES, cases, embedded, logits_of, made, saved
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-pytestmark = pytest.mark.slow  # half a minute, where both packages are
 
 TARGETS = Targets(torch.tensor([0, 1, 1]), torch.tensor([2, 4, 0]))
 PREFIXES = {  # tokens before the patches, of networks of tokens
@@ -128,7 +127,10 @@ def as_map(pair: Pair, values: Tensor) -> Tensor:
     return values.permute(0, 3, 1, 2) if pair.name == "timm_swin" else values
 
 
-@pytest.mark.parametrize("name", cases(*NAMES))
+QUICK = ("timm_deit_distilled", "timm_dinov2_registers", "timm_convnext")
+
+
+@pytest.mark.parametrize("name", cases(*NAMES, quick=QUICK))
 def test_logits_grids_and_grad_cam(name: str, pairs: Callable[[str], Pair]) -> None:
     """The library's own logits, its layer's patches as a map, and Grad-CAM by its autograd; 1e-9."""
     pair = pairs(name)
@@ -281,7 +283,7 @@ def test_other_attention_is_refused(name: str, pairs: Callable[[str], Pair]) -> 
             attribute(method, pairs(name).network, random_images(2, SIDE).double(), TARGETS)
 
 
-@pytest.mark.parametrize("name", cases(*NAMES))
+@pytest.mark.parametrize("name", cases(*NAMES, quick=QUICK))
 def test_penultimate_features_make_the_logits(name: str, pairs: Callable[[str], Pair]) -> None:
     """1e-9; CLIP's are unit vectors, those of DeiT's two averaged heads both tokens side by side."""
     pair = pairs(name)

@@ -4,10 +4,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from assay.harness.forward import ForwardPass
 from assay.harness.layouts import tokens_to_map
+from assay.harness.network import Network
 from assay.harness.patches import Region, corners
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
@@ -20,6 +22,7 @@ ORDER = (
     "class and other tokens must come first; with tokens in another order attnlrp, cp_lrp and methods on the input "
     "gradient explain the network"
 )
+_ORDERED = WeakKeyDictionary[Network, set[torch.Size]]()  # by which images a network's patches were seen in order
 ROUNDINGS = 64  # of its own precision, by how many a row may exceed 1
 
 
@@ -180,12 +183,20 @@ def _check_grid(read: Tensor, tape: Tape) -> None:
             f"the logits read {'token' if len(places) == 1 else 'tokens'} {', '.join(map(str, places[:8]))} of "
             f"{len(read)} (from 0), which lie among the last {len(grid)}, read as the image's patches: {ORDER}"
         )
+    known = _ORDERED.setdefault(tape.network, set())
+    if (size := tape.inputs.shape[1:]) not in known:
+        _check_order(tape, len(read), rows, columns)
+        known.add(size)
+
+
+def _check_order(tape: Tape, tokens: int, rows: int, columns: int) -> None:
+    patches = rows * columns
     first, last = corners(tape.inputs.shape[2], tape.inputs.shape[3], rows, columns)
-    for token, cell in ((len(read) - len(grid), first), (len(read) - 1, last)):
+    for token, cell in ((tokens - patches, first), (tokens - 1, last)):
         if not _feels(tape, token, cell):
             raise ValueError(
-                f"token {token} of {len(read)} (from 0) feels nothing of its cell of the image where the last "
-                f"{len(grid)} are read as its patches, row by row: {ORDER}"
+                f"token {token} of {tokens} (from 0) feels nothing of its cell of the image where the last {patches} "
+                f"are read as its patches, row by row: {ORDER}"
             )
 
 

@@ -23,7 +23,7 @@ ORDER = (
     "gradient explain the network"
 )
 _ORDERED = WeakKeyDictionary[Network, set[torch.Size]]()  # by which images a network's patches were seen in order
-ROUNDINGS = 64  # of its own precision, by how many a row may exceed 1
+ROUNDINGS = 64  # of its coarsest precision, by how many a row may exceed 1
 
 
 def attended(forward: ForwardPass, method: str, constants: Constancy = "apart", layers: Sequence[str] = ()) -> Tape:
@@ -78,9 +78,16 @@ def _not_of_rows(tape: Tape) -> str | None:
     """Attentions whose rows are no shares of the keys: a softmax over queries, or transposed."""
     for number, each in enumerate(tape.attended, 1):
         rows = each.weights.detach().sum(-1)
-        if (rows > 1 + ROUNDINGS * torch.finfo(rows.dtype).eps).any() or not _are_keys_last(each):
+        if (rows > 1 + ROUNDINGS * each.precision).any() or not _are_keys_last(_of_first(tape, each)):
             return f"attention (number {number}) that is transposed or a softmax over queries: its rows share out no 1"
     return None
+
+
+def _of_first(tape: Tape, attention: Attention) -> Attention:
+    """Of the first image, as another is made alike; of all where they do not come first in the values."""
+    if tape.images_of(attention.values) != -attention.values.ndim:
+        return attention
+    return attention._replace(weights=attention.weights[:1], values=attention.values[:1])
 
 
 def _are_keys_last(attention: Attention) -> bool:
@@ -99,14 +106,14 @@ def _alone(attention: Attention, row: int, values: Tensor, wrt: Sequence[Any], c
 
 
 def _of_channels(tape: Tape) -> str | None:
-    shapes = [list(each.weights.shape) for each in tape.attended if _is_of_channels(each, len(tape.inputs))]
+    shapes = [list(each.weights.shape) for each in tape.attended if _is_of_channels(_of_first(tape, each))]
     return f"attention {shapes[0]} between channels, not tokens" if shapes else None
 
 
 CHECKS: tuple[Callable[[Tape], str | None], ...] = (_other_shapes, _unread, _parallel, _not_of_rows, _of_channels)
 
 
-def _is_of_channels(attention: Attention, images: int) -> bool:
+def _is_of_channels(attention: Attention) -> bool:
     """Whether what the last key alone weighs comes from several places of an image, as one channel of all tokens does.
 
     Places: of the outputs of the layers that the values are made by, whatever their order of dimensions since.
@@ -116,7 +123,7 @@ def _is_of_channels(attention: Attention, images: int) -> bool:
         return False
     found = _alone(attention, -1, attention.values, [GradientEdge(node, 0) for node in nodes])
     return any(
-        _places(gradient, node.operation.affine.is_dense) > images
+        _places(gradient, node.operation.affine.is_dense) > len(attention.weights)
         for node, gradient in zip(nodes, found, strict=True)
         if gradient is not None
     )
@@ -202,6 +209,6 @@ def _check_order(tape: Tape, tokens: int, rows: int, columns: int) -> None:
 
 def _feels(tape: Tape, token: int, cell: Region) -> bool:
     """Whether a token's value in the first attention has a gradient at some pixel of a cell."""
-    first = tape.attended[0]
+    first = _of_first(tape, tape.attended[0])
     (gradient,) = _alone(first, -1, first.values, [tape.inputs], token)
     return gradient is not None and bool(gradient[(..., *cell)].any())

@@ -194,7 +194,7 @@ def _called(function: Function, inputs: tuple[Tensor, ...]) -> tuple[Function, T
     """The function and what it gives; of one value with the graph of this call, which `slope_of` goes back through."""
     if len(inputs) > 1:
         return function, function(*inputs)
-    called = Differentiable.of(function, inputs[0])
+    called = Differentiable.of(function, inputs[:1])
     return called, called.output
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from .operations import UnsupportedOp
-from .rules import Map, ProductRule, SoftmaxRule, gradient, ratio, ratio_, stabilised_
+from .rules import Map, ProductRule, SoftmaxRule, called, gradient, ratio, ratio_, stabilised_
 
 Attention = Literal["refused", "attnlrp", "cp_lrp"]
 IN_PART = (
@@ -68,11 +67,9 @@ def shares(
     inputs: Sequence[Tensor], function: Callable[..., Tensor], relevance: Tensor, epsilon: float
 ) -> list[Tensor]:
     """x_k (dy/dx_k) R / y of each input, the others as constants."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    with torch.enable_grad():
-        output = function(*leaves)
-    each = ratio_(relevance, stabilised_(output.detach().clone(), epsilon))
-    return [back.mul(x) for back, x in zip(torch.autograd.grad(output, leaves, each), inputs, strict=True)]
+    product = called(function, inputs)
+    each = ratio_(relevance, stabilised_(product.output.detach().clone(), epsilon))
+    return [back.mul(x) for back, x in zip(product.gradients(each), inputs, strict=True)]
 
 
 ATTENTION: dict[Attention, tuple[SoftmaxRule | None, ProductRule | None]] = {

@@ -1,6 +1,7 @@
 """Gradients of convolutions and linear layers by themselves, without a graph and without a forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 import torch.nn.grad
 from torch import Tensor
 
+from .rows import where_given
 from .rules import Backward
 
 Function = Callable[..., Tensor]
@@ -34,7 +36,9 @@ def backward_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> B
     None for transposed convolutions and for paddings by name.
     """
     if name == "linear":
-        return Backward(lambda x, w, g: g @ w, lambda x, w, g: _rows(g).T @ _rows(x))
+        return Backward(
+            lambda x, w, g: where_given(partial(torch.matmul, other=w), g), lambda x, w, g: _rows(g).T @ _rows(x)
+        )
     if name not in _CONVOLUTIONS or any(isinstance(value, str) for value in (*rest, *options.values())):
         return None
     convolution = _CONVOLUTIONS[name]

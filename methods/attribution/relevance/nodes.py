@@ -28,9 +28,7 @@ Watch = Callable[[Operation, Tensor], None]  # (operation, the gradient of its o
 def _gradient(op: Operation, gradient: Tensor) -> tuple[Tensor, ...]:
     if op.affine is not None:
         return (op.affine.pull_back(op.inputs[0], gradient),)
-    if len(op.inputs) == 1:
-        return (rules.gradient(op.inputs[0], op.function, gradient),)
-    return rules.vjp(op.function, op.inputs, gradient)
+    return rules.called(op.function, op.inputs).gradients(gradient)
 
 
 class State:

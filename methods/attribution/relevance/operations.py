@@ -505,6 +505,7 @@ VIEWS = frozenset(
 )
 RESHAPING = frozenset({"flatten", "unflatten", "ravel", "reshape", "view", "view_as"})
 FLATTENING = frozenset({"flatten", "reshape", "view"})
+LIKE = frozenset({"type_as", "view_as", "expand_as"})  # the second argument is read for its type or shape alone
 KEEPING = frozenset({"dropout", "alpha_dropout", "contiguous", "clone", "to", "type_as", "float", "double"})
 TURNING = frozenset({"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"})
 

@@ -17,6 +17,7 @@ from .operations import (
     COMMUTING,
     FLATTENING,
     KEEPING,
+    LIKE,
     MAXIMA,
     MOVES,
     OVERWRITTEN,
@@ -54,13 +55,21 @@ class _Copy(NamedTuple):
     again: Callable[[Tensor], Tensor]
 
 
+class _Softmax(NamedTuple):
+    """An output of softmax: its number in the pass, and the coarsest precision that it had on the way."""
+
+    number: int
+    precision: float
+
+
 class Attention(NamedTuple):
-    """A softmax that a product reads: its values, the product of the two, and the softmax' number in the pass."""
+    """A softmax that a product reads: its values, the product of the two, and what is known of the softmax."""
 
     weights: Tensor
     values: Tensor
     product: Callable[[Tensor, Tensor], Tensor]
     number: int
+    precision: float
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -82,7 +91,7 @@ class RelevanceMode(TorchFunctionMode):
         self._copies: Any = WeakTensorKeyDictionary()  # output of an operation that moves values -> _Copy
         self._passed: Any = WeakTensorKeyDictionary()  # values that relevance goes past: merged into a layer -> which
         self._gates: Any = WeakTensorKeyDictionary()  # outputs of sigmoids
-        self._weights: Any = WeakTensorKeyDictionary()  # outputs of softmax -> its number
+        self._weights: Any = WeakTensorKeyDictionary()  # outputs of softmax -> _Softmax
         self._of_softmax: Any = WeakTensorKeyDictionary()  # what is made of these -> see `of_softmax`
         self._kept: Any = WeakTensorKeyDictionary()  # outputs of layers that relevance starts from or stops at
         self._turned: Any = WeakTensorKeyDictionary()  # maps whose axes have changed places
@@ -105,6 +114,7 @@ class RelevanceMode(TorchFunctionMode):
         args = self.latest(tuple(args))
         kwargs = {name: self.latest(value) for name, value in (kwargs or {}).items()}
         carried = [value for value in flat((*args, *kwargs.values())) if on_path(value)]
+        carried = carried[:1] if func.__name__ in LIKE else carried
         if not carried or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if is_property(func) and not on_path(output := func(*args, **kwargs)):
@@ -197,6 +207,8 @@ class RelevanceMode(TorchFunctionMode):
             for known in (self._gates, self._weights):
                 if all(each in known for each in carried):
                     known[value] = known[carried[0]]
+            if value in self._weights:
+                self._weights[value] = _cast(self._weights[value], value)
             self._follow_softmax("", value, carried)
             self._follow_map(name, value, carried[0])
         return output
@@ -252,8 +264,8 @@ class RelevanceMode(TorchFunctionMode):
     def _record(self, name: str, reading: Reading) -> Tensor:
         """Compute the operation, and put its node into the graph."""
         operation, inputs = self._operation(name, reading._replace(name=name))
-        if operation.affine is None and len(inputs) == 1:
-            called = rules.Differentiable.of(operation.function, operation.inputs[0])
+        if operation.affine is None:
+            called = rules.Differentiable.of(operation.function, operation.inputs)
             return self._recorded(replace(operation, function=called), inputs, called.output.detach())
         with torch.no_grad():
             output = reading.function(*(x.detach() for x in reading.inputs))
@@ -273,7 +285,8 @@ class RelevanceMode(TorchFunctionMode):
         if operation.kind == "gate":
             self._gates[recorded] = True
         if operation.kind == "softmax":
-            self._weights[recorded], self._of_softmax[recorded] = len(self.softmaxes), True
+            self._weights[recorded] = _cast(_Softmax(len(self.softmaxes), 0), recorded)
+            self._of_softmax[recorded] = True
             self.softmaxes.append(tuple(recorded.shape))
         else:
             self._follow_softmax(operation.kind, recorded, inputs)
@@ -312,7 +325,7 @@ class RelevanceMode(TorchFunctionMode):
     def _attend(self, weights: Tensor, values: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Keep weights that are a softmax's, once however many products read them."""
         if weights in self._weights and all(weights is not each.weights for each in self.attentions):
-            self.attentions.append(Attention(weights, values, product, self._weights[weights]))
+            self.attentions.append(Attention(weights, values, product, *self._weights[weights]))
 
     def unread(self) -> list[tuple[int, ...]]:
         """Shapes of softmaxes of three dimensions or more that no product reads as they are."""
@@ -382,6 +395,11 @@ class RelevanceMode(TorchFunctionMode):
         if not any(gates):
             return reading._replace(kind="product")
         return reading._replace(inputs=reading.inputs[::-1]) if gates[0] else reading
+
+
+def _cast(softmax: _Softmax, value: Tensor) -> _Softmax:
+    """As a value of some type."""
+    return softmax._replace(precision=max(softmax.precision, torch.finfo(value.dtype).eps))
 
 
 def _memory(value: Tensor) -> Tensor:

@@ -14,12 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .rows import where_given
 from .signs import has_negative
 
 Map = Callable[[Tensor], Tensor]
 
 
 BLOCK = 2**19  # weights of a fully connected layer that are changed at once: two megabytes
+ROWS = 64  # of its inputs, from which on a product takes far longer than a copy of all changed weights
+CANCELLED = 64  # how many times less than its terms a difference may be, which is taken for their sum
 
 
 class Backward(NamedTuple):
@@ -149,13 +152,17 @@ def _by_rows(
     weight: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    """A fully connected layer with changed weights, so many outputs at a time."""
+    """A fully connected layer with changed weights, so many outputs at a time; for many inputs all at once."""
+    if x.numel() >= ROWS * x.shape[-1]:
+        return apply(x, change(weight), bias)
     biases = [None] * -(-len(weight) // rows) if bias is None else bias.split(rows, -1)
     return torch.cat([apply(x, change(w), b) for w, b in zip(weight.split(rows), biases, strict=True)], -1)
 
 
 def _back_by_rows(change: Map, rows: int, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of its input."""
+    if x.numel() >= ROWS * x.shape[-1]:
+        return gradient @ change(weight)
     total = x.new_zeros(x.shape)
     flat = total.view(-1, x.shape[-1])
     for w, g in zip(weight.split(rows), gradient.flatten(0, -2).split(rows, -1), strict=True):
@@ -268,34 +275,36 @@ def flow(u: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Differentiable:
-    """An operation on one value, with the graph of its call there: its gradient needs no second call."""
+    """An operation with the graph of its call on some values: its gradients need no second call."""
 
-    function: Map
-    value: Tensor
+    function: Callable[..., Tensor]
+    values: tuple[Tensor, ...]
     output: Tensor
 
     @classmethod
-    def of(cls, function: Map, x: Tensor) -> "Differentiable":
+    def of(cls, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> "Differentiable":
         """Call it."""
-        value = x.detach().requires_grad_()
+        values = tuple(x.detach().requires_grad_() for x in inputs)
         with torch.enable_grad():
-            return cls(function, value, function(value))
+            return cls(function, values, function(*values))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The operation on any value."""
-        return self.function(x)
+    def __call__(self, *values: Tensor) -> Tensor:
+        """The operation on any values."""
+        return self.function(*values)
 
-    def gradient(self, relevance: Tensor) -> Tensor:
-        """Of the value that it was called with."""
-        return torch.autograd.grad(self.output, self.value, relevance, retain_graph=True)[0]
+    def gradients(self, relevance: Tensor) -> tuple[Tensor, ...]:
+        """Of the values that it was called with."""
+        return torch.autograd.grad(self.output, self.values, relevance, retain_graph=True)
+
+
+def called(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Differentiable:
+    """The operation as it was recorded, with these inputs, or called with them now."""
+    return function if isinstance(function, Differentiable) else Differentiable.of(function, inputs)
 
 
 def vjp(function: Callable[..., Tensor], inputs: Sequence[Tensor], relevance: Tensor) -> tuple[Tensor, ...]:
     """Ordinary gradient of the operation: relevance^T d function / d input, for each input."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    with torch.enable_grad():
-        output = function(*leaves)
-    return torch.autograd.grad(output, leaves, relevance)
+    return Differentiable.of(function, inputs).gradients(relevance)
 
 
 # Convolutions and fully connected layers
@@ -390,17 +399,57 @@ class AlphaBeta:
 
     def __call__(self, x: Tensor, layer: Affine, relevance: Tensor) -> Tensor:
         """R of x."""
-        halves = split_signs(x, layer)
-        excited = self._share(halves, layer, relevance, 1)
+        if not layer.is_dense:
+            return self._of_both(relevance, x, layer=layer)
+        known = () if layer.output is None else (layer.output,)
+        return where_given(partial(self._of_both, layer=layer), relevance, x, *known)
+
+    def _of_both(self, relevance: Tensor, x: Tensor, output: Tensor | None = None, *, layer: Affine) -> Tensor:
+        """R of x from the contributions of both signs; output: of the layer, if that is known."""
+        layer, halves = layer._replace(output=output), split_signs(x, layer)
+        excited = self._share(x, halves, layer, relevance, 1)
         if self.beta == 0:
             return excited  # alpha is 1
-        inhibited = self._share(halves, layer, relevance, -1)
+        inhibited = self._share(x, halves, layer, relevance, -1)
         return excited.mul_(self.alpha).sub_(inhibited.mul_(self.beta))
 
-    def _share(self, halves: tuple[Tensor, Tensor | None], layer: Affine, relevance: Tensor, sign: int) -> Tensor:
+    def _share(
+        self, x: Tensor, halves: tuple[Tensor, Tensor | None], layer: Affine, relevance: Tensor, sign: int
+    ) -> Tensor:
         """R of x from the contributions of one sign."""
+        # Of what lies on a device: the host would wait for whether signs cancel.
+        if layer.output is not None and halves[1] is not None and x.is_cpu and not self.bias:
+            return _shares_of_sign(x, layer, relevance, sign)
         bias = of_sign(layer.bias, sign) if self.bias and layer.bias is not None else None
         return shares(of_signs(halves, layer, sign), relevance, bias=bias)
+
+
+def _shares_of_sign(x: Tensor, layer: Affine, relevance: Tensor, sign: int) -> Tensor:
+    """R of x from the contributions of one sign in a fully connected layer whose output is known: three products."""
+    each = ratio_(relevance, _sums_of_sign(x, layer, sign))
+    of_positive, of_negative = (
+        layer.reweighed(partial(of_sign, sign=each_sign)).pull_back(x, each) for each_sign in (sign, -sign)
+    )
+    return torch.where(x > 0, of_positive, of_negative).mul_(x)
+
+
+def _sums_of_sign(x: Tensor, layer: Affine, sign: int) -> Tensor:
+    """x+ w+ + x- w- as (|x| |w| + x w) / 2, or for sign -1 x+ w- + x- w+ as -(|x| |w| - x w) / 2: one product.
+
+    x w: the output without its bias. A row with a sum that is less than 1/64 of what it is the difference of, bias
+    included, is summed up by itself.
+    """
+    assert layer.output is not None
+    bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+    half = layer.reweighed(lambda w: w.abs().mul_(sign / 2))
+    total = half.apply(x.abs(), half.weight, bias / -2).add_(layer.output, alpha=0.5)
+    # |x| |w| + |b| > 64 |total|, with |x| |w| = 2 |total| - sign (output - b)
+    margin = torch.add(layer.output, total, alpha=CANCELLED - 2).mul_(sign)
+    rows = (margin < bias.mul(sign) + bias.abs()).any(-1)
+    if rows.any():
+        parts = of_signs((x[rows].clamp(min=0), x[rows].clamp(max=0)), layer, sign)
+        total[rows] = sum_of([part.apply(u, part.weight, None) for u, part in parts])
+    return total
 
 
 @dataclass(frozen=True)
@@ -464,7 +513,7 @@ def share(x: Tensor, function: Map, relevance: Tensor, epsilon: float = 0) -> Te
 
 def gradient(x: Tensor, function: Map, relevance: Tensor) -> Tensor:
     """The operation's own gradient: a max-pool hands R to the largest input."""
-    return function.gradient(relevance) if isinstance(function, Differentiable) else vjp(function, [x], relevance)[0]
+    return called(function, [x]).gradients(relevance)[0]
 
 
 def identity(x: Tensor, function: Map, relevance: Tensor) -> Tensor:

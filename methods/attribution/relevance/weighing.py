@@ -19,10 +19,10 @@ def _layer_norm(
 ) -> Reading:
     """(x - mean) / std: the mean is part of the layer, 1 / std a constant (Ali et al. 2022; Achtibat et al. 2024)."""
     dims = tuple(range(-len(normalized_shape), 0))
-    spread = (input.detach().var(dims, unbiased=False, keepdim=True) + eps).rsqrt()
-    factor = spread if weight is None else spread * weight
 
     def frozen(x: Tensor) -> Tensor:
+        spread = (input.detach().var(dims, unbiased=False, keepdim=True) + eps).rsqrt()
+        factor = spread if weight is None else spread * weight
         centred = (x - x.mean(dims, keepdim=True)) * factor
         return centred if bias is None else centred + bias
 

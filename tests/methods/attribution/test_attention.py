@@ -214,6 +214,29 @@ def test_a_batch_is_its_images_in_any_spelling(kind: str) -> None:
         assert_close(found, expected, CLOSE)
 
 
+CASTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "scores, and back": lambda scores: scores.float().softmax(-1).to(scores.dtype),
+    "by softmax": lambda scores: scores.softmax(-1, dtype=torch.float32).double(),
+    "weights alone": lambda scores: scores.softmax(-1).float().double(),
+    "like the scores": lambda scores: scores.float().softmax(-1).type_as(scores),
+}
+
+
+@pytest.mark.parametrize("cast", CASTS.values(), ids=CASTS)
+def test_a_softmax_may_be_cast(cast: Callable[[Tensor], Tensor]) -> None:
+    """In a network of float64: rows sum to 1 in float32, and maps are those without a cast up to that, 1e-6."""
+
+    class Cast(Attended):
+        def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return cast(q * q.shape[-1] ** -0.5 @ k.mT) @ v
+
+    network, images, targets = tiny_transformer("plain"), random_images(4, 16).double(), several_targets()
+    expected = attribute(AttentionRollout(), network, images, targets).values
+    for block in network.module.layers:  # type: ignore[union-attr]
+        block.attention.__class__ = Cast
+    assert_close(attribute(AttentionRollout(), network, images, targets).values, expected, 1e-6)
+
+
 def test_a_rollout_shares_out_one() -> None:
     """Rows of every step have sum 1: the map and the class token's own part too."""
     network, images = tiny_transformer(pooled=True), random_images(3, 16).double()

@@ -101,12 +101,19 @@ class Joint(NamedTuple):
     layers: tuple[str, ...]
     head: fx.GraphModule
 
-    def weights(self, values: Sequence[Tensor]) -> Weights:
-        """Of values [B,D] each, side by side; in float64, then of their type."""
+    def weights(self, values: Sequence[Tensor]) -> Weights | None:
+        """Of values [B,D] each, side by side; in float64, then of their type. None where a part has its own type."""
         widths = [each.shape[1] for each in values]
         units = _units(sum(widths), values[0].device)
-        with torch.no_grad():
-            return _weights(copy.deepcopy(self.head).double().forward(*units.split(widths, 1)), values[0])
+        exact = copy.deepcopy(self.head).double()
+        try:
+            with torch.no_grad():
+                made = exact.forward(*units.split(widths, 1))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # a cast to float32 before more weights
+            return None
+        return _weights(made, values[0])
 
 
 def joint_of(traced: Traced) -> Joint | None:
@@ -185,7 +192,7 @@ class AffineEnd:
             if all(each.ndim == 2 for each in parts):
                 yield torch.cat(parts, 1), self._joint_weights(self.joint, parts)
 
-    def _joint_weights(self, joint: Joint, parts: Sequence[Tensor]) -> Weights:
+    def _joint_weights(self, joint: Joint, parts: Sequence[Tensor]) -> Weights | None:
         if self._of_joint is None:
             self._of_joint = joint.weights(parts)
         return self._of_joint

@@ -70,10 +70,12 @@ def _told_apart(overrides: Sequence[Override], folders: Sequence[Path]) -> tuple
 
 
 def _is_value(override: Override, folders: Sequence[Path]) -> bool:
-    """Whether it surely is no choice of a file: a key that is a group's nowhere, and none of Hydra's own."""
+    """Whether it surely is no choice of a file: a key that is a group's nowhere, or a mapping; none of Hydra's own."""
     key = str(override.key_or_group)
     if override.is_sweep_override() or "/" in key or key.split(".")[0] == "hydra":
         return False
+    if isinstance(override.value(), dict):
+        return True
     named = "." in key or key in {each.name for each in fields(Settings)}
     return named and not any((folder / key).is_dir() for folder in folders)
 
@@ -81,7 +83,8 @@ def _is_value(override: Override, folders: Sequence[Path]) -> bool:
 def _chosen(choices: Sequence[str], folders: Sequence[Path]) -> DictConfig:
     """What files compose to, before values are set."""
     known = standing()
-    if set(folders) <= set(known):
+    is_known = set(folders) <= set(known) and not any("hydra.searchpath" in each for each in choices)
+    if is_known:
         return deepcopy(_kept(tuple(choices), tuple(known), _stamps(known)))
     return _read(choices, folders)  # of a user's folder, which may be the whole project's: not looked through
 

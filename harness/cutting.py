@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from .exporting import Values, example, trace_or_export
 from .graph import Cut, Traced, check_same, cut_at, up_to, way_to, with_outputs
-from .layouts import MARK, are_tokens, as_map, layout_of, reads_last, seen_as
+from .layouts import MARK, are_tokens, as_map, layout_of, moving, reads_last, seen_as
 from .outputs import check_traced, checked
 from .patches import are_in_order, first_made
 from .trunk import Trunk, trunk_of
@@ -115,7 +115,8 @@ class Layers:
 
     def _is_ordered(self, node: fx.Node, values: dict[fx.Node, Tensor], image: Tensor) -> bool:
         """Of tokens whether the patches follow the image; found once for all layers made of the same."""
-        first = first_made(node, values)
+        of_image = moving(self.traced.module)  # and not positions, which have as many rows
+        first = first_made(node, {each: value for each, value in values.items() if each in of_image})
         if first not in self._ordered:
             self._ordered[first] = are_in_order(self.traced, first, image)
         return self._ordered[first]

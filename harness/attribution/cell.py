@@ -83,7 +83,8 @@ class AttributionCell(Cell):
 
     def attribute(self, batch: Batch, forward: ForwardPass) -> Attribution:
         """The method's maps [P,h,w] under the protocol's smoothing, at native resolution."""
-        made = attributed(self.method, self.name, batch, forward, self.seed, smaller(self.forwards, self.attributor))
+        passes = smaller(self.forwards, self.attributor)
+        made = attributed(self.method, self.needs(), self.name, batch, forward, self.seed, passes)
         if not self.smooth:
             return made
         return replace(made, values=gaussian_blur(made.values, self.smooth * max(made.values.shape[1:])))
@@ -112,18 +113,21 @@ class AttributionCell(Cell):
 
 
 def attributed(
-    method: Attributor, name: str, batch: Batch, forward: ForwardPass, seed: int, forwards: str = ""
+    method: Attributor, needs: Needs, name: str, batch: Batch, forward: ForwardPass, seed: int, forwards: str = ""
 ) -> Attribution:
     """A method's maps [P,h,w] of a batch's pairs, at native resolution; `name` and `seed` decide what it draws.
 
     forwards: the type of its passes without gradients, if it is another. The pass that methods share is made before.
 
     Raises:
-        ValueError: the method returned another shape, or values that are not finite.
+        ValueError: the method returned another shape, or values that are not finite; it says that it goes back through
+            the network and that it does not.
     """
+    if forwards and needs.by_rounds:
+        raise ValueError(f"{name} has FORWARD_ONLY and Needs(by_rounds=True): it goes back through the network or not")
     targets = forward.network.outputs_of(batch.targets, forward.logits)
     with forward.network.reduced.of(forwards):
-        made = rounds.attribute(method, forward, targets, batch, seed, name)
+        made = rounds.attribute(method, needs, forward, targets, batch, seed, name)
     values = made.values.float()
     if values.ndim != 3 or len(values) != len(batch.pairs):
         raise ValueError(f"{name} returned maps {list(values.shape)}: expected [{len(batch.pairs)} pairs, h, w]")

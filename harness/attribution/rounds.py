@@ -2,7 +2,7 @@
 
 A method with `Needs.by_rounds` walks back from the batch's logits once a round of pairs that hold each image at most
 once, and each round costs a backward pass of the whole batch. Where fewer than a third of its images have a class left,
-as of photographs with three kinds of objects on average and eight at most, passes of those images alone cost less.
+as of photographs with four kinds of objects on average and eleven at most, passes of those images alone cost less.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,20 @@ from ..forward import ForwardPass
 from ..heads import Targets
 from ..seeds import Named, SampleRng
 from ..transfer import sent
-from ..types import Attribution, Attributor
+from ..types import Attribution, Attributor, Needs
 
 SHARE = 1 / 3  # of the batch: so many images twice forward and once back (DeepLIFT's passes) cost what all cost back
 
 
 def attribute(
-    method: Attributor, forward: ForwardPass, targets: Targets, names: Named, seed: int, stream: str
+    method: Attributor, needs: Needs, forward: ForwardPass, targets: Targets, names: Named, seed: int, stream: str
 ) -> Attribution:
     """The method's maps [P,h,w] of the pairs, in their order.
 
-    names: of the images and pairs; with `seed` and `stream` they decide what the method draws.
+    needs: the method's, before it was fitted. names: of the images and pairs; with `seed` and `stream` they decide what
+    the method draws.
     """
-    shared, rest = split(targets, len(forward.images)) if method.needs().by_rounds else (targets.rows, targets.rows[:0])
+    shared, rest = split(targets, len(forward.images)) if needs.by_rounds else (targets.rows, targets.rows[:0])
     if not len(rest):
         return method.attribute(forward, targets, SampleRng.of(seed, stream, names))
     images, pairs = names.image_ids, names.sample_ids
@@ -37,7 +38,7 @@ def attribute(
         part = rest[start : start + len(images)]
         own = targets.chosen(part)
         rng = SampleRng(seed, stream, _picked(images, own.rows), _picked(pairs, part))
-        made.append(method.attribute(_alone(method, forward, own), own.of_rows(), rng))
+        made.append(method.attribute(_alone(needs, forward, own), own.of_rows(), rng))
     return _joined(made, np.concatenate([shared, rest]))
 
 
@@ -52,9 +53,8 @@ def _picked(names: Sequence[str], numbers: np.ndarray) -> list[str]:
     return [names[number] for number in numbers]
 
 
-def _alone(method: Attributor, forward: ForwardPass, targets: Targets) -> ForwardPass:
+def _alone(needs: Needs, forward: ForwardPass, targets: Targets) -> ForwardPass:
     """A pass of each pair's image, as the method needs it."""
-    needs = method.needs()
     return ForwardPass(
         forward.network,
         forward.images[targets.image],

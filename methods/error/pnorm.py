@@ -40,7 +40,10 @@ class Centred(NamedTuple):
         """-max z' / ||z'||_p: [N]; p = 0: -max z'. Where all logits are equal it is 0, the least sure."""
         if power == 0:
             return -self.values.amax(1)
-        size = self.scaled.abs().pow(power).sum(1).pow(1 / power)
+        # Of centred values the 1-norm is twice the sum of positive ones: then one alone is exactly half of it, as in
+        # many images, whose order rounding would decide.
+        norm = 2 * self.scaled.clamp(min=0).sum(1) if power == 1 else self.scaled.abs().pow(power).sum(1)
+        size = norm.pow(1 / power)
         return -self.scaled.amax(1) / torch.where(size > 0, size, 1)
 
 
@@ -64,7 +67,7 @@ class PNorm:
     """
 
     powers: Sequence[float] = tuple(range(11))
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not self.powers or min(self.powers) < 0:

@@ -1,5 +1,6 @@
 """AdaSCALE: SCALE with a percentile for each image, by how far its largest features move under a trifling change."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,7 @@ class PerturbedFeatures:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share}: choose a share of the input's numbers above 0, at most 1")
-        if not self.eps > 0:
+        if not 0 < self.eps < math.inf:
             raise ValueError(f"eps={self.eps}: choose a step above 0, in units of the normalised input")
 
     def needs(self) -> ReadingNeeds:
@@ -60,12 +61,12 @@ class PerturbedFeatures:
         return ForwardPass(network, moved * network.std + network.mean, penultimate=True).penultimate
 
     def _directions(self, gradient: Tensor) -> Tensor:
-        """The signs of the `share` smallest entries of each image's gradient, 0 elsewhere: [B,3,H,W].
+        """The signs of the `share` smallest entries (at least one) of each image's gradient, 0 elsewhere: [B,3,H,W].
 
         Which of equal entries are taken is open, and of those at 0 nothing depends on it.
         """
         flat = gradient.flatten(1)
-        places = flat.abs().topk(int(flat.shape[1] * self.share), 1, largest=False).indices
+        places = flat.abs().topk(max(1, int(flat.shape[1] * self.share)), 1, largest=False).indices
         return torch.zeros_like(flat).scatter(1, places, flat.gather(1, places).sign()).view_as(gradient)
 
 
@@ -99,9 +100,9 @@ class AdaSCALE:
             check_percentile(name, getattr(self, name))
         if self.p_min > self.p_max:
             raise ValueError(f"p_min={self.p_min}, p_max={self.p_max}: the smaller one first")
-        if not self.weight >= 0:
+        if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight={self.weight}: choose one from 0")
-        if self.samples < 1:
+        if self.samples < 1 or self.samples != int(self.samples):
             raise ValueError(f"samples={self.samples}: compare shifts with those of 1 training image or more")
         check_choice("negative", self.negative, get_args(Negative))
         _ = self._perturbed
@@ -123,7 +124,7 @@ class AdaSCALE:
         (shifts,) = fitted(self, state, "shifts")
         values = rectified(self, features.tap(), self.negative)
         ranks = torch.searchsorted(shifts, self._shifts(values, features.reading(self._perturbed)), right=True)
-        percentiles = self.p_min + (1 - ranks / len(shifts)) * (self.p_max - self.p_min)
+        percentiles = self.p_min + (1 - ranks.double() / len(shifts)) * (self.p_max - self.p_min)
         return energy_score(features.linear_head()(values * self._scale(values, percentiles).to(values)))
 
     def _training_shifts(self, training: TrainingSet) -> Iterator[Tensor]:

@@ -23,6 +23,8 @@ COMMANDS = [
     ("+protocol.smooth.rap=.1", "++protocol.smooth={rap: .2}", "protocol={targets: top1}", "compute={threads: 2}"),
     ("dataset@train=scenes_train", "~experiment", "~seed", "hydra.mode=MULTIRUN", "hydra.job.name=x"),
     ("limit=1", "limit=2", "+a.b=1", "+a={c: 2}"),
+    ("method=[gradcam]", "method.gradcam.layer=a", "+method={gradcam: {layer: b}}", "compute.threads=1"),
+    ("compute.threads=1", "+compute={threads: 2}", "protocol.targets=labels", "+protocol={targets: top1}"),
 ]
 
 

@@ -83,6 +83,11 @@ class _Collector:
         self.in_batch: set[str] = set()
         self.rectifiers = _Rectifiers()
 
+    def begin(self) -> None:
+        """Of a batch: no layer was called, and no activation is to be asked about."""
+        self.in_batch.clear()
+        self.rectifiers = _Rectifiers()
+
     def marked(self, x: Tensor, function: Map, relevance: Tensor) -> Tensor:
         """The rule of ReLUs."""
         self.rectifiers.look(x, function)
@@ -133,7 +138,7 @@ def fit_patterns(network: Network, batches: Iterable[Tensor], estimator: str) ->
         method="a fit of patterns",
     )
     for images in batches:
-        collector.in_batch.clear()
+        collector.begin()
         tape = Tape.record(ForwardPass(network, images))
         tape.pull(table, tape.logits, -torch.ones_like(tape.logits), tape.inputs)
         collector.rectifiers.check()

@@ -12,14 +12,17 @@ from assay.harness.heads import Passes, Targets
 from assay.harness.network import Network
 from assay.harness.seeds import SampleRng
 from assay.harness.types import Attribution, Attributor, Batch, Needs, Sample
-from assay.methods.attribution.attention import GenericAttention
+from assay.methods.attribution.attention import GenericAttention, TransformerAttribution
 from assay.methods.attribution.deeplift import DeepLIFT
 from assay.methods.attribution.fullgrad import FullGrad
 from assay.methods.attribution.gradient import Gradient, SmoothGrad
 from assay.methods.attribution.guided import GuidedBackprop
 from assay.methods.attribution.relevance.agf import AGF
+from assay.methods.attribution.relevance.excitation import ExcitationBackprop
+from assay.methods.attribution.relevance.hedge import GradientHedge
 from assay.methods.attribution.relevance.lrp import LRP, ContrastiveLRP
 from assay.methods.attribution.relevance.rap import RAP
+from assay.methods.attribution.relevance.rsp import RSP
 from assay.methods.attribution.relevance.rules import AlphaBeta
 from conftest import TinyResNet
 from transformer_toys import tiny_transformer
@@ -41,7 +44,7 @@ def network() -> Network:
 def explained(method: Attributor, net: Network, batch: Batch) -> Attribution:
     needs = method.needs()
     forward = ForwardPass(net, batch.images, needs.layers, needs.input_graph)
-    return rounds.attribute(method, forward, batch.targets, batch, 0, "test")
+    return rounds.attribute(method, needs, forward, batch.targets, batch, 0, "test")
 
 
 def test_pairs_are_split_by_hand() -> None:
@@ -64,7 +67,11 @@ METHODS: dict[str, Attributor] = {
     "contrastive_lrp": ContrastiveLRP(LRP(AlphaBeta())),
     "rap": RAP(),
     "agf": AGF(),
+    "rsp": RSP("layer1"),
+    "hedge": GradientHedge("layer1"),
+    "excitation": ExcitationBackprop(),
     "generic_attention": GenericAttention(),
+    "transformer_attribution": TransformerAttribution(),
 }
 
 
@@ -72,7 +79,7 @@ METHODS: dict[str, Attributor] = {
 def test_maps_are_those_of_whole_rounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pair's map, in float64 to 1e-10 of its size: sums of other batches are made in another order."""
     method = METHODS[name]
-    net = tiny_transformer().to(dtype=torch.float64) if name == "generic_attention" else network()
+    net = tiny_transformer().to(dtype=torch.float64) if "attention" in name or "transformer" in name else network()
     batch = batch_of()
     found = explained(method, net, batch).values
     fewer, net.passes = net.passes, Passes()

@@ -47,6 +47,16 @@ def test_numpys_norm_gives_the_same(power: float) -> None:
         assert np.allclose(pnorm_score(given, power), expected, rtol=0, atol=1e-12)
 
 
+def test_one_logit_above_the_mean_is_exactly_half() -> None:
+    """Equal to the bit, so that nobody orders these images: a sum of absolute values gave two values in 40 rows."""
+    logits = torch.randn(40, 11)
+    below = logits.sub(logits.amax(1, keepdim=True))
+    below[:, 3] = 50
+    assert pnorm_score(below, 1).unique().tolist() == [-0.5]
+    centred = Centred.of(below).scaled
+    assert len((centred.amax(1) / centred.abs().sum(1)).unique()) > 1
+
+
 def test_odd_logits() -> None:
     """All equal: 0, the least sure. A class without members (-inf) counts nowhere. Logits of 1e200 do not overflow."""
     assert pnorm_score(torch.ones(1, 3), 2).item() == 0

@@ -20,7 +20,7 @@ from assay.api import explain
 
 HERE = ["limit=2", "train.limit=4", "compute.device=cpu", "metric=[pointing_game]"]
 STATISTICS = ([0.0] * 3, [1.0] * 3)
-ROUNDING = 1e-4  # relative L2 of a map in float32; 1.6e-5 is the most that was seen, of lrp_alpha2beta1's
+ROUNDING = 1e-3  # relative L2 of a map in float32; 1.5e-4 is the most that was seen, of lrp_epsilon (AMD EPYC)
 
 
 def maps_of(folder: Path, *overrides: str) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from torch import Tensor, fx, nn
 
 from .exporting import Values, example, trace_or_export
 from .graph import Cut, Traced, check_same, cut_at, up_to, way_to, with_outputs
-from .layouts import MARK, are_tokens, as_map, layout_of, moving, reads_last, seen_as
+from .layouts import MARK, are_tokens, as_map, layout_of, reads_last, seen_as
 from .outputs import check_traced, checked
-from .patches import are_in_order, first_made
+from .patches import are_in_order, sources
 from .trunk import Trunk, trunk_of
 
 BEHIND = (
@@ -115,11 +115,11 @@ class Layers:
 
     def _is_ordered(self, node: fx.Node, values: dict[fx.Node, Tensor], image: Tensor) -> bool:
         """Of tokens whether the patches follow the image; found once for all layers made of the same."""
-        of_image = moving(self.traced.module)  # and not positions, which have as many rows
-        first = first_made(node, {each: value for each, value in values.items() if each in of_image})
-        if first not in self._ordered:
-            self._ordered[first] = are_in_order(self.traced, first, image)
-        return self._ordered[first]
+        made = sources(self.traced.module, node, values, image)
+        for each in made:
+            if each not in self._ordered:
+                self._ordered[each] = are_in_order(self.traced, each, image)
+        return all(self._ordered[each] for each in made)
 
     def tap(self, layers: tuple[str, ...], inputs: Tensor) -> fx.GraphModule:
         """The graph that keeps the layers, compared with the module on the first of the inputs when it is new."""

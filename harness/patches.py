@@ -1,7 +1,9 @@
 """Whether tokens that are read as patches, the last ones row by row, are the image's patches in its order.
 
 Where registers or a class token stand behind the patches or among them, or patches in another order, a map would be
-shifted. So the first of the tokens that are read must feel the image's first cell, and the last one its last.
+permuted. So cells of the image are changed, those whose number has a binary digit 1 together, and those in which it is
+0: each patch token must change whenever its cell does. Of tokens that are not mixed yet this shows any other order, by
+two images a digit; later every token changes with every cell, and nothing is shown.
 """
 
 from collections.abc import Mapping
@@ -10,40 +12,50 @@ import torch
 from torch import Tensor, fx
 
 from .graph import Traced, cut_at, up_to, way_to
-from .layouts import grid_of
+from .layouts import are_tokens, called, grid_of, moving
+from .trunk import ATTENDING, passages
 
 FELT = 1e-4  # of the largest change of a token: less is rounding
-Region = tuple[slice, slice]
 
 
-def corners(height: int, width: int, rows: int, columns: int) -> tuple[Region, Region]:
-    """Pixels of the first cell of a grid and of the last one, whatever square patch gives such a grid.
+def digits(count: int) -> Tensor:
+    """Which of so many cells, by their numbers' binary digits, are changed together: bool [2 digits, cells]."""
+    places = torch.arange(max(1, (count - 1).bit_length()))[:, None]
+    is_one = (torch.arange(count) >> places) & 1 == 1
+    return torch.cat([is_one, ~is_one])
 
-    A patch p of rows = height // p is larger than height / (rows + 1), and no larger than height / rows.
+
+def sources(module: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Tensor], image: Tensor) -> list[fx.Node]:
+    """What a layer of tokens is made of, [1,N,K], while they are not mixed: one node or two.
+
+    The last value in front of the first attention that all it knows of the image [1,3,H,W] passes, if those are a grid
+    of patches; where it has other tokens, or there is none, the first value of as many as the layer, too.
     """
-    first = (slice(height // (rows + 1) + 1), slice(width // (columns + 1) + 1))
-    return first, (slice(height - height // rows, None), slice(width - width // columns, None))
-
-
-def first_made(node: fx.Node, values: Mapping[fx.Node, Tensor]) -> fx.Node:
-    """Of what a layer of tokens is made of, the first value [1,N,K] of as many tokens."""
-    count = values[node].shape[1]
-    made = (each for each in way_to(node) if each in values and values[each].ndim == 3)
-    return next(each for each in made if len(values[each]) == 1 and values[each].shape[1] == count)
+    nodes, of_image = list(module.graph.nodes), moving(module)
+    made = [each for each in way_to(node) if each in of_image and each in values]
+    made = [each for each in made if values[each].ndim == 3 and len(values[each]) == 1]
+    first = next((number for number, each in enumerate(nodes) if called(module, each) in ATTENDING), 0)
+    before = set(nodes[:first]).intersection(passages(module))
+    entrance = [each for each in reversed(made) if each in before][:1]
+    entrance = [each for each in entrance if are_tokens(module, each, values[each], image)]
+    alike = [each for each in made if values[each].shape[1] == values[node].shape[1]]
+    is_same = bool(entrance) and values[entrance[0]].shape[1] == values[node].shape[1]
+    return entrance if is_same else [*entrance, alike[0]]
 
 
 @torch.no_grad()
 def are_in_order(traced: Traced, tokens: fx.Node, image: Tensor) -> bool:
-    """Whether the first and the last token read as patches change with the first and the last cell of an image.
+    """Whether each token read as a patch changes whenever its cell of an image [1,3,H,W] does.
 
-    tokens: a node that gives [B,N,K], at best before they are mixed: later every token feels every cell.
+    tokens: a node that gives [B,N,K].
     """
     to_tokens = up_to(traced, cut_at(traced, tokens, tokens.name))
     rows, columns = grid_of(to_tokens(image.clone())[0].shape[1], image.shape[2], image.shape[3])
-    moved = image.repeat(3, 1, 1, 1)
-    for number, region in enumerate(corners(image.shape[2], image.shape[3], rows, columns), 1):
-        moved[(number, slice(None), *region)] += 1
-    made = to_tokens(moved)[0]
-    change = (made[1:] - made[:1]).abs().amax(2)  # [2,N]
-    felt = change > FELT * change.amax(1, keepdim=True)
-    return bool(felt[0, -rows * columns] and felt[1, -1])
+    chosen = digits(rows * columns).to(image.device)
+    cells = chosen.view(-1, 1, rows, columns).to(image)
+    pixels = torch.nn.functional.interpolate(cells, image.shape[2:], mode="nearest")  # at least one of each patch
+    change = torch.arange(image.numel(), device=image.device).cos().view_as(image).to(image)  # no norm takes it away
+    made = to_tokens(torch.cat([image, image + pixels * change]))[0]
+    moved = (made[1:] - made[:1]).abs().amax(2)[:, -rows * columns :]  # [2 digits, patches]
+    felt = moved > FELT * moved.amax(1, keepdim=True)
+    return bool((felt | ~chosen).all())

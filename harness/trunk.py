@@ -54,11 +54,11 @@ def trunk_of(traced: Traced, root: nn.Module) -> Trunk:
 def _stages(module: fx.GraphModule) -> list[list[fx.Node]]:
     """Behind each attention, and before the next one, the nodes that all passes."""
     stages: list[list[fx.Node]] = []
-    passages = set(_passages(module))
+    all_pass = set(passages(module))
     for node in module.graph.nodes:
         if called(module, node) in ATTENDING:
             stages.append([])
-        if stages and node in passages:
+        if stages and node in all_pass:
             stages[-1].append(node)
     if not stages:
         raise ValueError("its graph shows no attention")
@@ -68,7 +68,7 @@ def _stages(module: fx.GraphModule) -> list[list[fx.Node]]:
     return stages
 
 
-def _passages(module: fx.GraphModule) -> Iterator[fx.Node]:
+def passages(module: fx.GraphModule) -> Iterator[fx.Node]:
     """Nodes after which nothing else that depends on the image is read."""
     nodes = list(module.graph.nodes)
     place = {node: number for number, node in enumerate(nodes)}

@@ -7,10 +7,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from assay.harness.forward import ForwardPass
 from assay.harness.layouts import tokens_to_map
 from assay.harness.network import Network
-from assay.harness.patches import Region, corners
+from assay.harness.patches import digits
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
@@ -97,10 +98,12 @@ def _are_keys_last(attention: Attention) -> bool:
     return torch.equal(first != 0, last != 0)
 
 
-def _alone(attention: Attention, row: int, values: Tensor, wrt: Sequence[Any], column: int = -1) -> Sequence[Any]:
-    """The gradient of a product in which one column of one row, in all heads, is all that weighs the values."""
+def _alone(
+    attention: Attention, row: int, values: Tensor, wrt: Sequence[Any], columns: int | Tensor = -1
+) -> Sequence[Any]:
+    """The gradient of a product in which some columns of one row, in all heads, are all that weighs the values."""
     weights = torch.zeros_like(attention.weights)
-    weights[..., row, column] = 1
+    weights[..., row, columns] = 1
     output = attention.product(weights, values)
     return torch.autograd.grad(output, wrt, irregular(output), retain_graph=True, allow_unused=True)
 
@@ -197,18 +200,15 @@ def _check_grid(read: Tensor, tape: Tape) -> None:
 
 
 def _check_order(tape: Tape, tokens: int, rows: int, columns: int) -> None:
-    patches = rows * columns
-    first, last = corners(tape.inputs.shape[2], tape.inputs.shape[3], rows, columns)
-    for token, cell in ((tokens - patches, first), (tokens - 1, last)):
-        if not _feels(tape, token, cell):
+    """Tokens whose numbers among the patches share a binary digit are looked at together, see `harness.patches`."""
+    first, patches = _of_first(tape, tape.attended[0]), rows * columns
+    for chosen in digits(patches):
+        own = torch.arange(tokens - patches, tokens)[chosen]
+        (gradient,) = _alone(first, -1, first.values, [tape.inputs], own.to(first.weights.device))
+        felt = torch.zeros_like(tape.inputs[:1]) if gradient is None else gradient
+        cells = F.adaptive_max_pool2d(felt.abs().amax((0, 1), keepdim=True), (rows, columns)).flatten().cpu()
+        if (unfelt := (cells[chosen] == 0).nonzero()).numel():
             raise ValueError(
-                f"token {token} of {tokens} (from 0) feels nothing of its cell of the image where the last {patches} "
-                f"are read as its patches, row by row: {ORDER}"
+                f"token {int(own[unfelt[0, 0]])} of {tokens} (from 0) feels nothing of its cell of the image where the "
+                f"last {patches} are read as its patches, row by row: {ORDER}"
             )
-
-
-def _feels(tape: Tape, token: int, cell: Region) -> bool:
-    """Whether a token's value in the first attention has a gradient at some pixel of a cell."""
-    first = _of_first(tape, tape.attended[0])
-    (gradient,) = _alone(first, -1, first.values, [tape.inputs], token)
-    return gradient is not None and bool(gradient[(..., *cell)].any())

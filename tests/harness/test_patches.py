@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from assay.harness.forward import ForwardPass
 from assay.harness.heads import Targets
 from assay.harness.network import Network
-from assay.harness.patches import corners
+from assay.harness.patches import digits
 from assay.harness.types import Attributor
 from assay.methods.attribution.attention import AttentionRollout, GenericAttention, TransformerAttribution
 from assay.methods.attribution.cam import GradCAM
@@ -98,12 +98,73 @@ def test_padding_behind_is_no_patch() -> None:
         attribute(GradCAM("norm", layout="tokens"), made, random_images(2, 16).double(), PAIRS)
 
 
-@pytest.mark.parametrize(("side", "patch"), [(64, 16), (64, 13), (224, 14), (225, 14), (30, 7), (9, 5)])
-def test_corners_lie_in_the_first_and_in_the_last_patch_alone(side: int, patch: int) -> None:
-    """Also where patches leave a rest of the image out."""
+def patches_of(index: Tensor) -> Order:
+    return lambda p, o: torch.cat([o[:, :1], p[:, index.flatten()]], 1)
+
+
+def join(p: Tensor, o: Tensor) -> Tensor:
+    return torch.cat([o[:, :1], p], 1)
+
+
+NUMBERS = torch.arange(16).view(4, 4)
+SHUFFLED: dict[str, Order] = {
+    "by columns": patches_of(NUMBERS.T),
+    "by windows, as in Hiera": patches_of(NUMBERS.view(2, 2, 2, 2).permute(0, 2, 1, 3)),
+    "all but the ends backwards": patches_of(
+        torch.cat([NUMBERS.flatten()[:1], torch.arange(14, 0, -1), NUMBERS[-1, -1:]])
+    ),
+    "two in the middle exchanged": patches_of(torch.tensor([*range(6), 9, 7, 8, 6, *range(10, 16)])),
+    "joined, then rolled": lambda p, o: join(p, o).roll(-1, 1),
+    "joined, then halves exchanged": lambda p, o: join(p, o)[:, [0, *range(9, 17), *range(1, 9)]],
+    "joined, then flipped": lambda p, o: torch.cat([o[:, :1], join(p, o)[:, 1:].flip(1)], 1),
+}
+
+
+@pytest.mark.parametrize("kind", SHUFFLED)
+def test_any_other_order_is_no_map(kind: str) -> None:
+    """Wherever it is made before the first attention."""
+    made, images = network(SHUFFLED[kind]), random_images(2, 16).double()
+    for cam in (GradCAM("norm"), GradCAM("norm", layout="tokens")):
+        with pytest.raises(ValueError, match=r"layer 'norm' gives \[2, 17, 8\]|layout tokens: .*behind"):
+            attribute(cam, made, images, PAIRS)
+    for method in METHODS:
+        with pytest.raises(ValueError, match="class and other tokens must come first"):
+            attribute(method, made, images, PAIRS)
+
+
+class Placed(Ordered):
+    """Positions that are computed, and not only read, before the tokens are joined: as many rows, of no image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.cat([self.places[:, :1], self.places[:, 1:]], 1) * 1.0
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = join(patches, self.others.expand(x.shape[0], -1, -1)) + positions
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(self.norm(tokens)[:, 0])
+
+    def __init__(self) -> None:
+        super().__init__(join)
+        self.places = torch.nn.Parameter(torch.zeros(1, 17, 8))
+
+
+def test_positions_are_no_tokens_of_the_image() -> None:
+    made = Network(normal(Placed()), (0.5,) * 3, (0.25,) * 3).to(dtype=torch.float64)
+    assert attribute(GradCAM("norm"), made, random_images(2, 16).double(), PAIRS).values.shape == (2, 4, 4)
+
+
+def test_digits_tell_any_two_cells_apart() -> None:
+    """Of 5 cells: 1 and 3; 2 and 3; 4; and in turn all others. Each pair differs in both directions."""
+    found = digits(5)
+    assert [row.nonzero().flatten().tolist() for row in found[:3]] == [[1, 3], [2, 3], [4]]
+    assert torch.equal(found[3:], ~found[:3])
+    found = digits(196)
+    assert all((found[:, a] & ~found[:, b]).any() for a in range(196) for b in range(196) if a != b)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(64, 16), (64, 13), (237, 14), (225, 14), (30, 7), (9, 5), (67, 4)])
+def test_each_cell_has_a_pixel_of_its_patch(side: int, patch: int) -> None:
+    """Also where patches leave a rest of the image out; cells by nearest neighbours, as they are changed."""
     count = side // patch
-    (rows, _), (last, _) = corners(side, side, count, count)
-    first = set(range(side)[rows])
-    assert first and first <= set(range(patch))
-    touched = set(range(side)[last]) & set(range(count * patch))
-    assert touched and touched <= set(range((count - 1) * patch, count * patch))
+    cells = F.interpolate(torch.arange(count)[None, None, :].float(), side, mode="nearest")[0, 0].long()
+    assert all((cells[number * patch : (number + 1) * patch] == number).any() for number in range(count))

@@ -20,7 +20,8 @@ from assay.api import explain
 
 HERE = ["limit=2", "train.limit=4", "compute.device=cpu", "metric=[pointing_game]"]
 STATISTICS = ([0.0] * 3, [1.0] * 3)
-ROUNDING = 1e-3  # relative L2 of a map in float32; 1.5e-4 is the most that was seen, of lrp_epsilon (AMD EPYC)
+ROUNDING = 1e-4  # relative L2 of a map in float32; 1.6e-5 is the most that was seen, of lrp_alpha2beta1's
+NEAR_ZERO = {"lrp_epsilon": 1e-3}  # divides by sums that nearly cancel: 1.5e-4 on an AMD EPYC
 
 
 def maps_of(folder: Path, *overrides: str) -> dict[str, Tensor]:
@@ -36,7 +37,7 @@ def _agree(folder: Path, *overrides: str) -> None:
     one = maps_of(folder / "one", *overrides)
     other = maps_of(folder / "other", *overrides, "compute.memory_format=channels_last")
     far = {name: float((one[name] - other[name]).norm() / one[name].norm()) for name in one}
-    assert max(far.values()) <= ROUNDING, far
+    assert all(size <= NEAR_ZERO.get(name, ROUNDING) for name, size in far.items()), far
     assert max(far.values()) > 0  # the kernels are others
 
 
